@@ -1,0 +1,46 @@
+"""diag: why a Hugging Face model landed on the wrong devices, which load fixes it, and the proof.
+
+Names are loaded when they are first used, so `import diag` needs neither torch, transformers nor pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DiagError": "errors",
+    "Hardware": "hardware",
+    "LoadSpec": "spec",
+    "grid": "spec",
+    "LoadOutcome": "outcome",
+    "Proof": "outcome",
+    "load": "loading",
+    "placement": "tensors",
+    "PLACEMENT_COLUMNS": "tensors",
+    "prove": "proof",
+    "watch": "watching",
+    "verify_weights": "weights",
+    "matrix": "sweep",
+    "placement_of": "sweep",
+}
+_MODULES = ("samples",)
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"diag.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"diag.{name}")
+    else:
+        raise AttributeError(f"module 'diag' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,100 @@
+"""Simulated machines as a value: how many GPUs, how large, how much host memory. Standard library only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from diag.errors import SpecError
+
+_UNITS = {
+    "GIB": 2**30, "MIB": 2**20, "GB": 10**9, "MB": 10**6, "KIB": 2**10, "KB": 10**3, "B": 1,
+}  # fmt: skip
+_SPELLING = {"GIB": "GiB", "MIB": "MiB", "KIB": "KiB"}
+_SIZE = r"\d+(?:\.\d+)?\s*[A-Za-z]+"
+_ITEM = re.compile(rf"(?:(\d+)\s*x\s*)?({_SIZE})(?:\s*-\s*({_SIZE}))?\Z", re.IGNORECASE)
+_GRAMMAR = "[N x]SIZE[-TAKEN][,…][+HOST], for example 2x24GiB+64GiB, 24GiB,80GiB or 24GiB-6GiB (6 GiB taken by others)"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A simulated machine: capacities in bytes of its GPUs, of its host (None: this machine's), and what others hold.
+
+    >>> Hardware.parse("2x24GiB+64GiB").gpus
+    (25769803776, 25769803776)
+    >>> str(Hardware.parse("2 x 300MiB + 8GiB"))
+    '2x300MiB+8GiB'
+    """
+
+    gpus: tuple[int, ...]
+    host: int | None = None
+    taken: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "taken", tuple(self.taken) or (0,) * len(self.gpus))
+        if not self.gpus or any(size <= 0 for size in self.gpus) or (self.host is not None and self.host <= 0):
+            raise _wrong(self.gpus, "it needs at least one GPU, and every size must be above zero.")
+        if len(self.taken) != len(self.gpus) or any(t < 0 or t > g for t, g in zip(self.taken, self.gpus)):
+            raise _wrong(self.gpus, "what others hold must be between zero and the GPU's size.")
+
+    @classmethod
+    def parse(cls, text: str) -> Hardware:
+        """Reads `[N x]SIZE[-TAKEN][,…][+HOST]`; `Hardware.parse(str(h)) == h`. Raises SpecError."""
+        gpu_text, plus, host_text = text.partition("+")
+        gpus: list[int] = []
+        taken: list[int] = []
+        for item in gpu_text.split(","):
+            match = _ITEM.match(item.strip())
+            if match is None:
+                raise _wrong(text, f"{item.strip()!r} is not a size with a unit.")
+            count = int(match[1] or 1)
+            if count > 64:
+                raise _wrong(text, f"{count} GPUs are more than the 64 that can be simulated.")
+            gpus += [parse_size(match[2], "hardware")] * count
+            taken += [parse_size(match[3], "hardware") if match[3] else 0] * count
+        if plus and not host_text.strip():
+            raise _wrong(text, "nothing follows the '+'.")
+        return cls(tuple(gpus), parse_size(host_text.strip(), "hardware") if plus else None, tuple(taken))
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """Bytes per GPU that are left beside what others hold."""
+        return tuple(size - held for size, held in zip(self.gpus, self.taken))
+
+    def __str__(self) -> str:
+        items = []
+        for (size, held), run in groupby(zip(self.gpus, self.taken)):
+            count = len(list(run))
+            one = format_exact(size) + (f"-{format_exact(held)}" if held else "")
+            items.append(one if count == 1 else f"{count}x{one}")
+        return ",".join(items) + ("" if self.host is None else f"+{format_exact(self.host)}")
+
+
+def parse_size(value: Any, field: str) -> int:
+    """Bytes of `'20GiB'`, `'20GB'` (decimal) or a whole number. Raises SpecError.
+
+    >>> parse_size("1.5GiB", "max_memory")
+    1610612736
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.match(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", value.strip()) if isinstance(value, str) else None
+    if match is None or match[2].upper() not in _UNITS:
+        raise SpecError(
+            f"{field}: {value!r} is not a size.",
+            why="a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B.",
+            next_step="write for example '24GiB'.",
+        )
+    return round(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def format_exact(nbytes: int) -> str:
+    """The shortest text that `parse_size` reads back as the same number of bytes."""
+    unit = next(name for name, factor in _UNITS.items() if nbytes % factor == 0 and nbytes)
+    return f"{nbytes // _UNITS[unit]}{_SPELLING.get(unit, unit)}"
+
+
+def _wrong(value: Any, why: str) -> SpecError:
+    return SpecError(f"hardware {value!r} is not valid.", why=why, next_step=f"write {_GRAMMAR}.")
