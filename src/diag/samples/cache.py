@@ -1,0 +1,135 @@
+"""Folders made once, whole or not at all, and shared by all processes of a user. Needs filelock, which torch brings."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from diag.errors import CheckpointError
+
+MANIFEST = "diag-sample.json"
+STALE_SECONDS = 3600
+_LOCK_SECONDS = 900
+
+
+def root() -> Path:
+    """Where samples live: `DIAG_CACHE`, else `diag` in the user's cache folder of this system."""
+    if chosen := os.environ.get("DIAG_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diag" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "diag"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diag"
+
+
+def fingerprint(distribution: str, recipe: tuple[str, ...]) -> str:
+    """A short text that changes with the version of `distribution` and with the recipe's source files."""
+    digest = hashlib.sha256()
+    for file in recipe:
+        digest.update((Path(__file__).parent / file).read_bytes())
+    return f"{importlib.metadata.version(distribution)}-{digest.hexdigest()[:8]}"
+
+
+def find(key: str) -> Path | None:
+    """The folder `key` where it is already in the cache, and whole."""
+    made = _samples() / key
+    return made if is_whole(made) else None
+
+
+def _samples() -> Path:
+    return root() / "samples"
+
+
+def folder(key: str, make: Callable[[Path], None], *, needs: int) -> Path:
+    """The folder `key` in the cache; `make` fills an empty one when it is not there or not whole.
+
+    `make` works in a private folder that is renamed at the end, so no reader ever sees a half of it and the last of
+    two makers loses nothing. The lock only saves work: without it (some network file systems) both would make it.
+    `needs` is the room in bytes. Raises CheckpointError where the cache can't be written.
+    """
+    if (made := find(key)) is not None:
+        return made
+    final = _samples() / key
+    samples = final.parent
+    try:
+        samples.mkdir(parents=True, exist_ok=True)
+        with _one_maker(samples / f".{key}.lock"):
+            if not is_whole(final):
+                _remove_stale(samples)
+                _check_room(samples, needs)
+                _publish(final, make)
+    except OSError as e:
+        raise CheckpointError(
+            f"the sample {key!r} can't be written to the cache.",
+            why=f"{type(e).__name__}: {e.strerror or e}.",
+            next_step="set DIAG_CACHE to a folder with room that you may write to.",
+        ) from e
+    return final
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file that the maker left is still there with its size."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _publish(final: Path, make: Callable[[Path], None]) -> None:
+    private = Path(tempfile.mkdtemp(prefix=f".making-{final.name}-", dir=final.parent))
+    try:
+        make(private)
+        sizes = {file.name: file.stat().st_size for file in sorted(private.iterdir())}
+        (private / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+        private.chmod(0o755)
+        _put_in_place(private, final)
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def _put_in_place(private: Path, final: Path) -> None:
+    if final.exists() and not is_whole(final):  # somebody damaged it: readers of the old one keep their open files
+        os.rename(final, Path(tempfile.mkdtemp(prefix=".making-damaged-", dir=final.parent)) / "old")
+    try:
+        os.rename(private, final)
+    except OSError:
+        if not is_whole(final):  # else another maker was first, and its bytes are the same
+            raise
+
+
+@contextlib.contextmanager
+def _one_maker(lock: Path) -> Iterator[None]:
+    import filelock
+
+    held = filelock.FileLock(lock)
+    with contextlib.suppress(filelock.Timeout, NotImplementedError):
+        held.acquire(timeout=_LOCK_SECONDS)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _remove_stale(samples: Path) -> None:
+    """Removes what killed makers left: folders nobody has written to for an hour."""
+    for left in samples.glob(".making-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_room(samples: Path, needs: int) -> None:
+    free = shutil.disk_usage(samples).free
+    if free < needs:
+        raise OSError(f"{needs / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
