@@ -1,0 +1,225 @@
+"""load(spec) -> LoadOutcome: the only from_pretrained on the user's path."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diag import posix
+from diag.errors import DiagError, SpecError, UnsupportedError
+from diag.machine import accelerator_peaks, reset_peaks
+from diag.outcome import LoadOutcome
+from diag.planning import Plan, plan_load
+from diag.spec import LoadSpec
+
+_LOGGERS = ("transformers", "accelerate", "bitsandbytes", "peft", "py.warnings")
+_SPECS: weakref.WeakKeyDictionary[Any, LoadSpec] = weakref.WeakKeyDictionary()
+
+
+@dataclass
+class _Loaded:
+    model: Any
+    info: Mapping[str, Any]
+
+
+def load(spec: LoadSpec, *, free_memory: Mapping[Any, int] | None = None) -> LoadOutcome:
+    """Loads one model as the spec says; a failure is an outcome with an `error`, not an exception.
+
+    `free_memory` (bytes by device index or "cpu") stands in for asking the machine, so that many loads plan alike.
+    What can be known beforehand is checked before any weight is read and comes back as a DiagError. Without an
+    `offload_folder`, what needs disk gets a private temporary folder that lives as long as the model. Raises
+    SpecError for anything that is no LoadSpec; KeyboardInterrupt passes through.
+
+    >>> load(LoadSpec("tiny", device_map="cpu")).ok
+    True
+    """
+    if not isinstance(spec, LoadSpec):
+        raise SpecError(
+            f"load takes a LoadSpec, not a {type(spec).__name__}.",
+            why="a spec is checked once and can be a key.",
+            next_step="diag.load(diag.LoadSpec('tiny', device_map='auto')).",
+        )
+    notes: list[str] = []
+    try:
+        with _collecting(notes):
+            plan = plan_load(spec, free_memory)
+    except Exception as error:
+        return LoadOutcome(spec, error=error, notes=tuple(notes))
+    return load_planned(plan, notes)
+
+
+def load_planned(plan: Plan, notes: list[str] | None = None) -> LoadOutcome:
+    """The second half of `load`: reads the weights of a plan."""
+    notes = [] if notes is None else notes
+    folder = _OffloadFolder(plan)
+    posix.reset_peak_host_bytes()
+    before = posix.host_bytes()
+    reset_peaks()
+    start = time.perf_counter()
+    try:
+        with _collecting(notes):
+            loaded = _read(plan, folder.path)
+            seconds = time.perf_counter() - start
+            model = _with_adapter(plan, loaded.model)
+    except Exception as error:
+        folder.remove()
+        return LoadOutcome(plan.spec, error=_named(error, plan), seconds=time.perf_counter() - start,
+                           peak_bytes=_peaks(before), resolved_map=plan.resolved_map, notes=tuple(notes))  # fmt: skip
+    except BaseException:  # an interrupt: nothing half-written may stay behind
+        folder.remove()
+        raise
+    folder.keep_for(model)
+    _SPECS[model] = plan.spec
+    return LoadOutcome(
+        plan.spec,
+        model,
+        seconds=seconds,
+        peak_bytes=_peaks(before),
+        resolved_map=plan.resolved_map,
+        missing_keys=_keys(loaded.info, "missing_keys"),
+        unexpected_keys=_keys(loaded.info, "unexpected_keys"),
+        mismatched_keys=_keys(loaded.info, "mismatched_keys"),
+        notes=tuple(notes),
+    )
+
+
+def spec_of(model: Any) -> LoadSpec | None:
+    """The spec that `load` made this model from, if it did."""
+    try:
+        return _SPECS.get(model)
+    except TypeError:
+        return None
+
+
+def _read(plan: Plan, offload_folder: str | None) -> _Loaded:
+    arguments = dict(plan.arguments)
+    if offload_folder is not None:
+        arguments["offload_folder"] = offload_folder
+    if plan.spec.loader is not None:
+        return _Loaded(_call_loader(plan.spec, arguments), {})
+    assert plan.model_class is not None
+    loader: Any = plan.model_class
+    model, info = loader.from_pretrained(str(plan.checkpoint.folder), output_loading_info=True, **arguments)
+    return _Loaded(model, info)
+
+
+def _call_loader(spec: LoadSpec, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    function = import_function(spec.loader or "", "loader")
+    names = ("device_map", "quantization_config", "max_memory", "offload_folder")
+    model = function(**{name: arguments.get(name) for name in names})
+    if not isinstance(model, torch.nn.Module):
+        raise DiagError(
+            f"the loader {spec.loader!r} returned a {type(model).__name__}.",
+            why="a loader returns the loaded model, a torch module.",
+            next_step="return the model itself, not a pipeline, tuple or None.",
+        )
+    return model
+
+
+def import_function(reference: str, field: str) -> Any:
+    """The function that `package.module:function` names. Raises DiagError that says what is missing."""
+    module_name, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), name)
+    except ImportError as e:
+        raise DiagError(
+            f"{field}={reference!r}: the module {module_name!r} can't be imported.",
+            why=f"{type(e).__name__}: {e}",
+            next_step="put its folder on PYTHONPATH or install it; a function defined in a notebook can't be used.",
+        ) from e
+    except AttributeError as e:
+        raise DiagError(
+            f"{field}={reference!r}: {module_name!r} has no {name!r}.", next_step="check the spelling."
+        ) from e
+
+
+def _with_adapter(plan: Plan, model: Any) -> Any:
+    if plan.spec.adapter is None:
+        return model
+    if plan.needs_disk:
+        raise UnsupportedError(
+            "an adapter on a base that is offloaded to disk is refused.",
+            why="PEFT would rewrite the base's own checkpoint files (peft 0.21.2, PeftModel._update_offload).",
+            next_step="use a map without disk, or merge the adapter first and load the merged model.",
+        )
+    try:
+        import peft
+    except ImportError as e:
+        raise DiagError("adapter= needs peft.", why=str(e), next_step="pip install peft.") from e
+    arguments = {k: v for k, v in plan.arguments.items() if k == "max_memory"}
+    return peft.PeftModel.from_pretrained(model, plan.spec.adapter, **arguments)
+
+
+def _named(error: Exception, plan: Plan) -> Exception:
+    """Names the model for errors that the libraries leave anonymous; the original stays as it is."""
+    error.add_note(f"while loading {plan.spec!r}")
+    return error
+
+
+def _peaks(host_before: int) -> dict[str, int]:
+    return {"cpu": max(0, posix.peak_host_bytes() - host_before), **accelerator_peaks()}
+
+
+def _keys(info: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    found = info.get(name) or ()
+    return tuple(sorted(str(key[0] if isinstance(key, tuple) else key) for key in found))
+
+
+class _OffloadFolder:
+    """Where disk-offloaded weights go: the spec's folder, or a private one that goes when the model goes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._private = plan.spec.offload_folder is None and (plan.needs_disk or plan.spec.loader is not None)
+        self.path = tempfile.mkdtemp(prefix="diag-offload-") if self._private else plan.spec.offload_folder
+
+    def remove(self) -> None:
+        if self._private:
+            shutil.rmtree(str(self.path), ignore_errors=True)
+
+    def keep_for(self, model: Any) -> None:
+        if self._private:
+            weakref.finalize(model, shutil.rmtree, str(self.path), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _collecting(notes: list[str]) -> Iterator[None]:
+    """Collects what the libraries warn about, each text once, instead of letting it scroll by."""
+    handler = _Notes(notes)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addHandler(handler)
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+            for warning in caught:
+                handler.add(str(warning.message))
+
+
+class _Notes(logging.Handler):
+    # Planning for hardware that is not there makes accelerate say this for every device it can't open.
+    _EXPECTED = ("is not available, available devices are",)
+
+    def __init__(self, notes: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(record.getMessage())
+
+    def add(self, text: str) -> None:
+        if text not in self._notes and not any(part in text for part in self._EXPECTED):
+            self._notes.append(text)

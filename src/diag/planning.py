@@ -1,0 +1,216 @@
+"""plan_load(spec): everything that can be decided before a weight is read, or the error that would stop the load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from diag.checkpoint import Checkpoint, find_checkpoint
+from diag.errors import DiagError, MissingLibraryError, SpecError, UnsupportedError
+from diag.machine import accelerator_name, usable_memory, use_hardware
+from diag.mapping import check_map, disk_map, offload_map
+from diag.modelclass import load_config, may_run_its_code, model_class
+from diag.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
+from diag.spec import AUTO_PRESETS, LoadSpec
+from diag.tensors import tie_sources
+from diag.transformers_private import skeleton
+
+Device = str | int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one spec would be loaded: the arguments for `from_pretrained`, and what they come to.
+
+    `resolved_map` is the final device map (None: no map at all), `packed` the modules that will hold quantized
+    weights, `n_linear` how many linear layers there are, `nbytes` the bytes per device the map places there, and
+    `spilled` says in a sentence which limit pushed blocks off the first device (empty: none left it).
+    """
+
+    spec: LoadSpec
+    checkpoint: Checkpoint
+    model_class: type | None
+    config: Any
+    arguments: Mapping[str, Any]
+    resolved_map: Mapping[str, Device] | None
+    packed: tuple[str, ...] = ()
+    n_linear: int = 0
+    nbytes: Mapping[str, int] | None = None
+    spilled: str = ""
+
+    @property
+    def needs_disk(self) -> bool:
+        return "disk" in (self.resolved_map or {}).values()
+
+
+def plan_load(spec: LoadSpec, free_memory: Mapping[Any, int] | None = None) -> Plan:
+    """Resolves a spec against its checkpoint and machine. Reads files and headers, never a weight.
+
+    `free_memory` (device index or "cpu" to bytes) stands in for asking the machine now. Raises DiagError for what it
+    finds wrong, UnsupportedError for a known refusal; other errors are the libraries' own.
+    """
+    use_hardware(spec.hardware)
+    checkpoint = find_checkpoint(spec.model)
+    check_stored(spec, checkpoint)
+    config = load_config(checkpoint)
+    if spec.loader is not None:
+        return _plan_for_loader(spec, checkpoint, config, free_memory)
+    kind = model_class(checkpoint, config)
+    arguments = _arguments(spec, checkpoint, config, free_memory)
+    device_map = _requested_map(spec, kind, checkpoint, arguments)
+    return _resolve(spec, checkpoint, kind, config, {**arguments, "device_map": device_map})
+
+
+def _plan_for_loader(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory: Any) -> Plan:
+    """A user's loader gets the request; what it makes of it is seen after the load."""
+    arguments = _arguments(spec, checkpoint, config, free_memory)
+    value: Any = dict(spec.device_map) if not isinstance(spec.device_map, str) else _simple_map(spec.device_map)
+    return Plan(spec, checkpoint, None, config, {**arguments, "device_map": value}, None)
+
+
+def _arguments(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "config": config,
+        "dtype": spec.dtype,
+        "trust_remote_code": may_run_its_code(checkpoint),
+        "quantization_config": quantization_config(spec),
+    }
+    if spec.device_map in AUTO_PRESETS:
+        arguments["max_memory"] = usable_memory(spec, free_memory)
+    return arguments
+
+
+def first_device() -> Device:
+    """The first accelerator as accelerate counts it, or the CPU."""
+    return 0 if accelerator_name() else "cpu"
+
+
+def _simple_map(preset: str) -> Any:
+    if preset == "none":
+        return None
+    if preset == "single":
+        return {"": first_device()}
+    return {"": "cpu"} if preset == "cpu" else preset
+
+
+def _requested_map(spec: LoadSpec, kind: type, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
+    if isinstance(spec.device_map, str) and spec.device_map not in ("disk", "offload"):
+        return _simple_map(spec.device_map)
+    plain = {k: v for k, v in arguments.items() if k != "quantization_config"}
+    model = skeleton(kind, str(checkpoint.folder), **plain, device_map={"": "cpu"}).model
+    if not isinstance(spec.device_map, str):
+        check_map(model, dict(spec.device_map))
+        return dict(spec.device_map)
+    ties = tie_sources(model)
+    write = disk_map if spec.device_map == "disk" else offload_map
+    return write(model, first_device(), {*ties, *ties.values()})
+
+
+def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, arguments: dict[str, Any]) -> Plan:
+    asked = {**arguments, "device_map": {"": "cpu"}} if arguments["device_map"] is None else arguments
+    try:
+        built = skeleton(kind, str(checkpoint.folder), **asked)
+    except ImportError as e:
+        raise MissingLibraryError(
+            f"quantization={spec.quantization!r} can't be used here.", why=str(e), next_step="install what it names."
+        ) from e
+    except ValueError as e:
+        raise _explained(spec, e) from e
+    has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
+    resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
+    layers = linear_layers(built.model)
+    packed = tuple(name for name, module in layers if is_packed_class(module))
+    nbytes = bytes_per_device(built.model, resolved or {"": "cpu"})
+    plan = Plan(spec, checkpoint, kind, config, arguments, resolved, packed, len(layers), nbytes)
+    return _checked(plan)
+
+
+def _checked(plan: Plan) -> Plan:
+    from dataclasses import replace
+
+    return replace(plan, spilled=_why_spilled(plan))
+
+
+def _explained(spec: LoadSpec, error: ValueError) -> DiagError | ValueError:
+    text = str(error)
+    if is_bitsandbytes(spec) and "dispatched on the CPU or the disk" in text:
+        return UnsupportedError(
+            f"{spec.quantization} with a map that holds cpu or disk is refused before the load.",
+            why=OFFLOAD_RULE,
+            next_step="use a map on the accelerator alone, more memory, a smaller model or quantization='none'.",
+        )
+    if "DeepSpeed Zero-3" in text:
+        return UnsupportedError(
+            "a device map together with DeepSpeed ZeRO-3 is refused before the load.",
+            why="check_and_set_device_map in transformers/integrations/accelerate.py: " + text,
+            next_step="drop the device map, or end the ZeRO-3 configuration of this process.",
+        )
+    return error
+
+
+def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Linear-like layers by name, the ones a quantizer may replace (transformers' Conv1D included)."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    ]
+
+
+def is_packed_class(module: nn.Module) -> bool:
+    """A bitsandbytes linear layer, by class name, so that bitsandbytes need not be imported."""
+    return any(kind.__name__ in ("Linear4bit", "Linear8bitLt") for kind in type(module).__mro__)
+
+
+def bytes_per_device(model: nn.Module, device_map: Mapping[str, Device]) -> dict[str, int]:
+    """Bytes that the map places on each device, each tied tensor once; 4-bit layers count half a byte an element."""
+    sums: dict[str, int] = {}
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        device = _plain(_lookup(name, device_map))
+        sums[str(device)] = sums.get(str(device), 0) + tensor.nbytes
+    return sums
+
+
+def _lookup(name: str, device_map: Mapping[str, Device]) -> Device:
+    while name and name not in device_map:
+        name = name.rpartition(".")[0]
+    return device_map.get(name, "cpu")
+
+
+def _plain(device: Any) -> Device:
+    if isinstance(device, int):
+        return device
+    text = str(device)
+    kind, _, index = text.partition(":")
+    return int(index or 0) if kind == accelerator_name() else text
+
+
+def _why_spilled(plan: Plan) -> str:
+    """One sentence: how much of the model fits where, when a preset put blocks elsewhere than on the accelerator."""
+    if plan.spec.device_map not in AUTO_PRESETS or plan.resolved_map is None or plan.nbytes is None:
+        return ""
+    off = [name for name, device in plan.resolved_map.items() if device in ("cpu", "disk")]
+    limits = plan.arguments.get("max_memory") or {}
+    accelerators = {k: v for k, v in limits.items() if isinstance(k, int)}
+    if not off or (not accelerators and "disk" not in plan.resolved_map.values()):
+        return ""
+    total = sum(plan.nbytes.values())
+    rooms = ", ".join(f"{mib(v)} on {_limit_name(k)}" for k, v in limits.items())
+    return (
+        f"{len(off)} of {len(plan.resolved_map)} map entries left the accelerator, {off[0]!r} first: the model has "
+        f"{mib(total)}, the limits were {rooms}, and room for the largest block is kept free."
+    )
+
+
+def _limit_name(key: Any) -> str:
+    return f"{accelerator_name()}:{key}" if isinstance(key, int) else str(key)
+
+
+def mib(nbytes: float) -> str:
+    return f"{nbytes / 2**20:,.0f} MiB"
+
+
+__all__ = ["Plan", "SpecError", "plan_load"]
