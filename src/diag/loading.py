@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
 import shutil
 import tempfile
 import time
-import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +16,11 @@ import torch
 from diag import posix
 from diag.errors import DiagError, SpecError, UnsupportedError
 from diag.machine import accelerator_peaks, reset_peaks
+from diag.notes import collecting
 from diag.outcome import LoadOutcome
 from diag.planning import Plan, plan_load
 from diag.spec import LoadSpec
 
-_LOGGERS = ("transformers", "accelerate", "bitsandbytes", "peft", "py.warnings")
 _SPECS: weakref.WeakKeyDictionary[Any, LoadSpec] = weakref.WeakKeyDictionary()
 
 
@@ -52,7 +49,7 @@ def load(spec: LoadSpec, *, free_memory: Mapping[Any, int] | None = None) -> Loa
         )
     notes: list[str] = []
     try:
-        with _collecting(notes):
+        with collecting(notes):
             plan = plan_load(spec, free_memory)
     except Exception as error:
         return LoadOutcome(spec, error=error, notes=tuple(notes))
@@ -68,7 +65,7 @@ def load_planned(plan: Plan, notes: list[str] | None = None) -> LoadOutcome:
     reset_peaks()
     start = time.perf_counter()
     try:
-        with _collecting(notes):
+        with collecting(notes):
             loaded = _read(plan, folder.path)
             seconds = time.perf_counter() - start
             model = _with_adapter(plan, loaded.model)
@@ -190,36 +187,3 @@ class _OffloadFolder:
     def keep_for(self, model: Any) -> None:
         if self._private:
             weakref.finalize(model, shutil.rmtree, str(self.path), ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _collecting(notes: list[str]) -> Iterator[None]:
-    """Collects what the libraries warn about, each text once, instead of letting it scroll by."""
-    handler = _Notes(notes)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
-        logger.addHandler(handler)
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            yield
-        finally:
-            for logger in loggers:
-                logger.removeHandler(handler)
-            for warning in caught:
-                handler.add(str(warning.message))
-
-
-class _Notes(logging.Handler):
-    # Planning for hardware that is not there makes accelerate say this for every device it can't open.
-    _EXPECTED = ("is not available, available devices are",)
-
-    def __init__(self, notes: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._notes = notes
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.add(record.getMessage())
-
-    def add(self, text: str) -> None:
-        if text not in self._notes and not any(part in text for part in self._EXPECTED):
-            self._notes.append(text)

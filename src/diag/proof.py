@@ -1,0 +1,185 @@
+"""prove(): is this model right? Right means equal to its twin, and to itself on a second run.
+
+The twin is the same checkpoint, dtype and quantization, with the same modules packed, loaded on the CPU without a map
+(disk-offloaded on the CPU where the host has no room; that is exact). The distance to the unquantized model is a
+quality figure and decides nothing: honest nf4 on SmolLM2 is further away than a model with a randomised layer.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diag.comparing import TOLERANCES, distance
+from diag.errors import CouldNotJudgeError, DiagError
+from diag.loading import load, load_planned, spec_of
+from diag.machine import free_memory
+from diag.outcome import LoadOutcome, Proof
+from diag.planning import Plan, is_packed_class, mib, plan_load
+from diag.probing import Answer, ask
+from diag.spec import LoadSpec
+
+
+def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
+    """Runs the spec's probe on the model and on its twin, and compares.
+
+    `spec` says what the model should be; it is known for a model that `load` returned, and guessed from
+    `config.name_or_path` for one that was loaded from a local folder. Never raises for a model that fails: the proof
+    says `not proved` and why. The model is left as it was. The twin takes about as much host memory as its
+    checkpoint.
+    """
+    spec = spec or spec_of(model) or _guess_spec(model)
+    if spec is None:
+        return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
+    try:
+        answer = ask(model, spec.probe, _tokenizer_folder(spec))
+    except CouldNotJudgeError as e:
+        return Proof(None, f"could not be judged: {e.what}")
+    except Exception as e:
+        return Proof(False, f"running it raised {type(e).__name__}: {_first_line(e)}")
+    reference = reference_answer(spec, packed_modules(model))
+    if isinstance(reference, str):
+        return Proof(None, reference, probes=(answer.probe,), repeatable=answer.repeatable, answer=answer.text)
+    return judge(answer, reference, exact=runs_cpu_kernels(model), dtype=main_dtype(model))
+
+
+def judge(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> Proof:
+    """Pure: what the two answers show. `exact` demands equal bits; otherwise `TOLERANCES[dtype]` is allowed."""
+    tolerance = 0.0 if exact else TOLERANCES.get(dtype, 1e-3)
+    probes = (answer.probe, *(("generation",) if reference.tokens else ()))
+    base = Proof(False, "", probes, repeatable=answer.repeatable, tolerance=tolerance, answer=answer.text,
+                 forward_seconds=answer.seconds, reference="twin on the CPU")  # fmt: skip
+    if answer.problem:
+        return replace(base, reason=answer.problem)
+    if answer.outputs.shape != reference.outputs.shape:
+        shapes = f"{answer.outputs.shape} instead of {reference.outputs.shape}"
+        return replace(base, reason=f"its answer has the shape {shapes}")
+    d = distance(answer.outputs, reference.outputs)
+    base = replace(base, max_abs_diff=d.max_abs_diff, kl_divergence=d.kl_divergence, top1_agreement=d.top1_agreement)
+    if not answer.repeatable:
+        return replace(base, reason="two runs of the same input gave different answers")
+    if (exact and d.max_abs_diff > 0) or d.relative > tolerance:
+        size = f"its answer differs by up to {d.max_abs_diff:.3g} (KL {d.kl_divergence:.3g} nats)"
+        return replace(base, reason=f"{size} from the same checkpoint loaded on the CPU")
+    if answer.tokens != reference.tokens and exact:
+        return replace(base, reason="the logits agree, and the generated tokens differ from the twin's")
+    how = "bit for bit" if exact else f"within {tolerance:g} of the reference's size"
+    return replace(base, proved=True, reason=f"equal to the same checkpoint on the CPU, {how}, for {len(probes)} "
+                   f"probe{'s' * (len(probes) != 1)}, twice")  # fmt: skip
+
+
+def twin_spec(spec: LoadSpec) -> LoadSpec:
+    """The spec of the twin: the same model on this machine's CPU, without a map."""
+    return spec.replace(device_map="none", hardware=None, max_memory=None, offload_folder=None, loader=None)
+
+
+def load_twin(spec: LoadSpec, packed: Sequence[str]) -> LoadOutcome:
+    """Loads the twin with just these modules packed; disk-offloaded where the host has no room for it."""
+    twin = twin_spec(spec)
+    try:
+        plan = _plan_on_cpu(twin)
+        plan = _packing_only(plan, packed)
+    except Exception as e:
+        return LoadOutcome(twin, error=e)
+    if plan.checkpoint.nbytes * 1.1 > free_memory().get("cpu", 0) and not packed:
+        return load(twin.replace(device_map="disk"))
+    return load_planned(plan)
+
+
+def reference_answer(spec: LoadSpec, packed: Sequence[str]) -> Answer | str:
+    """The twin's answer to the spec's probe, or in a sentence why there is none."""
+    twin = load_twin(spec, packed)
+    if twin.model is None:
+        return f"no twin could be had: {type(twin.error).__name__}: {_first_line(twin.error)}"
+    try:
+        return ask(twin.model, spec.probe, _tokenizer_folder(spec))
+    except Exception as e:
+        return f"the twin itself failed: {type(e).__name__}: {_first_line(e)}"
+    finally:
+        del twin
+        gc.collect()
+
+
+def packed_modules(model: Any) -> tuple[str, ...]:
+    """Names of modules whose weights are held quantized."""
+    return tuple(name for name, module in model.named_modules() if is_packed_class(module))
+
+
+def runs_cpu_kernels(model: Any) -> bool:
+    """True when everything runs on the CPU or on simulated GPUs, where the twin must agree bit for bit."""
+    from diag.hooks import align_hooks
+
+    devices = {t.device.type for t in (*model.parameters(), *model.buffers())}
+    for module in model.modules():
+        for hook in align_hooks(module):
+            devices.add(str(hook.execution_device).partition(":")[0])
+    from diag.machine import accelerator_name
+
+    named = {accelerator_name() if name.isdigit() else name for name in devices}
+    return named <= {"cpu", "meta", "simgpu", "None", None}
+
+
+def main_dtype(model: Any) -> str:
+    """The dtype most elements are computed in."""
+    return str(getattr(model, "dtype", "float32")).removeprefix("torch.")
+
+
+def _plan_on_cpu(twin: LoadSpec) -> Plan:
+    """Plans for the CPU even where an accelerator is present: bitsandbytes would pick it without a map."""
+    plan = plan_load(twin)
+    if plan.arguments.get("quantization_config") is not None:
+        return replace(plan, arguments={**plan.arguments, "device_map": {"": "cpu"}}, resolved_map={"": "cpu"})
+    return plan
+
+
+def _packing_only(plan: Plan, packed: Sequence[str]) -> Plan:
+    """Leaves those modules unquantized that the candidate holds unquantized (offloaded ones, say)."""
+    config = plan.arguments.get("quantization_config")
+    skipped = sorted(set(plan.packed) - set(packed))
+    if config is None or not skipped or not hasattr(config, "llm_int8_skip_modules"):
+        return plan
+    import copy
+
+    config = copy.deepcopy(config)
+    config.llm_int8_skip_modules = [*_default_skips(plan), *skipped]
+    return replace(plan, arguments={**plan.arguments, "quantization_config": config}, packed=tuple(packed))
+
+
+def _default_skips(plan: Plan) -> list[str]:
+    """Naming modules to skip switches off transformers' own choice (the head), so that is named too."""
+    from diag.planning import linear_layers
+    from diag.transformers_private import skeleton
+
+    model = skeleton(plan.model_class, str(plan.checkpoint.folder),
+                     **{**plan.arguments, "device_map": {"": "cpu"}}).model  # fmt: skip
+    return [name for name, module in linear_layers(model) if not is_packed_class(module)]
+
+
+def _guess_spec(model: Any) -> LoadSpec | None:
+    name = getattr(getattr(model, "config", None), "name_or_path", "") or getattr(
+        getattr(model, "config", None), "_name_or_path", ""
+    )
+    if not name or not Path(name).is_dir():
+        return None
+    dtype = main_dtype(model)
+    return LoadSpec(name, device_map="none", dtype=dtype if dtype in ("float32", "float16", "bfloat16") else "auto")
+
+
+def _tokenizer_folder(spec: LoadSpec) -> str | None:
+    from diag.checkpoint import find_checkpoint
+
+    try:
+        return str(find_checkpoint(spec.model).folder)
+    except DiagError:
+        return None
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else ""
+
+
+__all__ = ["judge", "load_twin", "mib", "prove", "reference_answer", "twin_spec"]
