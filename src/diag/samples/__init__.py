@@ -6,6 +6,7 @@ Importing this module loads neither torch nor transformers; making a sample does
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ from diag.samples import cache, catalog
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Read when the module is: a process that runs while the files change must not file old bytes under the new name.
+_RECIPE = cache.fingerprint("catalog.py", "making.py", "words.py")
 
 __all__ = ["describe", "names", "path"]
 
@@ -42,7 +46,9 @@ def path(name: str) -> Path:
         from diag.samples import smollm2
 
         return smollm2.path()
-    return cache.folder(f"{name}-{_recipe()}", lambda target: _make(sample, target), needs=4 * sample.nbytes)
+    # The files also depend on transformers' way of writing a checkpoint.
+    key = f"{name}-{importlib.metadata.version('transformers')}-{_RECIPE}"
+    return cache.folder(key, lambda target: _make(sample, target), needs=4 * sample.nbytes)
 
 
 def describe() -> pd.DataFrame:
@@ -57,11 +63,6 @@ def describe() -> pd.DataFrame:
         for s in catalog.SAMPLES.values()
     ]
     return pd.DataFrame(rows, columns=["name", "architecture", "shows", "parameters", "MiB", "dtype"])
-
-
-def _recipe() -> str:
-    """What the bytes of a made sample depend on: transformers' way of writing a checkpoint, and our own recipe."""
-    return cache.fingerprint("transformers", ("catalog.py", "making.py", "words.py"))
 
 
 def _make(sample: catalog.Sample, target: Path) -> None:

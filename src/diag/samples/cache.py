@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -32,12 +31,12 @@ def root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diag"
 
 
-def fingerprint(distribution: str, recipe: tuple[str, ...]) -> str:
-    """A short text that changes with the version of `distribution` and with the recipe's source files."""
+def fingerprint(*recipe: str) -> str:
+    """Eight letters that change with the recipe's source files, so that nobody has to raise a version number."""
     digest = hashlib.sha256()
     for file in recipe:
         digest.update((Path(__file__).parent / file).read_bytes())
-    return f"{importlib.metadata.version(distribution)}-{digest.hexdigest()[:8]}"
+    return digest.hexdigest()[:8]
 
 
 def find(key: str) -> Path | None:

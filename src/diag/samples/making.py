@@ -43,7 +43,8 @@ def fill(model: nn.Module, embedding_std: float) -> None:
     parameter's name: a tensor keeps its values when another is added.
     """
     for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        seeded = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        noise = torch.randn(parameter.shape, generator=seeded, dtype=torch.float32)
         embedding = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
         std = embedding_std if embedding else _std(parameter)
         parameter.copy_(noise * std + _mean(name, parameter))

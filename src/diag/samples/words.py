@@ -16,7 +16,8 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _WORDS = """the of and to in a is that it was for on with as be at by this from or an are not have which one all
  capital France Paris model device layer weight memory tensor meta disk host offload answer question what where when
  there their were been has had will would can could more other some time than then into only over also new because
- any these our work first well way even want give day most us error load loads map cause fix proof true false none"""
+ any these our work first well way even want give day most us error load loads map cause fix proof true false none
+ number small large same right wrong hook tie"""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

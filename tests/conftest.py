@@ -1,0 +1,98 @@
+"""What every test shares: a quiet, offline, single-threaded process, and the sample checkpoints.
+
+Samples live in the user's cache under a name that changes with their recipe, so a run makes them at most once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch: children inherit these too.
+for name, value in {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MPLBACKEND": "Agg",
+}.items():
+    os.environ.setdefault(name, value)
+
+from diag import samples  # noqa: E402
+
+MADE_SAMPLES = tuple(name for name in samples.names() if name != "smollm2")
+
+
+@pytest.fixture(scope="session", params=MADE_SAMPLES)
+def any_sample(request) -> str:
+    """Each made sample's name in turn: a test that takes it runs once per architecture."""
+    samples.path(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def tiny_path() -> Path:
+    return samples.path("tiny")
+
+
+@pytest.fixture
+def tiny_copy(tiny_path, tmp_path) -> Path:
+    """A private copy of the tiny checkpoint, for tests that damage files."""
+    return shutil.copytree(tiny_path, tmp_path / "tiny-copy")
+
+
+@pytest.fixture(scope="session")
+def gpt2_path() -> Path:
+    return samples.path("tiny-gpt2")
+
+
+@pytest.fixture(scope="session")
+def bert_path() -> Path:
+    return samples.path("tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def t5_path() -> Path:
+    return samples.path("tiny-t5")
+
+
+@pytest.fixture(scope="session")
+def mixtral_path() -> Path:
+    return samples.path("tiny-mixtral")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    return samples.path("tiny-gemma3")
+
+
+@pytest.fixture(scope="session")
+def qwen2_path() -> Path:
+    return samples.path("tiny-qwen2")
+
+
+@pytest.fixture(scope="session")
+def llava_path() -> Path:
+    return samples.path("tiny-llava")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """Real weights; where neither package nor hub has them the test fails and says how to get them."""
+    return samples.path("smollm2")
+
+
+def pytest_collection_modifyitems(items):
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not _accelerator():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="no accelerator here"))
+
+
+def _accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
