@@ -1,0 +1,109 @@
+"""Registers the kernels: one fallback for everything, and direct ones where PyTorch would take another road.
+
+Where an operation has both a CPU kernel and a composite one (made of other operations), a device
+that PyTorch does not know gets the composite. The CPU kernel is registered instead: it is faster
+and gives the bits of the CPU model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diag.simgpu import kernels, private, special
+
+_COMPOSITES = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional", "CompositeImplicitAutograd")
+
+# Composite on every device, but the composition asks for the device type on the way
+# (attention backends, fused layouts). Run in one step where no gradient is asked for.
+_WHOLE = ("linear", "matmul", "scaled_dot_product_attention")
+
+_kernels: dict[Any, Callable[..., Any]] = dict(special.KERNELS)
+_libraries: list[torch.library.Library] = []  # a library takes its kernels back when it dies
+
+
+def kernel_of(op: Any) -> Callable[..., Any]:
+    kernel = _kernels.get(op)
+    if kernel is None:
+        kernel = _kernels[op] = kernels.compile_kernel(op)
+    return kernel
+
+
+def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
+    """Any operation that has no kernel of its own for simulated tensors."""
+    kernel = _kernels.get(op)
+    if kernel is None:
+        kernel = kernel_of(op)
+    return kernel(*args, **kwargs)
+
+
+def install() -> None:
+    """Registers everything for the life of the process."""
+    everything = keep(torch.library.Library("_", "IMPL"))
+    everything.fallback(fallback, "PrivateUse1")
+    library = keep(torch.library.Library("aten", "IMPL"))
+    prefer_cpu_kernels("aten", library)
+    for name in _WHOLE:
+        op = getattr(torch.ops.aten, name).default
+        for key in ("AutogradPrivateUse1", "PrivateUse1"):
+            library.impl(name, whole(op), key)
+
+
+def keep(library: torch.library.Library) -> torch.library.Library:
+    """Holds a library for the life of the process; its kernels are gone when it dies."""
+    _libraries.append(library)
+    return library
+
+
+def prefer_cpu_kernels(namespace: str, library: torch.library.Library) -> None:
+    """Registers the CPU kernel of every operation that also has a composite one, and the special ones."""
+    composite = set().union(*(private.names_with_kernel(key) for key in _COMPOSITES))
+    chosen = private.names_with_kernel("CPU") & composite
+    chosen |= {private.schema(op).name + _dot(op) for op in special.KERNELS}
+    for name in sorted(chosen):
+        if name.startswith(f"{namespace}::") and not private.has_kernel(name, "PrivateUse1"):
+            op = find_op(name)
+            if op is not None:
+                library.impl(name.split("::")[1], kernel_of(op), "PrivateUse1")
+
+
+def _dot(op: Any) -> str:
+    overload = private.schema(op).overload_name
+    return f".{overload}" if overload else ""
+
+
+def find_op(name: str) -> Any | None:
+    """`aten::add.Tensor` as the callable `torch.ops.aten.add.Tensor`; None where there is none."""
+    namespace, _, rest = name.partition("::")
+    base, _, overload = rest.partition(".")
+    packet = getattr(getattr(torch.ops, namespace), base, None)
+    return getattr(packet, overload or "default", None)
+
+
+def whole(op: Any) -> Callable[..., Any]:
+    """A composite operation in one step, if nothing asks for its parts: no gradient, no mode, one device."""
+    run = private.bound(op)
+    as_cpu, place = private.as_cpu, kernels.place
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        grads = torch.is_grad_enabled()
+        given, home = list(args), -1
+        for position, value in enumerate(args):
+            if isinstance(value, torch.Tensor):
+                if value.is_cpu or (grads and value.requires_grad):
+                    return op.decompose(*args, **kwargs)
+                given[position], index = as_cpu(value)
+                if index != home >= 0:
+                    return op.decompose(*args, **kwargs)
+                home = index
+        if home < 0 or (kwargs and _holds_tensors(kwargs)) or private.modes_are_watching():
+            return op.decompose(*args, **kwargs)
+        return place(run(*given, **kwargs), home)
+
+    return kernel
+
+
+def _holds_tensors(kwargs: dict[str, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in kwargs.values())

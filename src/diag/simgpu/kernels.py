@@ -1,0 +1,260 @@
+"""Runs an operation on simulated tensors: unwrap to the CPU, call PyTorch, wrap what comes back.
+
+`compile_kernel` reads an operation's schema once and returns a closure with only the steps it needs,
+because a forward pass of a small model is thousands of operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Number
+from typing import Any, NamedTuple
+
+import torch
+
+from diag.simgpu import memory, private
+from diag.simgpu.devices import refuse_mix
+from diag.simgpu.module import backend
+
+Kernel = Callable[..., Any]
+_Tensor = torch.Tensor
+
+
+class Shape(NamedTuple):
+    """What a schema says about one operation, as positions in the call."""
+
+    tensors: tuple[int, ...]  # positional arguments that hold a tensor, or a list of them
+    keywords: tuple[str, ...]  # keyword-only arguments that hold tensors
+    outs: tuple[str, ...]  # those of them that are written: `out=`
+    returns: tuple[int | str | None, ...]  # the argument a result is, or None for a new value
+    makes_tensors: bool  # it has `device=`
+    is_view: bool
+
+
+def read_schema(op: Any) -> Shape:
+    schema = private.schema(op)
+    tensors: list[int] = []
+    keywords: list[str] = []
+    outs: list[str] = []
+    written: dict[frozenset[str], int | str] = {}
+    for position, argument in enumerate(schema.arguments):
+        where = argument.name if argument.kwarg_only else position
+        if "Tensor" in str(argument.type) and argument.kwarg_only:
+            keywords.append(argument.name)
+        elif "Tensor" in str(argument.type):
+            tensors.append(position)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            written[frozenset(argument.alias_info.before_set)] = where
+            if argument.kwarg_only:
+                outs.append(argument.name)
+    alias = [result.alias_info for result in schema.returns]
+    returns = tuple(written.get(frozenset(a.before_set)) if a is not None and a.is_write else None for a in alias)
+    return Shape(
+        tuple(tensors),
+        tuple(keywords),
+        tuple(outs),
+        returns,
+        any(argument.name == "device" for argument in schema.arguments),
+        any(a is not None and not a.is_write for a in alias),
+    )
+
+
+def compile_kernel(op: Any) -> Kernel:
+    """The function that answers `op` for simulated tensors."""
+    shape = read_schema(op)
+    if shape.is_view:
+        return private.metadata_kernel(op)
+    if shape.outs:
+        return _out_kernel(op, shape)
+    if shape.keywords or shape.makes_tensors:
+        return _general_kernel(op, shape)
+    return _plain_kernel(op, shape)
+
+
+def gatherer(op: Any, positions: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[list[Any], int]]:
+    """A function from arguments to (the same on the CPU, device index); index -1: nothing simulated among them."""
+    as_cpu = private.as_cpu
+    numbers_are_fine = private.takes_numbers(op)
+
+    def gather(args: tuple[Any, ...]) -> tuple[list[Any], int]:
+        index = -1
+        strays = False
+        given = list(args)
+        count = len(given)
+        for position in positions:
+            if position >= count:
+                break
+            value = given[position]
+            if isinstance(value, _Tensor):
+                if value.is_cpu:
+                    strays = strays or value.dim() > 0
+                    continue
+                given[position], device = as_cpu(value)
+                if device != index:
+                    if index >= 0:
+                        refuse_mix(op, args)
+                    index = device
+            elif isinstance(value, (list, tuple)):
+                given[position], index, mixed = _gather_list(op, args, value, index)
+                strays = strays or mixed
+            elif not numbers_are_fine and isinstance(value, Number):
+                given[position] = torch.tensor(value, device="cpu")
+        if strays and index >= 0:
+            refuse_mix(op, args)
+        return given, index
+
+    return gather
+
+
+def _gather_list(op: Any, args: tuple[Any, ...], values: Any, index: int) -> tuple[list[Any], int, bool]:
+    out, strays = [], False
+    for value in values:
+        if isinstance(value, _Tensor):
+            if value.is_cpu:
+                strays = strays or value.dim() > 0
+            else:
+                value, device = private.as_cpu(value)
+                if device != index >= 0:
+                    refuse_mix(op, args)
+                index = device
+        out.append(value)
+    return out, index, strays
+
+
+def wrap(value: Any, index: int) -> Any:
+    """A result of the CPU as a result of the device; what is not a tensor stays."""
+    if isinstance(value, _Tensor):
+        return place(value, index)
+    if isinstance(value, (list, tuple)):
+        return type(value)(wrap(item, index) for item in value)
+    return value
+
+
+def place(cpu: torch.Tensor, index: int) -> torch.Tensor:
+    """New memory on a device: counted until its last owner dies. Raises torch.OutOfMemoryError."""
+    if cpu.layout is not torch.strided or cpu.is_quantized:
+        raise NotImplementedError(
+            f"{private.NAME} holds dense tensors only; this operation gave one with layout {cpu.layout}."
+        )
+    if cpu.is_conj() or cpu.is_neg():
+        cpu = cpu.resolve_conj().resolve_neg()
+    cpu._simulated_memory = memory.lease(index, cpu.nbytes)  # type: ignore[attr-defined]
+    return private.as_simulated(cpu, index)
+
+
+def _plain_kernel(op: Any, shape: Shape) -> Kernel:
+    """Positional tensors in; out come new tensors, values, or the arguments that were written in place."""
+    gather, run = gatherer(op, shape.tensors), private.bound(op)
+    returns = shape.returns
+    if not any(where is not None for where in returns):
+
+        def plain(*args: Any, **kwargs: Any) -> Any:
+            given, index = gather(args)
+            result = run(*given, **kwargs)
+            return place(result, index) if isinstance(result, _Tensor) else wrap(result, index)
+
+        return plain
+    if len(returns) == 1 and isinstance(returns[0], int):
+        written = returns[0]
+
+        def in_place(*args: Any, **kwargs: Any) -> Any:
+            given, _ = gather(args)
+            run(*given, **kwargs)
+            return args[written]
+
+        return in_place
+    return _general_kernel(op, shape)
+
+
+def _general_kernel(op: Any, shape: Shape) -> Kernel:
+    """Also tensors in keywords, `device=`, and several results of which some are arguments."""
+    gather, run = gatherer(op, shape.tensors), private.bound(op)
+
+    def general(*args: Any, **kwargs: Any) -> Any:
+        given, index = gather(args)
+        index = cpu_keywords(op, shape, args, kwargs, index)
+        target = index
+        if shape.makes_tensors:
+            target = to_cpu_device(kwargs, index)
+        result = run(*given, **kwargs)
+        return give_back(shape, result, args, {}, target)
+
+    return general
+
+
+def cpu_keywords(op: Any, shape: Shape, args: Any, kwargs: dict[str, Any], index: int) -> int:
+    """Replaces simulated tensors in `kwargs` by their CPU tensors; returns the device index."""
+    for name in shape.keywords:
+        value = kwargs.get(name)
+        if isinstance(value, _Tensor) and not value.is_cpu:
+            kwargs[name], device = private.as_cpu(value)
+            if device != index >= 0:
+                refuse_mix(op, (*args, value))
+            index = device
+        elif isinstance(value, _Tensor) and value.dim() and index >= 0:
+            refuse_mix(op, (*args, value))
+    return index
+
+
+def to_cpu_device(kwargs: dict[str, Any], index: int) -> int:
+    """Turns `device=` into the CPU; returns the index the result belongs to, -1 where that is the CPU."""
+    device = kwargs.get("device")
+    if device is not None:
+        index = backend.index(device) if device.type == private.NAME else -1
+        if index >= 0:
+            kwargs["device"] = torch.device("cpu")
+    if index >= 0:
+        kwargs.pop("pin_memory", None)
+    return index
+
+
+def give_back(shape: Shape, result: Any, args: Any, outs: dict[str, Any], index: int) -> Any:
+    """Results as the caller expects them: the very arguments that were written, new tensors wrapped."""
+    several = len(shape.returns) > 1
+    values = result if several else (result,)
+    answers = []
+    for where, value in zip(shape.returns, values):
+        if isinstance(where, int):
+            answers.append(args[where])
+        elif where is not None:
+            answers.append(outs[where])
+        else:
+            answers.append(wrap(value, index) if index >= 0 else value)
+    if not several:
+        return answers[0] if answers else None
+    return tuple(answers)
+
+
+def _out_kernel(op: Any, shape: Shape) -> Kernel:
+    """`out=`: runs into fresh CPU tensors, then fills or replaces the memory of the output."""
+    gather, run = gatherer(op, shape.tensors), private.bound(op)
+
+    def out(*args: Any, **kwargs: Any) -> Any:
+        given, index = gather(args)
+        outputs = {name: kwargs[name] for name in shape.outs if kwargs.get(name) is not None}
+        index = cpu_keywords(op, shape, args, kwargs, index)
+        for name, value in outputs.items():
+            if isinstance(value, _Tensor):
+                kwargs[name] = torch.empty(0, dtype=value.dtype, device="cpu")
+            else:
+                kwargs[name] = [torch.empty(0, dtype=v.dtype, device="cpu") for v in value]
+        run(*given, **kwargs)
+        for name, value in outputs.items():
+            if isinstance(value, _Tensor):
+                fill(value, kwargs[name])
+            else:
+                for one, cpu in zip(value, kwargs[name]):
+                    fill(one, cpu)
+        written = (None,) * len(shape.returns)
+        return give_back(shape, written if len(written) > 1 else None, args, outputs, index)
+
+    return out
+
+
+def fill(output: torch.Tensor, cpu: torch.Tensor) -> None:
+    """Writes a CPU result into a simulated output, giving it new memory where its shape does not fit."""
+    if output.shape == cpu.shape:
+        private.as_cpu(output)[0].copy_(cpu)
+        return
+    _, index = private.as_cpu(output)
+    private.set_memory(output, place(cpu, index))

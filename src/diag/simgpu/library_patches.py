@@ -1,0 +1,175 @@
+"""What accelerate, transformers, safetensors and bitsandbytes need to take simulated GPUs for GPUs.
+
+accelerate 1.15 counts devices with `torch.cuda` where it knows no other name, and safetensors
+opens files only for devices it knows.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from diag.simgpu import dispatch, private
+from diag.simgpu.module import backend
+
+_FAMILY = ("accelerate", "transformers", "safetensors", "peft", "diffusers")
+
+
+def install() -> None:
+    """Replaces `safe_open` and `get_max_memory`, and waits for bitsandbytes."""
+    import accelerate.utils.modeling as modeling
+    import safetensors
+
+    replace_everywhere(safetensors.safe_open, safe_open(safetensors.safe_open))
+    replace_everywhere(modeling.get_max_memory, get_max_memory(modeling.get_max_memory))
+    after_import("bitsandbytes", claim_bitsandbytes)
+
+
+def replace_everywhere(old: Any, new: Any) -> None:
+    """Rebinds a name in every loaded module of the libraries; modules loaded later take it from there."""
+    for name, module in list(sys.modules.items()):
+        if module is None or name.partition(".")[0] not in _FAMILY:
+            continue
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if value is old:
+                setattr(module, attribute, new)
+
+
+# -- safetensors ---------------------------------------------------------------------------------
+
+
+def safe_open(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`safe_open(…, device="simgpu:1")`: opens on the CPU and moves what is read."""
+
+    def open_file(filename: Any, framework: str, device: Any = "cpu", **kwargs: Any) -> Any:
+        target = simulated_device(device)
+        if target is None:
+            return original(filename, framework=framework, device=device, **kwargs)
+        return MovingFile(original(filename, framework=framework, device="cpu", **kwargs), target)
+
+    open_file.__doc__ = original.__doc__
+    return open_file
+
+
+def simulated_device(device: Any) -> torch.device | None:
+    """The simulated device that a name, a torch.device or a number stands for; None for any other."""
+    if isinstance(device, int):
+        return torch.device(private.NAME, device) if backend.visible else None
+    if str(device).partition(":")[0] != private.NAME:
+        return None
+    return torch.device(device)
+
+
+class MovingFile:
+    """An open safetensors file whose tensors come out on one device."""
+
+    def __init__(self, file: Any, device: torch.device) -> None:
+        self._file, self._device = file, device
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name).to(self._device)
+
+    def get_slice(self, name: str) -> MovingSlice:
+        return MovingSlice(self._file.get_slice(name), self._device)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> MovingFile:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> Any:
+        return self._file.__exit__(*exc)
+
+
+class MovingSlice:
+    """A part of a safetensors file that is read when indexed, and moved then."""
+
+    def __init__(self, part: Any, device: torch.device) -> None:
+        self._part, self._device = part, device
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._part[index].to(self._device)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+
+# -- accelerate ----------------------------------------------------------------------------------
+
+
+def get_max_memory(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What `device_map="auto"` plans with: free bytes of each simulated GPU, then the host."""
+
+    def plan_with(max_memory: dict[Any, Any] | None = None) -> dict[Any, Any]:
+        if not backend.visible:
+            return original(max_memory)
+        gpus = {k: v for k, v in (max_memory or {}).items() if isinstance(k, int) and k < backend.visible}
+        rest = {k: v for k, v in (max_memory or {}).items() if k not in gpus}
+        if max_memory is None:
+            from diag.simgpu import host_bytes
+
+            gpus = {index: backend.mem_get_info(index)[0] for index in range(backend.visible)}
+            rest = {"cpu": host_bytes()}
+        # The original warns for every GPU it does not know; it checks and orders the rest.
+        return {**_in_bytes(gpus), **original(rest)}
+
+    plan_with.__doc__ = original.__doc__
+    return plan_with
+
+
+def _in_bytes(sizes: dict[int, Any]) -> dict[int, int]:
+    from accelerate.utils.modeling import convert_file_size_to_int
+
+    return {index: convert_file_size_to_int(sizes[index]) for index in sorted(sizes)}
+
+
+# -- bitsandbytes --------------------------------------------------------------------------------
+
+
+def claim_bitsandbytes(_: ModuleType) -> None:
+    """Runs its operations with their CPU kernels; a device it does not know gets slower, rounder ones."""
+    library = torch.library.Library("bitsandbytes", "IMPL")
+    dispatch.keep(library)
+    dispatch.prefer_cpu_kernels("bitsandbytes", library)
+
+
+def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
+    """Calls `act` with the module: now if it is loaded, otherwise right after its first import."""
+    if name in sys.modules:
+        act(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Watcher(name, act))
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; lets the real finder find one module and acts when it has run."""
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
+        self.name, self.act = name, act
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            self.act(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

@@ -1,0 +1,82 @@
+"""How many bytes live on each simulated GPU, and the refusal when something does not fit."""
+
+from __future__ import annotations
+
+import gc
+from typing import NoReturn
+
+from diag.simgpu.private import MAX_DEVICES, NAME
+
+# One slot per device, for the life of the process: tensors may outlive a configuration.
+capacity = [0] * MAX_DEVICES
+taken = [0] * MAX_DEVICES  # bytes that simulated other holders have
+limit = [0] * MAX_DEVICES  # capacity - taken
+used = [0] * MAX_DEVICES
+peak = [0] * MAX_DEVICES
+
+
+class Lease:
+    """Bytes of one device, given back when the memory's owner dies. Kept as an attribute of the owner."""
+
+    __slots__ = ("index", "nbytes")
+
+    def __init__(self, index: int, nbytes: int) -> None:
+        self.index, self.nbytes = index, nbytes
+
+    def __del__(self, used: list[int] = used) -> None:  # bound: modules may be gone at exit
+        used[self.index] -= self.nbytes
+
+
+def lease(index: int, nbytes: int) -> Lease:
+    """Counts `nbytes` on a device. Raises torch.OutOfMemoryError when they do not fit."""
+    total = used[index] + nbytes
+    if total > limit[index]:
+        make_room(index, nbytes)
+        total = used[index] + nbytes
+    used[index] = total
+    if total > peak[index]:
+        peak[index] = total
+    return Lease(index, nbytes)
+
+
+def make_room(index: int, nbytes: int) -> None:
+    """Returns when `nbytes` fit, after collecting garbage if need be. Raises torch.OutOfMemoryError."""
+    if used[index] + nbytes <= limit[index]:
+        return
+    gc.collect()
+    if used[index] + nbytes > limit[index]:
+        refuse(index, nbytes)
+
+
+def refuse(index: int, nbytes: int) -> NoReturn:
+    """Raises torch.OutOfMemoryError in the usual words: asked, capacity, free, and who has the rest."""
+    import torch
+
+    others = f" Other processes (simulated) have {text(taken[index])} in use." if taken[index] else ""
+    raise torch.OutOfMemoryError(
+        f"{NAME} out of memory. Tried to allocate {text(nbytes)}. GPU {index} ({NAME}:{index}, simulated) has a "
+        f"total capacity of {text(capacity[index])} of which {text(free(index))} is free.{others} "
+        f"Of the allocated memory {text(used[index])} is allocated by PyTorch."
+    )
+
+
+def free(index: int) -> int:
+    return max(0, limit[index] - used[index])
+
+
+def configure(capacities: tuple[int, ...], others: tuple[int, ...]) -> None:
+    """Sets sizes and what others hold, and starts the peaks anew. Slots beyond the list hold nothing."""
+    for index in range(MAX_DEVICES):
+        present = index < len(capacities)
+        capacity[index] = capacities[index] if present else 0
+        taken[index] = others[index] if present else 0
+        limit[index] = capacity[index] - taken[index]
+        peak[index] = used[index]
+
+
+def text(nbytes: int) -> str:
+    """Bytes as PyTorch's own out-of-memory message writes them: `108.00 MiB`."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= size:
+            return f"{nbytes / size:.2f} {unit}"
+    return f"{nbytes} bytes"

@@ -1,0 +1,219 @@
+"""Every private PyTorch interface that simulated GPUs stand on, and the versions they were tried with.
+
+Nothing else in the package touches a name of PyTorch that starts with an underscore on behalf of
+the simulation. `check_torch` raises one DiagError elsewhere; `tests/simgpu/test_private.py` fails
+when an interface changes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diag.errors import DiagError
+
+TESTED_TORCH = ("2.13",)
+NAME = "simgpu"
+MAX_DEVICES = 64
+
+_INTERFACES = (
+    "torch._C._to_dlpack",
+    "torch._C._from_dlpack",
+    "torch._C._swap_tensor_impl",
+    "torch._C._get_privateuse1_backend_name",
+    "torch._C._dispatch_get_registrations_for_dispatch_key",
+    "torch._C._dispatch_has_kernel_for_dispatch_key",
+    "torch._C._should_allow_numbers_as_tensors",
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._acc.PrivateUse1Hooks",
+    "torch._C._acc.DeviceGuard",
+    "torch._C._acc.register_python_privateuseone_hook",
+    "torch._C._acc.register_python_privateuseone_device_guard",
+    "torch.autograd.graph._engine_run_backward",
+    "torch.autograd._engine_run_backward",
+    "torch.utils.backend_registration._setup_privateuseone_for_python_backend",
+)
+
+
+def missing_interfaces(names: tuple[str, ...] = _INTERFACES) -> list[str]:
+    """The private names this PyTorch no longer has; empty on a tested version."""
+    import torch.utils.backend_registration  # noqa: F401  (makes its names reachable below)
+
+    return [name for name in names if not _reachable(name)]
+
+
+def _reachable(dotted: str) -> bool:
+    here: Any = torch
+    for part in dotted.split(".")[1:]:
+        here = getattr(here, part, None)
+    return here is not None
+
+
+def check_torch(version: str | None = None) -> None:
+    """Raises one DiagError on a PyTorch that simulated GPUs were not tested with."""
+    version = torch.__version__ if version is None else version
+    missing = missing_interfaces()
+    if ".".join(version.split(".")[:2]) in TESTED_TORCH and not missing:
+        return
+    why = f"they use private interfaces of PyTorch, tested with {', '.join(TESTED_TORCH)}."
+    if missing:
+        why += f" Missing here: {', '.join(missing)}."
+    raise DiagError(
+        f"simulated GPUs do not work with torch {version}.",
+        why=why,
+        next_step=f"install torch=={TESTED_TORCH[-1]}.*, or leave out `hardware` to use this machine.",
+    )
+
+
+def register(module: Any, available: Callable[[], bool]) -> None:
+    """Registers the device type `simgpu` in this process. It can't be undone."""
+    from torch.utils import backend_registration
+
+    taken_by = torch._C._get_privateuse1_backend_name()
+    if taken_by != "privateuseone":
+        raise DiagError(
+            f"simulated GPUs can't be registered: the device type {taken_by!r} is already here.",
+            why="PyTorch has one slot for a device type from outside, and another library uses it.",
+            next_step=f"use a process that does not load {taken_by!r}.",
+        )
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module, hook=_hooks(available))
+
+
+def _hooks(available: Callable[[], bool]) -> Any:
+    class Hooks(torch._C._acc.PrivateUse1Hooks):
+        def is_available(self) -> bool:
+            return available()
+
+        def is_built(self) -> bool:
+            return True
+
+        def has_primary_context(self, device_index: int) -> bool:
+            return True
+
+    return Hooks()
+
+
+# -- one piece of memory, two device labels ------------------------------------------------------
+# DLPack describes memory; PyTorch makes the description of a CPU tensor and its deleter, and we
+# change the device written in it before PyTorch reads it back. No byte is copied, and the memory
+# is released by PyTorch's own C++ code.
+
+_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer.restype = ctypes.c_void_p
+_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_LABEL = 8  # offset in DLTensor: void* data; then {int32 device_type; int32 device_id}
+_CPU = 1  # kDLCPU, device 0
+_SIMULATED = 12  # kDLExtDev
+_LABELS = tuple((index << 32) | _SIMULATED for index in range(MAX_DEVICES))
+
+
+def as_cpu(
+    tensor: torch.Tensor,
+    # bound here, because this runs for every tensor of every operation
+    to_dlpack=torch._C._to_dlpack,
+    from_dlpack=torch._C._from_dlpack,
+    pointer=_pointer,
+    word=ctypes.c_int64.from_address,
+) -> tuple[torch.Tensor, int]:
+    """The CPU tensor over the memory of a simulated one, which it keeps alive, and the index of its device."""
+    capsule = to_dlpack(tensor)
+    label = word(pointer(capsule, b"dltensor") + _LABEL)
+    value = label.value
+    if value & 0xFFFFFFFF != _SIMULATED:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, "
+            f"{NAME} and {tensor.device}!"
+        )
+    label.value = _CPU
+    view = from_dlpack(capsule)
+    if tensor.is_conj():
+        view = view.conj()
+    if tensor.is_neg():
+        view = view._neg_view()
+    return view, value >> 32
+
+
+def as_simulated(
+    tensor: torch.Tensor,
+    index: int,
+    to_dlpack=torch._C._to_dlpack,
+    from_dlpack=torch._C._from_dlpack,
+    pointer=_pointer,
+    word=ctypes.c_int64.from_address,
+    labels=_LABELS,
+) -> torch.Tensor:
+    """The tensor on `simgpu:<index>` over the memory of a CPU tensor, which it keeps alive."""
+    capsule = to_dlpack(tensor)
+    word(pointer(capsule, b"dltensor") + _LABEL).value = labels[index]
+    return from_dlpack(capsule)
+
+
+def swap(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Exchanges what two Python tensors stand for. RuntimeError when C++ also holds one of them."""
+    torch._C._swap_tensor_impl(a, b)
+
+
+def set_memory(tensor: torch.Tensor, new: torch.Tensor) -> None:
+    """Makes a tensor stand for the memory and shape of another on the same device."""
+    torch.ops.aten.set_.source_Tensor.redispatch(_CPU_KEYS, tensor, new)
+
+
+# -- operations ----------------------------------------------------------------------------------
+
+_CPU_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+
+def metadata_kernel(op: Any) -> Callable[..., Any]:
+    """PyTorch's own CPU kernel of a view operation, for tensors of any device: it reads no data."""
+    redispatch = op.redispatch
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        return redispatch(_CPU_KEYS, *args, **kwargs)
+
+    return kernel
+
+
+def bound(op: Any) -> Callable[..., Any]:
+    """The operation without the Python layer above it."""
+    return op._op
+
+
+def names_with_kernel(key: str) -> set[str]:
+    """Qualified names, `aten::add.Tensor`, of the operations that have a kernel for a dispatch key."""
+    return set(torch._C._dispatch_get_registrations_for_dispatch_key(key))
+
+
+def has_kernel(name: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
+
+
+def takes_numbers(op: Any) -> bool:
+    """Whether the operation accepts a Python number where its schema says Tensor."""
+    return torch._C._should_allow_numbers_as_tensors(op._schema.name.split("::")[1])
+
+
+def schema(op: Any) -> Any:
+    return op._schema
+
+
+def modes_are_watching() -> bool:
+    """Whether a TorchDispatchMode would see operations run from here."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+# -- autograd ------------------------------------------------------------------------------------
+
+NO_QUEUE = "device_ready_queues_"  # in the assertion that a second simulated device runs into
+
+
+def engine() -> Callable[..., Any]:
+    """What `Tensor.backward`, `torch.autograd.backward` and `torch.autograd.grad` call."""
+    return torch.autograd.graph._engine_run_backward
+
+
+def replace_engine(run: Callable[..., Any]) -> None:
+    torch.autograd.graph._engine_run_backward = run
+    torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]

@@ -1,0 +1,128 @@
+"""Operations that a schema does not describe well enough: copies between devices, new memory, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diag.simgpu import kernels, memory, private
+from diag.simgpu.module import backend
+
+aten = torch.ops.aten
+_Tensor = torch.Tensor
+
+
+def to_copy(tensor: _Tensor, **kwargs: Any) -> _Tensor:
+    """`.to(…)` between simulated devices, the CPU and meta; always a copy."""
+    cpu, index = (tensor, -1) if tensor.is_cpu else private.as_cpu(tensor)
+    device = kwargs.pop("device", None)
+    kwargs.pop("pin_memory", None)
+    if device is None or device.type == private.NAME:
+        target = index if device is None else backend.index(device)
+        memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.nbytes)
+        return kernels.place(aten._to_copy(cpu, **kwargs), target)
+    return aten._to_copy(cpu, device=device, **kwargs)
+
+
+def copy_(target: _Tensor, source: _Tensor, non_blocking: bool = False) -> _Tensor:
+    """`target.copy_(source)` between any of the CPU and the simulated devices."""
+    _on_cpu(target).copy_(_on_cpu(source))
+    return target
+
+
+def copy_from(source: _Tensor, target: _Tensor, non_blocking: bool = False) -> _Tensor:
+    """The same, from PyTorch's copy of a CPU tensor to a device it does not know."""
+    _on_cpu(target).copy_(_on_cpu(source))
+    return target
+
+
+def copy_from_and_resize(source: _Tensor, target: _Tensor) -> _Tensor:
+    resize_(target, list(source.shape))
+    return copy_from(source, target)
+
+
+def _on_cpu(tensor: _Tensor) -> _Tensor:
+    return tensor if tensor.is_cpu else private.as_cpu(tensor)[0]
+
+
+def resize_(tensor: _Tensor, size: list[int], *, memory_format: Any = None) -> _Tensor:
+    """Grows into new memory when the old is too small, keeping the values; otherwise only the shape changes."""
+    itemsize = tensor.element_size()
+    have = tensor.untyped_storage().nbytes() - tensor.storage_offset() * itemsize
+    if _count(size) * itemsize > have:
+        cpu, index = private.as_cpu(tensor)
+        memory.make_room(index, _count(size) * itemsize)
+        flat = torch.empty(_count(size), dtype=tensor.dtype, device="cpu")
+        kept = have // itemsize
+        flat[:kept] = cpu.as_strided((kept,), (1,), 0) if kept else flat[:0]
+        private.set_memory(tensor, kernels.place(flat, index))
+    private.metadata_kernel(aten.resize_.default)(tensor, size, memory_format=memory_format)
+    return tensor
+
+
+def _count(size: Any) -> int:
+    count = 1
+    for one in size:
+        count *= int(one)
+    return count
+
+
+def set_nothing(tensor: _Tensor) -> _Tensor:
+    """`tensor.set_()`: an empty tensor on the same device."""
+    index = private.as_cpu(tensor)[1]
+    private.set_memory(tensor, kernels.place(torch.empty(0, dtype=tensor.dtype, device="cpu"), index))
+    return tensor
+
+
+def set_source_tensor(tensor: _Tensor, source: _Tensor) -> _Tensor:
+    if tensor.device != source.device:
+        raise RuntimeError(
+            f'Attempted to set the storage of a tensor on device "{tensor.device}" to a storage on different '
+            f'device "{source.device}".  This is no longer allowed; the devices must match.'
+        )
+    return private.metadata_kernel(aten.set_.source_Tensor)(tensor, source)
+
+
+def new_memory(op: Any) -> Callable[..., _Tensor]:
+    """Factories whose size is known before any byte is asked of the host."""
+    run = private.bound(op)
+
+    def make(size: list[int], *args: Any, **kwargs: Any) -> _Tensor:
+        index = kernels.to_cpu_device(kwargs, -1)
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        memory.make_room(index, _count(size) * dtype.itemsize)
+        return kernels.place(run(size, *args, **kwargs), index)
+
+    return make
+
+
+def pin_memory(tensor: _Tensor, device: Any = None) -> _Tensor:
+    raise RuntimeError(f"cannot pin '{tensor.type()}' only dense CPU tensors can be pinned")
+
+
+def not_pinned(tensor: _Tensor, device: Any = None) -> bool:
+    return False
+
+
+def nothing_to_record(tensor: _Tensor, stream: Any) -> None:
+    """Every operation is finished when it returns, so no stream has to be waited for."""
+
+
+KERNELS: dict[Any, Callable[..., Any]] = {
+    aten._to_copy.default: to_copy,
+    aten.copy_.default: copy_,
+    aten._copy_from.default: copy_from,
+    aten._copy_from_and_resize.default: copy_from_and_resize,
+    aten.resize_.default: resize_,
+    aten.set_.default: set_nothing,
+    aten.set_.source_Tensor: set_source_tensor,
+    aten.set_.source_Storage: private.metadata_kernel(aten.set_.source_Storage),
+    aten.set_.source_Storage_storage_offset: private.metadata_kernel(aten.set_.source_Storage_storage_offset),
+    aten.empty.memory_format: new_memory(aten.empty.memory_format),
+    aten.empty_strided.default: new_memory(aten.empty_strided.default),
+    aten._pin_memory.default: pin_memory,
+    aten.is_pinned.default: not_pinned,
+    aten.record_stream.default: nothing_to_record,
+}

@@ -1,0 +1,196 @@
+"""The few places where PyTorch never asks the dispatcher, changed while simulated GPUs are active.
+
+Each function below replaces one public name and hands everything that is not simulated to the
+original.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from diag.errors import DiagError
+from diag.simgpu import kernels, private
+from diag.simgpu.module import backend
+
+
+def install() -> None:
+    """Puts the replacements in place, once per process."""
+    _share_data()
+    _make_storages()
+    _follow_accelerator()
+    _leave_memory_unpinned()
+    _explain_backward()
+
+
+def is_simulated(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.device.type == private.NAME
+
+
+# -- `param.data = tensor` -----------------------------------------------------------------------
+
+
+def _share_data() -> None:
+    """`param.data = x` between CPU and simulated tensors, and `module.to(…)`, which uses it.
+
+    PyTorch allows both between the CPU and the device types it knows; the parameter stays the
+    same object, which is what keeps tied weights tied.
+    """
+    original: Any = torch.Tensor.data
+    compatible = torch._has_compatible_shallow_copy_type
+
+    def set_data(self: torch.Tensor, new: torch.Tensor) -> None:
+        if isinstance(new, torch.Tensor) and self.device.type != new.device.type and _both_ours(self, new):
+            _become(self, new)
+        else:
+            original.__set__(self, new)
+
+    def has_compatible_shallow_copy_type(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return _both_ours(a, b) or compatible(a, b)
+
+    torch.Tensor.data = property(original.__get__, set_data, original.__delete__)  # type: ignore[assignment]
+    torch._has_compatible_shallow_copy_type = has_compatible_shallow_copy_type  # type: ignore[assignment]
+
+
+def _both_ours(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return {a.device.type, b.device.type} <= {"cpu", private.NAME} and a.layout is b.layout is torch.strided
+
+
+def _become(tensor: torch.Tensor, new: torch.Tensor) -> None:
+    """Makes `tensor` stand for the memory of `new`, on its device, and stay the same Python object."""
+    twin = new.detach()
+    twin.requires_grad_(tensor.requires_grad and (twin.is_floating_point() or twin.is_complex()))
+    grad = tensor.grad
+    if grad is not None and grad.device == new.device:
+        twin.grad = grad
+    try:
+        private.swap(tensor, twin)
+    except RuntimeError as error:
+        raise DiagError(
+            f"this tensor can't be given data on {new.device} in place; it stays on {tensor.device}.",
+            why="a running computation (a graph for backward) still holds it.",
+            next_step="finish or drop that computation first, or assign a new parameter to the module.",
+        ) from error
+
+
+# -- storages ------------------------------------------------------------------------------------
+
+
+def _make_storages() -> None:
+    """`torch.UntypedStorage(…, device="simgpu:0")`, and with it cloning, deepcopy and torch.load."""
+    original = torch.UntypedStorage.__new__
+
+    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        if device is None or torch.device(device).type != private.NAME:
+            return original(cls, *args, **kwargs)
+        rest = {name: value for name, value in kwargs.items() if name != "device"}
+        source = original(cls, *args, **rest)
+        return kernels.place(_bytes_of(source), backend.index(device)).untyped_storage()
+
+    torch.UntypedStorage.__new__ = staticmethod(new)  # type: ignore[method-assign]
+    torch.UntypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
+    torch.TypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)  # type: ignore[call-overload]
+
+
+def _storage_to_simgpu(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
+    return self.to(device=torch.device(private.NAME, backend.index(device)), non_blocking=non_blocking)
+
+
+# -- torch.accelerator ---------------------------------------------------------------------------
+
+
+_own_accelerator: list[torch.device | None] = [None]
+
+
+def remember_accelerator() -> None:
+    """Notes what this machine itself has, before the simulated devices stand in its place."""
+    _own_accelerator[0] = torch.accelerator.current_accelerator()
+
+
+def _follow_accelerator() -> None:
+    """`torch.accelerator.*`: PyTorch asks C++ for these, and a Python device has no C++ part."""
+    original = torch.accelerator.current_accelerator
+
+    @functools.wraps(original)
+    def current_accelerator(check_available: bool = False) -> torch.device | None:
+        return torch.device(private.NAME) if backend.visible else _own_accelerator[0]
+
+    torch.accelerator.current_accelerator = current_accelerator
+    for name, ours in _ACCELERATOR.items():
+        if hasattr(torch.accelerator, name):
+            replacement = _while_visible(getattr(torch.accelerator, name), ours)
+            setattr(torch.accelerator, name, replacement)
+            if hasattr(torch.accelerator.memory, name):
+                setattr(torch.accelerator.memory, name, replacement)
+
+
+_ACCELERATOR: dict[str, Callable[..., Any]] = {
+    "current_device_index": backend.current_device,
+    "current_device_idx": backend.current_device,
+    "set_device_index": backend.set_device,
+    "set_device_idx": backend.set_device,
+    "device_index": backend.device,
+    "synchronize": backend.synchronize,
+    "empty_cache": backend.empty_cache,
+    "empty_host_cache": backend.empty_cache,
+    "get_memory_info": backend.mem_get_info,
+    "memory_allocated": backend.memory_allocated,
+    "memory_reserved": backend.memory_reserved,
+    "memory_stats": backend.memory_stats,
+    "max_memory_allocated": backend.max_memory_allocated,
+    "max_memory_reserved": backend.max_memory_reserved,
+    "reset_peak_memory_stats": backend.reset_peak_memory_stats,
+    "reset_accumulated_memory_stats": backend.reset_accumulated_memory_stats,
+}
+
+
+def _while_visible(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(*args: Any, **kwargs: Any) -> Any:
+        return (ours if backend.visible else original)(*args, **kwargs)
+
+    choose.__name__ = getattr(original, "__name__", "choose")
+    choose.__doc__ = original.__doc__
+    return choose
+
+
+# -- pinned memory -------------------------------------------------------------------------------
+
+
+def _leave_memory_unpinned() -> None:
+    """`tensor.pin_memory()` answers the tensor itself: all memory here is the CPU's."""
+    original = torch.Tensor.pin_memory
+
+    def pin_memory(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self if self.is_cpu and backend.visible else original(self, *args, **kwargs)
+
+    torch.Tensor.pin_memory = pin_memory  # type: ignore[method-assign, assignment]
+
+
+# -- autograd ------------------------------------------------------------------------------------
+
+
+def _explain_backward() -> None:
+    """Backward over several simulated devices is refused in a sentence instead of an internal assertion."""
+    original = private.engine()
+
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except RuntimeError as error:
+            if private.NO_QUEUE not in str(error):
+                raise
+            raise DiagError(
+                "backward on simulated GPUs works on simgpu:0 only, and this graph reaches another one.",
+                why="PyTorch's autograd engine keeps one queue for a device type registered from Python.",
+                next_step="train with the whole model on 'simgpu:0' or on the CPU; gradients so far are partial.",
+            ) from error
+
+    private.replace_engine(run_backward)
