@@ -23,8 +23,8 @@ _HOME = {
     "prove": "proof",
     "watch": "watching",
     "verify_weights": "weights",
-    "matrix": "sweep",
-    "placement_of": "sweep",
+    "matrix": "sweep.run",
+    "placement_of": "sweep.run",
 }
 _MODULES = ("samples",)
 

@@ -1,0 +1,49 @@
+"""Progress of a matrix: a bar where somebody watches, one plain line per finished cell everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+
+class Progress:
+    """Counts rows. A widget bar would pull scripts from the network into an executed report, so none is used."""
+
+    def __init__(self, total: int, shown: bool, on_row: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._total, self._shown, self._on_row = total, shown, on_row
+        self._done = 0
+        self._start = time.perf_counter()
+        self._bar: Any = None
+        if shown and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="row", file=sys.stderr)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def row(self, row: dict[str, Any], from_file: bool = False) -> None:
+        """One row is known."""
+        self._done += 1
+        name = f"{row['device_map']} × {row['quantization']} on {row['hardware']}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{name}: {row['status']}", refresh=False)
+            self._bar.update()
+        else:
+            self.say(f"{self._done}/{self._total} {name}: {row['status']}{' (stored)' * from_file}")
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def say(self, text: str) -> None:
+        if not self._shown:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
