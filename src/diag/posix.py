@@ -1,0 +1,204 @@
+"""Processes, signals and memory counters: everything that needs POSIX, in one place that imports everywhere.
+
+What is lost without POSIX (on Windows): every cell starts a fresh interpreter (seconds instead of milliseconds), a
+memory limit for a cell can't be set, and the kernel does not tell whether a process was ended for lack of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+resource: Any
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+_LINUX = sys.platform.startswith("linux")
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def start_method() -> str:
+    """`forkserver` where a preloaded process can be forked safely, else `spawn` (a fresh interpreter per cell).
+
+    macOS has fork, but its system libraries, which torch pulls in, do not survive one.
+    """
+    return "forkserver" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
+
+
+def death_name(exitcode: int | None) -> str:
+    """How a process ended, from its exit code as `subprocess` gives it (minus the signal's number).
+
+    >>> death_name(3), death_name(None)
+    ('exit 3', 'unknown')
+    """
+    if exitcode is None:
+        return "unknown"
+    if exitcode < 0:
+        names = {s.value: s.name for s in signal.Signals}
+        return names.get(-exitcode, f"signal {-exitcode}")
+    return f"exit {exitcode}" if exitcode < 2**16 else f"exit 0x{exitcode:08X}"  # Windows' NTSTATUS codes
+
+
+def own_session() -> None:
+    """Leave the terminal and the parent's process group, so that `kill_group` reaches this process and its own."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when the thread that forked it ends (Linux; elsewhere nothing happens)."""
+    _prctl(_PR_SET_PDEATHSIG, 9)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before the request was made
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants whose own parents end (Linux; elsewhere nothing happens)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group that `pid` leads, or, where there are no groups, `pid` and its descendants."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        return
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        _kill([*process.children(recursive=True), process])
+
+
+def kill_descendants() -> None:
+    """Kill every process below this one, and wait for them for at most two seconds."""
+    below = psutil.Process().children(recursive=True)
+    _kill(below)
+    psutil.wait_procs(below, timeout=2)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def be_first_to_go() -> None:
+    """Ask the kernel to end this process before others when memory runs out; no core file when it crashes."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def limit_memory(nbytes: int) -> bool:
+    """Let this process hold at most `nbytes` of private memory more than it holds now.
+
+    Above it, allocations fail (MemoryError, or the RuntimeError of PyTorch's CPU allocator). Files that are only
+    mapped for reading, as safetensors does, do not count. False where it can't be set (not Linux).
+    Source: RLIMIT_DATA in setrlimit(2), which counts private writable mappings since Linux 4.7.
+    """
+    held = _status_bytes("VmData")
+    if resource is None or held is None:
+        return False
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = held + nbytes
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    return True
+
+
+def lift_memory_limit() -> None:
+    """Undo `limit_memory`, so that a process which ran out can still say so."""
+    if resource is not None:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+
+
+def host_bytes() -> int:
+    """Bytes of this process that are in memory now, mapped files included."""
+    return _status_bytes("VmRSS") or psutil.Process().memory_info().rss
+
+
+def reset_peak_host_bytes() -> bool:
+    """Start `peak_host_bytes` anew from the present level; False where the kernel keeps the old peak.
+
+    Source: proc(5), /proc/pid/clear_refs, value 5.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return True
+    except OSError:
+        return False
+
+
+def peak_host_bytes() -> int:
+    """The most bytes this process had in memory at once since its start or the last reset, mapped files included."""
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    if resource is not None:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return psutil.Process().memory_info().peak_wset
+
+
+def oom_kills() -> int | None:
+    """How many processes the kernel has ended for lack of memory: in this cgroup, or, outside one, on the machine.
+
+    None where the kernel does not say. Two readings around a SIGKILL tell whether the kernel sent it.
+    """
+    for path in (*_cgroup_counters(), Path("/proc/vmstat")):
+        try:
+            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if found:
+            return int(found[1])
+    return None
+
+
+def _cgroup_counters() -> list[Path]:
+    """The files that count this cgroup's out-of-memory kills, version 2 first; missing ones included."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    places = {kinds: path.lstrip("/") for _, kinds, path in (line.split(":", 2) for line in lines)}
+    found = []
+    if "" in places:
+        found += [Path("/sys/fs/cgroup") / places[""] / "memory.events", Path("/sys/fs/cgroup/memory.events")]
+    if "memory" in places:
+        root = Path("/sys/fs/cgroup/memory")
+        found += [root / places["memory"] / "memory.oom_control", root / "memory.oom_control"]
+    return found
+
+
+def _status_bytes(field: str) -> int | None:
+    """A figure of /proc/self/status in bytes; None where there is none."""
+    if not _LINUX:
+        return None
+    try:
+        with open("/proc/self/status") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+    except OSError:
+        return None
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LINUX:
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def new_session_arguments() -> dict[str, Any]:
+    """Arguments for `subprocess.Popen` that keep a terminal's Ctrl-C away from the new process."""
+    if os.name == "nt":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}  # type: ignore[attr-defined]
+    return {"start_new_session": True}
