@@ -1,0 +1,53 @@
+"""The catalogue of causes: one entry per id, and the only place for this prose. Standard library only.
+
+>>> get("offload-notice").severity
+'info'
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from diag.diagnosis.cause import Cause
+from diag.diagnosis.causes_meta import META_CAUSES
+from diag.diagnosis.causes_placement import PLACEMENT_CAUSES
+from diag.diagnosis.causes_quantized import QUANTIZED_CAUSES
+from diag.diagnosis.causes_use import USE_CAUSES
+from diag.errors import DiagError
+
+CATALOGUE: dict[str, Cause] = {
+    cause.id: cause for cause in (*META_CAUSES, *USE_CAUSES, *QUANTIZED_CAUSES, *PLACEMENT_CAUSES)
+}
+
+# What the user did, then the state it left, then the symptom: the first that fits is named first.
+PRECEDENCE: tuple[str, ...] = (
+    "quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "concurrent-load", "compiled-hooks",
+    "adapter-on-offloaded-base", "training-offloaded-layers", "distributed-loader-conflict", "hooks-removed",
+    "submodule-replaced", "forward-bypasses-hook", "constructor-on-meta", "quantized-offload-refused",
+    "device-map-incomplete", "offload-folder-missing", "missing-weight-data", "tied-weights-split",
+    "never-materialised", "quantization-state-lost", "quantization-skipped", "uninitialised-values",
+    "quantization-backend-missing", "weight-used-outside-hook", "input-on-meta", "memory-already-taken",
+    "out-of-memory", "environment-mismatch", "device-mismatch", "offload-notice", "unknown",
+)  # fmt: skip
+
+
+def ids() -> tuple[str, ...]:
+    """All cause ids in the order of precedence."""
+    return PRECEDENCE
+
+
+def get(cause: str) -> Cause:
+    """The entry of one cause. Raises DiagError that names the nearest id for one that does not exist."""
+    if cause in CATALOGUE:
+        return CATALOGUE[cause]
+    close = difflib.get_close_matches(cause, CATALOGUE, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "`diag causes` lists them."
+    raise DiagError(f"{cause!r} is not a cause.", why=f"causes are: {', '.join(PRECEDENCE)}.", next_step=hint)
+
+
+def describe():
+    """One row per cause: id, title, severity, fix, where it can be shown, number of cases, as a DataFrame."""
+    import pandas as pd
+
+    rows = [(c.id, c.title, c.severity, c.fix, c.shown_on, len(c.cases)) for c in map(get, PRECEDENCE)]
+    return pd.DataFrame(rows, columns=["cause", "title", "severity", "fix", "shown_on", "cases"])
