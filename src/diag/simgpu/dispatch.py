@@ -44,7 +44,7 @@ def install() -> None:
     everything = keep(torch.library.Library("_", "IMPL"))
     everything.fallback(fallback, "PrivateUse1")
     library = keep(torch.library.Library("aten", "IMPL"))
-    prefer_cpu_kernels("aten", library)
+    register(library, with_two_roads())
     for name in _WHOLE:
         op = getattr(torch.ops.aten, name).default
         for key in ("AutogradPrivateUse1", "PrivateUse1"):
@@ -57,16 +57,20 @@ def keep(library: torch.library.Library) -> torch.library.Library:
     return library
 
 
-def prefer_cpu_kernels(namespace: str, library: torch.library.Library) -> None:
-    """Registers the CPU kernel of every operation that also has a composite one, and the special ones."""
+def with_two_roads() -> set[str]:
+    """Operations with a CPU kernel that PyTorch would not take for another device, and the special ones."""
     composite = set().union(*(private.names_with_kernel(key) for key in _COMPOSITES))
     chosen = private.names_with_kernel("CPU") & composite
     chosen |= {private.schema(op).name + _dot(op) for op in special.KERNELS}
-    for name in sorted(chosen):
-        if name.startswith(f"{namespace}::") and not private.has_kernel(name, "PrivateUse1"):
-            op = find_op(name)
-            if op is not None:
-                library.impl(name.split("::")[1], kernel_of(op), "PrivateUse1")
+    return {name for name in chosen if name.startswith("aten::")}
+
+
+def register(library: torch.library.Library, names: set[str]) -> None:
+    """Gives each named operation its kernel for simulated tensors, once."""
+    for name in sorted(names):
+        op = find_op(name)
+        if op is not None and not private.has_kernel(name, "PrivateUse1"):
+            library.impl(name.split("::")[1], kernel_of(op), "PrivateUse1")
 
 
 def _dot(op: Any) -> str:

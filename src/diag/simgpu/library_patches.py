@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -129,17 +128,18 @@ def get_max_memory(original: Callable[..., Any]) -> Callable[..., Any]:
 def _in_bytes(sizes: dict[int, Any]) -> dict[int, int]:
     from accelerate.utils.modeling import convert_file_size_to_int
 
-    return {index: convert_file_size_to_int(sizes[index]) for index in sorted(sizes)}
+    in_order = {index: sizes[index] for index in sorted(sizes)}
+    return {k: convert_file_size_to_int(v) if isinstance(v, str) else v for k, v in in_order.items()}
 
 
 # -- bitsandbytes --------------------------------------------------------------------------------
 
 
 def claim_bitsandbytes(_: ModuleType) -> None:
-    """Runs its operations with their CPU kernels; a device it does not know gets slower, rounder ones."""
-    library = torch.library.Library("bitsandbytes", "IMPL")
-    dispatch.keep(library)
-    dispatch.prefer_cpu_kernels("bitsandbytes", library)
+    """Runs all its operations as on the CPU; on a device it does not know some take a road with other bits."""
+    names = private.names_with_kernel("CompositeExplicitAutograd") | private.names_with_kernel("CPU")
+    library = dispatch.keep(torch.library.Library("bitsandbytes", "IMPL"))
+    dispatch.register(library, {name for name in names if name.startswith("bitsandbytes::")})
 
 
 def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
@@ -151,7 +151,7 @@ def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Finds nothing itself; lets the real finder find one module and acts when it has run."""
+    """Finds nothing itself; lets the real finders find one module and acts when it has run."""
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
         self.name, self.act = name, act
@@ -159,17 +159,20 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
+        # Asking for a spec does not import anything, and libraries ask: stay until the module has run.
         if fullname != self.name:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        finders = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
         if spec is None or spec.loader is None:
-            return spec
+            return None
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            self.act(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self.act(module)
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
