@@ -29,7 +29,8 @@ def distance(other: np.ndarray, reference: np.ndarray) -> Distance:
     """NaN where only one side has it counts as infinitely far."""
     a, b = other.astype(np.float64), reference.astype(np.float64)
     differing_nan = np.isnan(a) != np.isnan(b)
-    gap = np.abs(np.nan_to_num(a - b, nan=0.0, posinf=np.inf, neginf=np.inf))
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(np.nan_to_num(a - b, nan=0.0, posinf=np.inf, neginf=np.inf))
     gap[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     gap[differing_nan] = np.inf
     largest = float(gap.max(initial=0.0))

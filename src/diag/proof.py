@@ -35,7 +35,7 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
     try:
-        answer = ask(model, spec.probe, _tokenizer_folder(spec))
+        answer = ask(model, spec.probe, tokenizer_folder(spec))
     except CouldNotJudgeError as e:
         return Proof(None, f"could not be judged: {e.what}")
     except Exception as e:
@@ -95,7 +95,7 @@ def reference_answer(spec: LoadSpec, packed: Sequence[str]) -> Answer | str:
     if twin.model is None:
         return f"no twin could be had: {type(twin.error).__name__}: {_first_line(twin.error)}"
     try:
-        return ask(twin.model, spec.probe, _tokenizer_folder(spec))
+        return ask(twin.model, spec.probe, tokenizer_folder(spec))
     except Exception as e:
         return f"the twin itself failed: {type(e).__name__}: {_first_line(e)}"
     finally:
@@ -168,7 +168,7 @@ def _guess_spec(model: Any) -> LoadSpec | None:
     return LoadSpec(name, device_map="none", dtype=dtype if dtype in ("float32", "float16", "bfloat16") else "auto")
 
 
-def _tokenizer_folder(spec: LoadSpec) -> str | None:
+def tokenizer_folder(spec: LoadSpec) -> str | None:
     from diag.checkpoint import find_checkpoint
 
     try:

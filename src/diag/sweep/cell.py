@@ -11,8 +11,7 @@ import pandas as pd
 
 from diag.errors import DiagError, UnsupportedError
 from diag.spec import LoadSpec
-
-_ALLOCATOR = ("can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory")
+from diag.sweep.deaths import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -141,14 +140,6 @@ def describe(error: BaseException, otherwise: str) -> Failure:
     elif isinstance(error, UnsupportedError):
         status = "unsupported"
     return Failure(status, type(error).__name__, str(error), reason)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Device or host: torch's OutOfMemoryError, MemoryError, and the CPU allocator's plain RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(part in text for part in _ALLOCATOR)
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,69 @@
+"""Views of a placement table: per device, per layer, meta only, observed against mapped. Each is a plain DataFrame."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+_NUMBERED = re.compile(r"(.*?\.\d+)(?:\.|$)")
+
+
+def by_device(table: pd.DataFrame) -> pd.DataFrame:
+    """Tensors, logical elements and bytes per device and backing, each tied tensor once.
+
+    Bytes on `meta` are sizes of what is elsewhere or nowhere, not memory held.
+    """
+    return _sums(table, ["device", "backing"])
+
+
+def by_layer(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per layer, in the model's order: bytes, where its tensors are, and how many are offloaded or missing.
+
+    A layer is a numbered module (`model.layers.3`) or, outside of those, the module itself.
+    """
+    once = table.drop_duplicates("tied_group").assign(layer=lambda t: [_layer(m) for m in t.module])
+    groups = once.groupby("layer", sort=False)
+    frame = groups.agg(n_tensors=("name", "size"), nbytes=("nbytes", "sum"), numel=("numel", "sum"))
+    frame["device"] = groups.device.agg(_distinct)
+    frame["mapped_device"] = groups.mapped_device.agg(_distinct)
+    counts = groups.backing.value_counts().unstack(fill_value=0)
+    for backing, column in (("resident", "n_resident"), ("offloaded", "n_offloaded"), ("none", "n_missing")):
+        frame[column] = counts.get(backing, pd.Series(0, index=frame.index))
+    frame["quantization"] = groups.quantization.agg(lambda values: _distinct(v for v in values if v != "none"))
+    return frame.reset_index()
+
+
+def meta_only(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose tensor is on meta; `backing` says which of them are healthy."""
+    return table[table.device == "meta"].reset_index(drop=True)
+
+
+def observed_against_mapped(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows that are not where the map put them. `meta` is right for what was mapped to disk, or offloaded to the CPU.
+
+    Buffers stay on the execution device when weights are offloaded, so theirs is compared with that.
+    """
+    wanted = table.mapped_device.where(table.kind == "parameter", table.execution_device.fillna(table.mapped_device))
+    offloaded = (table.backing == "offloaded") & table.mapped_device.isin(["cpu", "disk"])
+    same = (table.device == wanted) | offloaded | wanted.isna()
+    state = (table.kind == "quant_state") & (table.device == table.mapped_device)
+    return table[~(same | state)].reset_index(drop=True)
+
+
+def _sums(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    once = table.drop_duplicates("tied_group")
+    sums = once.groupby(keys, sort=True).agg(
+        n_tensors=("name", "size"), numel=("numel", "sum"), nbytes=("nbytes", "sum")
+    )
+    return sums.reset_index()
+
+
+def _layer(module: str) -> str:
+    match = _NUMBERED.match(module)
+    return match[1] if match else module
+
+
+def _distinct(values) -> str:
+    seen = dict.fromkeys(str(v) for v in values if v is not pd.NA and v is not None)
+    return ", ".join(seen)
