@@ -1,0 +1,104 @@
+"""An executed notebook as one HTML file: the verdict first, what went wrong above it, code and log at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from diag.views.markup import View, escape, notice, page, tag
+from diag.views.verdict import VERDICT_MIME
+from diag.views.wording import count_text
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_SHOWN = ("display_data", "execute_result", "error")
+_TITLES = {
+    "error": "This report is incomplete: one of its cells failed",
+    "died": "This report is incomplete: the kernel died while it was being made",
+    "timeout": "This report is incomplete: its time was up",
+    "interrupted": "This report is incomplete: it was interrupted",
+}
+
+
+def to_html(nb: Any, title: str) -> str:
+    """The page. `nb` says itself how its run ended, in `metadata.diag`; without that it is taken as finished."""
+    ended = nb.metadata.get("diag", {}).get("ended", {})
+    first = [cell for cell in nb.cells if _leads(cell) and _has_output(cell)]
+    body = [cell for cell in nb.cells if cell not in first and (cell.cell_type == "markdown" or _has_output(cell))]
+    arranged = nbformat.v4.new_notebook(cells=first + _without_empty_sections(body))
+    exporter = HTMLExporter(raw_template=_template(), exclude_anchor_links=True)
+    exporter.register_filter("plain", escape)
+    exporter.register_filter("traceback", lambda text: escape(_COLOUR.sub("", text)))
+    content, _ = exporter.from_notebook_node(arranged)
+    return page(title, death_notice(ended).html + content + _appendix(nb))
+
+
+def death_notice(ended: Mapping[str, Any]) -> View:
+    """What a reader must know first when a run did not finish; nothing when it did."""
+    how = ended.get("how", "finished")
+    if how == "finished":
+        return View("", "")
+    where = (
+        f"It ended in cell {ended['cell']} of {ended['cells']}" if ended.get("cell") else "It ended before a cell ran"
+    )
+    line = f": {ended['line']}" if ended.get("line") else ""
+    sentences = (
+        f"{where}{line}",
+        f"Why: {ended.get('why', 'not known')}.",
+        "Still valid: every row shown below, as each was stored when it finished. "
+        "Combinations marked “not run” were not judged, and nothing below that cell of the notebook ran.",
+        "To go on: run the same command again; finished rows are kept and only the missing ones are loaded.",
+    )
+    title = _TITLES.get(how, "This report is incomplete")
+    return View(notice("bad", title, map(escape, sentences)), "\n".join((title, *sentences)))
+
+
+def verdict_of(nb: Any) -> dict[str, Any] | None:
+    """The verdict that the notebook's headline cell left beside its output; None where there is none."""
+    for cell in reversed(nb.cells):
+        for output in cell.get("outputs", []):
+            if VERDICT_MIME in output.get("data", {}):
+                return dict(output["data"][VERDICT_MIME])
+    return None
+
+
+def _template() -> str:
+    return resources.files("diag.views").joinpath("report.html.j2").read_text(encoding="utf-8")
+
+
+def _leads(cell: Any) -> bool:
+    return bool({"headline", "diag-partial"} & set(cell.metadata.get("tags", [])))
+
+
+def _has_output(cell: Any) -> bool:
+    return any(output["output_type"] in _SHOWN for output in cell.get("outputs", []))
+
+
+def _without_empty_sections(cells: list[Any]) -> list[Any]:
+    """Drops prose that only announced an output which never came (a run that ended early)."""
+    return [
+        cell
+        for position, cell in enumerate(cells)
+        if cell.cell_type != "markdown" or any(later.cell_type == "code" for later in cells[position + 1 :])
+    ]
+
+
+def _appendix(nb: Any) -> str:
+    """Code and printed lines of every code cell, folded away."""
+    blocks = []
+    for position, cell in enumerate(nb.cells, start=1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        printed = "".join(output["text"] for output in cell.get("outputs", []) if output["output_type"] == "stream")
+        state = cell.metadata.get("papermill", {}).get("status", "")
+        blocks.append(
+            tag("p", escape(f"Cell {position}" + (f", {state}" if state else "")), class_="soft")
+            + tag("pre", tag("code", escape(cell.source)), tabindex="0")
+            + (tag("pre", escape(_COLOUR.sub("", printed)), tabindex="0") if printed.strip() else "")
+        )
+    summary = tag("summary", f"How this was made: {count_text(len(blocks), 'cell')} of code and what they printed")
+    return tag("details", summary + "".join(blocks), class_="machinery")

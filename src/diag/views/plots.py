@@ -1,0 +1,191 @@
+"""Pictures of a matrix: placement strips, memory and time, distance to the reference. HTML and text, no script.
+
+They are drawn as HTML with real text in it rather than as images: they follow the reader's theme and width, print,
+can be read aloud, and cost a few kilobytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+import diag
+from diag.errors import DiagError
+from diag.spec import LoadSpec
+from diag.views import strips
+from diag.views.markup import View, breakable, escape, table, tag
+from diag.views.rows import combination, grouped, label, plain_label
+from diag.views.verdict import peak_bytes
+from diag.views.wording import bytes_text, device_bytes, is_missing, number_text, seconds_text, status_word
+
+_LEGEND = (
+    (strips.Place("simgpu:0"), "on accelerator 0, 1, …"),
+    (strips.Place("cpu"), "on the CPU"),
+    (strips.Place("cpu", offloaded=True), "offloaded to CPU memory: fetched for each forward"),
+    (strips.Place("disk", offloaded=True), "offloaded to disk: fetched for each forward"),
+    (strips.Place(strips.MISSING), "missing: on meta, and nobody holds the data"),
+)
+
+
+def placement_strips(specs: Sequence[LoadSpec], results: str = "results.sqlite") -> View:
+    """One strip per different placement among the stored rows of `specs`: layers left to right, each where it is.
+
+    Combinations that placed alike share a strip. Those without a stored placement (refused, failed) have none.
+    """
+    several = len({spec.model for spec in specs}) > 1
+    tables = {}
+    for spec in specs:
+        stored = _stored(results, spec)
+        if stored is not None and len(stored):
+            tables[(f"{spec.model} · " if several else "") + combination(spec)] = stored
+    return strips_of(tables)
+
+
+def strips_of(tables: Mapping[str, pd.DataFrame]) -> View:
+    """One strip per different placement among `tables`, which maps a name to its placement table."""
+    together: dict[tuple[Any, ...], list[str]] = {}
+    for name, stored in tables.items():
+        key = (strips.units(stored), strips.totals(stored))
+        together.setdefault(key, []).append(name)
+    drawn = [_strip(names, key[0], key[1], tables[names[0]]) for key, names in together.items()]
+    if not drawn:
+        return View(tag("p", "No combination was loaded, so there is no placement to show."), "No placement to show.")
+    pictures = View(
+        tag("ul", "".join(view.html for view in drawn), class_="strips"), "\n\n".join(view.text for view in drawn)
+    )
+    return _legend() + pictures
+
+
+def memory_and_time(frame: pd.DataFrame) -> View:
+    """What each loaded combination cost: seconds to load and to run, peak bytes of the host and of every device."""
+    loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
+    groups = grouped(loaded)
+    columns = ("combination", "loads in", "a forward takes", "host peak", "device peaks")
+    scales = [_largest(loaded, name) for name in ("load_seconds", "forward_seconds", "peak_host_bytes")]
+    device_scale = max([0, *(size for row in loaded["peak_device_bytes"] for size in _devices(row).values())])
+    lines = [
+        (
+            label(rows),
+            _bar(row["load_seconds"], scales[0], seconds_text),
+            _bar(row["forward_seconds"], scales[1], seconds_text),
+            _bar(row["peak_host_bytes"], scales[2], bytes_text, "host"),
+            "".join(
+                _bar(size, device_scale, lambda size, name=name: f"{name} {bytes_text(size)}")
+                for name, size in _devices(row["peak_device_bytes"]).items()
+            ),
+        )
+        for rows, row in groups
+    ]
+    texts = [
+        f"{plain_label(rows)}: loads in {seconds_text(row['load_seconds']) or '?'}, a forward takes "
+        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {bytes_text(peak_bytes(row)) or '?'}"
+        for rows, row in groups
+    ]
+    caption = "Peaks are the rise while loading. Combinations that place alike are loaded once and share a line."
+    return View(table(columns, lines, caption), "\n".join(texts) or "Nothing was loaded.")
+
+
+def logit_difference(frame: pd.DataFrame) -> View:
+    """How far each combination's answer is from its reference, and from the unquantized model, on a log scale."""
+    judged = frame[frame["max_abs_diff"].notna()]
+    groups = grouped(judged)
+    columns = ("combination", "verdict", "largest logit difference", "KL divergence", "from the unquantized model")
+    lines = [
+        (
+            label(rows),
+            status(row["status"]),
+            _log_bar(row["max_abs_diff"]),
+            tag("span", escape(number_text(row["kl_divergence"])), class_="number"),
+            _log_bar(row["quality_kl"]),
+        )
+        for rows, row in groups
+    ]
+    texts = [
+        f"{plain_label(rows)}: {status_word(row['status']).text}, logits differ by {number_text(row['max_abs_diff'])}, "
+        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}"
+        for rows, row in groups
+    ]
+    caption = (
+        "The reference is the same checkpoint and quantization on the CPU without a map; 0 means equal bit for bit. "
+        "The last column is quality, in nats per token, and decides nothing. Bars are logarithmic from 1e-9 to 100."
+    )
+    return View(table(columns, lines, caption), "\n".join(texts) or "No answer was compared.")
+
+
+def status(value: Any) -> str:
+    """A status as sign and word."""
+    word = status_word(value)
+    return tag("span", escape(f"{word.sign} {word.text}"), class_=f"status {word.tone}", title=word.meaning)
+
+
+def _stored(results: str, spec: LoadSpec) -> pd.DataFrame | None:
+    try:
+        return diag.placement_of(results, spec)
+    except DiagError:
+        return None
+
+
+def _strip(names: list[str], units: Iterable[strips.Unit], totals: str, stored: pd.DataFrame) -> View:
+    units = tuple(units)
+    cells = "".join(_run(run) for run in strips.runs(units))
+    words = strips.describe(units)
+    heading = " = ".join(names)
+    picture = (
+        tag("div", tag("strong", breakable(heading)) + f" {tag('span', escape(totals), class_='soft')}")
+        + tag("div", cells, class_="strip", aria_hidden="true")
+        + tag("div", escape(words), class_="soft")
+    )
+    text = f"{heading}   {totals}\n[{strips.letters(units)}]  {strips.counts(stored)}\n{words}"
+    return View(tag("li", picture), text)
+
+
+def _run(run: strips.Run) -> str:
+    width = len(run.units)
+    return tag(
+        "div",
+        tag("span", escape(run.letter)),
+        class_=f"run {run.place.style}",
+        style=f"flex-grow:{width}",
+        title=f"{run.names}: {run.place.text}",
+    )
+
+
+def _legend() -> View:
+    items = "".join(
+        tag("li", tag("span", tag("span", escape(place.letter)), class_=f"run {place.style}") + escape(text))
+        for place, text in _LEGEND
+    )
+    text = "; ".join(f"{place.letter} {text}" for place, text in _LEGEND)
+    return View(tag("ul", items, class_="legend", aria_label="Legend"), text)
+
+
+def _devices(text: Any) -> dict[str, int]:
+    return {name: int(size) for name, size in device_bytes(text).items() if name != "cpu" and not is_missing(size)}
+
+
+def _largest(frame: pd.DataFrame, column: str) -> float:
+    values = frame[column].dropna()
+    return float(values.max()) if len(values) else 0.0
+
+
+def _bar(value: Any, largest: float, wording: Any, kind: str = "") -> str:
+    if is_missing(value):
+        return ""
+    share = 100 * float(value) / largest if largest else 0
+    return _track(wording(value), share, kind)
+
+
+def _log_bar(value: Any) -> str:
+    if is_missing(value):
+        return ""
+    value = float(value)
+    share = 100 * (math.log10(value) + 9) / 11 if value > 0 and math.isfinite(value) else (0 if value == 0 else 100)
+    return _track(number_text(value), min(100, max(0, share)), "")
+
+
+def _track(text: str, share: float, kind: str) -> str:
+    bar = tag("span", class_=f"bar {kind}".strip(), style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
+    return tag("span", tag("span", escape(text), class_="number") + bar, class_="track")

@@ -1,0 +1,239 @@
+"""A matrix frame in words and tables: headline, overview, answers, failures with their cause, every figure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from diag.views.markup import View, breakable, escape, table, tag
+from diag.views.plots import status
+from diag.views.rows import Group, badge, grouped, label, plain_label
+from diag.views.verdict import VERDICT_MIME, Advice, judge, machine_text, status_counts_text
+from diag.views.wording import (
+    THIS_MACHINE,
+    bytes_text,
+    is_missing,
+    map_text,
+    number_text,
+    seconds_text,
+    sentence,
+    status_word,
+)
+
+_FINE = ("ok",)
+_TEXT_LIMIT = 400
+
+
+def headline(frame: pd.DataFrame) -> View:
+    """The verdict first: how many combinations work, which one to use here, and why."""
+    verdict = judge(frame)
+    tally = "".join(
+        tag("li", f"{tag('b', str(count))}{status(name)}", title=status_word(name).meaning)
+        for name, count in verdict.counts
+    )
+    advice, words = _advice(verdict.best, verdict.smallest)
+    return View(
+        tag("h1", escape(verdict.headline)) + tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
+        "\n".join([f"{verdict.headline} ({status_counts_text(verdict)}).", *words]),
+        {VERDICT_MIME: verdict.to_json()},
+    )
+
+
+def overview(frame: pd.DataFrame) -> View:
+    """Device maps down, quantizations across, one table a machine: the status of every combination."""
+    views = [_grid(str(machine), rows) for machine, rows in frame.groupby("hardware", sort=False)]
+    side_by_side = tag("div", "".join(view.html for view in views), class_="grids")
+    return View(side_by_side, "\n\n".join(view.text for view in views))
+
+
+def answers(frame: pd.DataFrame) -> View:
+    """What the model said to the probe, and which combinations said so."""
+    ran = frame[[bool(sentence(text)) for text in frame.get("answer", [])]] if "answer" in frame else frame[:0]
+    if not len(ran):
+        return View(tag("p", "No combination gave an answer."), "No combination gave an answer.")
+    said = list(ran.groupby("answer", sort=False))
+    lines = [(tag("q", escape(text)), escape(_who(rows, ran)), _rightness(rows)) for text, rows in said]
+    texts = [f"“{text}” said {_who(rows, ran)}; {_rightness_text(rows)}" for text, rows in said]
+    caption = "The same text is not yet the same answer: the logits decide, and they are compared below."
+    return View(table(("the model said", "which", "and that was"), lines, caption), "\n".join(texts))
+
+
+def failures(frame: pd.DataFrame) -> View:
+    """Every combination that did not work, with what happened and its cause; equal ones together."""
+    groups = _by_reason(frame[~frame["status"].isin(_FINE)])
+    if not groups:
+        return View(tag("p", "Every combination works."), "Every combination works.")
+    lines = [(label_of(rows), status(row["status"]), _because(row), _cause_html(row)) for rows, row in groups]
+    columns = ("combinations", "what", "why", "cause")
+    texts = [
+        f"{status_word(row['status']).sign} {_plain_names(rows)}: {status_word(row['status']).text}. "
+        + " ".join(filter(None, (reason_text(row), cause_text(row))))
+        for rows, row in groups
+    ]
+    return View(table(columns, lines, "Combinations with the same reason share a line."), "\n".join(texts))
+
+
+def details(frame: pd.DataFrame) -> View:
+    """Every column of every row, for those who want to look something up; scrolls inside its own box."""
+    columns = list(frame.columns)
+    lines = [tuple(_value(name, row[name]) for name in columns) for _, row in frame.iterrows()]
+    caption = f"{len(frame)} rows, {len(columns)} columns: the frame that diag.matrix returned."
+    return View(table(columns, lines, caption, cards=False), visible_frame(frame))
+
+
+def visible_frame(frame: pd.DataFrame) -> str:
+    """The frame as plain text with every column."""
+    return frame.to_string(index=False, max_colwidth=60)
+
+
+def reason_text(row: pd.Series) -> str:
+    """The row's own reason, or else its error in one line."""
+    reason = sentence(row["reason"]).strip()
+    if reason:
+        return reason
+    error, text = sentence(row["error_type"]), sentence(row["error_text"]).strip()
+    first = text.splitlines()[0] if text else ""
+    return f"{error}: {first}" if error and first else error or first
+
+
+def cause_text(row: pd.Series) -> str:
+    """The catalogue's title for the row's error text; empty where there is none or it does not know it."""
+    import diag
+
+    diagnose = getattr(diag, "diagnose", None)
+    text = sentence(row["error_text"]).strip()
+    if diagnose is None or not text or row["status"] == "unsupported":
+        return ""
+    found = [
+        finding for finding in diagnose(text=f"{sentence(row['error_type'])}: {text}") if finding.cause != "unknown"
+    ]
+    return found[0].title if found else ""
+
+
+def label_of(rows: list[pd.Series]) -> str:
+    """Several rows named together: per quantization and machine, its maps."""
+    return "<br>".join(label(group) for group in _by_kind(rows))
+
+
+def _advice(best: Advice | None, smallest: Advice | None) -> tuple[str, list[str]]:
+    if best is None:
+        return tag("p", "None of them can be used as it is; the reasons are below.", class_="lead"), ["None works."]
+    where = "here" if best.hardware == THIS_MACHINE else f"on {machine_text(best.hardware)}"
+    html = tag("p", f"Use {tag('code', breakable(best.code))} {escape(where)}.", class_="lead")
+    html += tag("p", escape(_capital(best.because) + "."))
+    words = [f"Use {best.code} {where}: {best.because}."]
+    if smallest is not None:
+        html += tag("p", f"Short of memory? {tag('code', breakable(smallest.code))} {escape(smallest.because)}.")
+        words.append(f"Short of memory? {smallest.code} {smallest.because}.")
+    return html, words
+
+
+def _grid(machine: str, rows: pd.DataFrame) -> View:
+    kinds = list(dict.fromkeys(map(str, rows["quantization"])))
+    maps = list(dict.fromkeys(map(str, rows["device_map"])))
+    cells = {(str(row["device_map"]), str(row["quantization"])): row for _, row in rows.iterrows()}
+    lines = [(breakable(map_text(name)), *(_grid_cell(cells.get((name, kind))) for kind in kinds)) for name in maps]
+    caption = _capital(machine_text(machine))
+    html = table(("device map", *kinds), lines, caption, cards=False)
+    width = max(map(len, map(map_text, maps)), default=0) + 2
+    texts = [" " * width + "".join(f"{map_text(kind, 16):<18}" for kind in kinds)]
+    for name in maps:
+        words = [_word(cells.get((name, kind))) for kind in kinds]
+        texts.append(f"{map_text(name):<{width}}" + "".join(f"{word:<18}" for word in words))
+    return View(html.replace("<table>", '<table class="picture">'), "\n".join([caption, *texts]))
+
+
+def _grid_cell(row: pd.Series | None) -> str:
+    if row is None:
+        return ""
+    facts = []
+    if not is_missing(row["n_missing"]) and row["n_missing"]:
+        facts.append(f"{int(row['n_missing'])} missing")
+    if not is_missing(row["n_offloaded"]) and row["n_offloaded"]:
+        facts.append(f"{int(row['n_offloaded'])} offloaded")
+    if not facts and row["status"] == "ok":
+        facts.append("all resident")
+    return status(row["status"]) + (tag("small", escape(", ".join(facts))) if facts else "")
+
+
+def _word(row: pd.Series | None) -> str:
+    return "" if row is None else f"{status_word(row['status']).sign} {status_word(row['status']).text}"
+
+
+def _by_reason(frame: pd.DataFrame) -> list[Group]:
+    """Groups of shared loads whose first rows failed alike, joined."""
+    together: dict[tuple[str, str, str], list[pd.Series]] = {}
+    for rows, row in grouped(frame):
+        key = (str(row["status"]), reason_text(row), sentence(row["error_text"]))
+        together.setdefault(key, []).extend(rows)
+    return [(rows, rows[0]) for rows in together.values()]
+
+
+def _by_kind(rows: list[pd.Series]) -> list[list[pd.Series]]:
+    together: dict[tuple[str, str], list[pd.Series]] = {}
+    for row in rows:
+        together.setdefault((str(row["quantization"]), str(row["hardware"])), []).append(row)
+    return list(together.values())
+
+
+def _plain_names(rows: list[pd.Series]) -> str:
+    return "; ".join(plain_label(group) for group in _by_kind(rows))
+
+
+def _names(frame: pd.DataFrame) -> str:
+    return _plain_names([row for _, row in frame.iterrows()])
+
+
+def _who(rows: pd.DataFrame, ran: pd.DataFrame) -> str:
+    """All, or all of a quantization, or else by name."""
+    if len(rows) == len(ran):
+        return f"all {len(ran)} that ran" if len(ran) > 1 else _names(rows)
+    whole, rest = [], []
+    for kind, mine in rows.groupby("quantization", sort=False):
+        everyone = int(ran["quantization"].eq(kind).sum())
+        whole += [f"all {everyone} with {kind}"] if len(mine) == everyone > 1 else []
+        rest += [] if len(mine) == everyone > 1 else [_names(mine)]
+    return "; ".join(whole + rest)
+
+
+def _rightness(rows: pd.DataFrame) -> str:
+    return "<br>".join(f"{count} × {status(name)}" for name, count in rows["status"].value_counts().items())
+
+
+def _rightness_text(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{count} × {status_word(name).text}" for name, count in rows["status"].value_counts().items())
+
+
+def _because(row: pd.Series) -> str:
+    text = sentence(row["error_text"]).strip()
+    shown = escape(reason_text(row)) or "no reason was recorded"
+    if not text or text in reason_text(row):
+        return shown
+    whole = text if len(text) <= 4000 else f"{text[:2000]}\n…\n{text[-2000:]}"
+    return shown + tag("details", tag("summary", "the error's text") + tag("pre", escape(whole)))
+
+
+def _cause_html(row: pd.Series) -> str:
+    return escape(cause_text(row))
+
+
+def _value(name: str, value: Any) -> str:
+    if is_missing(value):
+        return ""
+    if name.endswith("_bytes") and isinstance(value, (int, float)):
+        return tag("span", escape(bytes_text(value)), class_="number")
+    if name.endswith("seconds"):
+        return tag("span", escape(seconds_text(value)), class_="number")
+    if name == "status":
+        return status(value)
+    if name == "hardware":
+        return escape(value) if value == THIS_MACHINE else badge(value)
+    if isinstance(value, float):
+        return tag("span", escape(number_text(value)), class_="number")
+    text = str(value)
+    return breakable(text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]} …")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,231 @@
+"""What a finished or half-finished matrix says: how many combinations work, which one to use here, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
+
+import pandas as pd
+
+from diag.spec import PRESETS, QUANTIZATIONS
+from diag.views.wording import (
+    THIS_MACHINE,
+    bytes_text,
+    count_text,
+    device_bytes,
+    is_missing,
+    list_text,
+    number_text,
+    seconds_text,
+    status_word,
+)
+
+VERDICT_MIME = "application/vnd.diag.verdict+json"
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line. Frozen: nightly jobs are written against them."""
+
+    AS_EXPECTED = 0
+    WORSE = 1
+    WRONG_USAGE = 2
+    NOT_JUDGED = 3
+    DIED = 4
+
+
+# Errors after which the question that a matrix asks was never reached: no access, network, file or room.
+NO_ACCESS = {
+    "CheckpointError", "ConnectionError", "ConnectTimeout", "GatedRepoError", "HfHubHTTPError", "HFValidationError",
+    "HTTPError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "OSError", "ReadTimeout", "RepositoryNotFoundError",
+    "RevisionNotFoundError", "EntryNotFoundError", "PermissionError", "FileNotFoundError",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One combination and why it is the one to take; `code` is its keyword arguments."""
+
+    device_map: str
+    quantization: str
+    hardware: str
+    because: str
+
+    @property
+    def code(self) -> str:
+        return f"device_map={self.device_map!r}, quantization={self.quantization!r}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The frame in a few values. `best` is None where nothing works, `smallest` where `best` is about as small."""
+
+    models: tuple[str, ...]
+    total: int
+    counts: tuple[tuple[str, int], ...]
+    machines: tuple[tuple[str, int, int], ...]
+    best: Advice | None
+    smallest: Advice | None
+    exit_code: Exit
+
+    @property
+    def works(self) -> int:
+        return dict(self.counts).get("ok", 0)
+
+    @property
+    def headline(self) -> str:
+        """One sentence: how many work, machine by machine."""
+        name = list_text(list(self.models)) or "the model"
+        if self.total == 0:
+            return f"No combination of {name} has been loaded"
+        if len(self.machines) == 1:
+            machine, works, total = self.machines[0]
+            return f"{works} of {total} combinations of {name} work on {machine_text(machine)}"
+        parts = [f"{works} of {total} on {machine_text(machine)}" for machine, works, total in self.machines]
+        return f"{self.works} of {self.total} combinations of {name} work: {list_text(parts)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: what is written beside the headline in the executed notebook and by `--json`."""
+        values = {name: getattr(self, name) for name in ("headline", "total", "works")}
+        advice = {
+            name: None if (found := getattr(self, name)) is None else asdict(found) for name in ("best", "smallest")
+        }
+        return {**values, "counts": dict(self.counts), **advice, "exit_code": int(self.exit_code)}
+
+
+def judge(frame: pd.DataFrame) -> Verdict:
+    """The verdict of a matrix frame; an empty frame is one that could not judge."""
+    counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
+    machines = [
+        (str(machine), int((rows["status"] == "ok").sum()), len(rows))
+        for machine, rows in frame.groupby("hardware", sort=False)
+    ]
+    best = _best(frame)
+    return Verdict(
+        models=tuple(dict.fromkeys(map(str, frame["model"]))),
+        total=len(frame),
+        counts=tuple(sorted(counts.items(), key=lambda item: _order(item[0]))),
+        machines=tuple(machines),
+        best=None if best is None else _advice(best, _why(best)),
+        smallest=_smaller(frame, best),
+        exit_code=Exit.AS_EXPECTED if any(_judged(row) for row in _rows(frame)) else Exit.NOT_JUDGED,
+    )
+
+
+def machine_text(machine: str) -> str:
+    """
+    >>> machine_text("2x300MiB+8GiB")
+    'simulated 2x300MiB+8GiB'
+    """
+    return machine if machine == THIS_MACHINE else f"simulated {machine}"
+
+
+def peak_bytes(row: pd.Series) -> int | None:
+    """Host and devices together at their peaks, in bytes; None where neither was measured."""
+    devices = [int(size) for name, size in device_bytes(row.get("peak_device_bytes")).items() if name != "cpu"]
+    host: Any = row.get("peak_host_bytes")
+    if is_missing(host) and not devices:
+        return None
+    return sum(devices) + (0 if is_missing(host) else int(host))
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
+    return (row for _, row in frame.iterrows())
+
+
+def _order(status: str) -> int:
+    known = ["ok", "wrong_output", "forward_error", "load_error", "out_of_memory", "killed", "timeout"]
+    return known.index(status) if status in known else len(known)
+
+
+def _judged(row: pd.Series) -> bool:
+    if row["status"] in ("unchecked", "not_run"):
+        return False
+    return not (row["status"] == "load_error" and str(row["error_type"]) in NO_ACCESS)
+
+
+def _rank(row: pd.Series) -> tuple[Any, ...]:
+    """Smaller is better: real before simulated, all resident before offloaded, exact before quantized, plain first."""
+    quantization, device_map = str(row["quantization"]), str(row["device_map"])
+    kinds, maps = list(QUANTIZATIONS), list(PRESETS)
+    return (
+        row["hardware"] != THIS_MACHINE,
+        _count(row, "n_offloaded") > 0,
+        kinds.index(quantization) if quantization in kinds else len(kinds),
+        maps.index(device_map) if device_map in maps else len(maps),
+    )
+
+
+def _best(frame: pd.DataFrame) -> pd.Series | None:
+    working = [row for row in _rows(frame) if row["status"] == "ok"]
+    return min(working, key=_rank) if working else None
+
+
+def _smaller(frame: pd.DataFrame, best: pd.Series | None) -> Advice | None:
+    """The working combination on the same machine that peaks lowest, where it saves a quarter or more."""
+    if best is None or (limit := peak_bytes(best)) is None:
+        return None
+    same = [row for row in _rows(frame) if row["status"] == "ok" and row["hardware"] == best["hardware"]]
+    measured = [row for row in same if peak_bytes(row) is not None]
+    smallest = min(measured, key=lambda row: (peak_bytes(row), _rank(row)))
+    peak = peak_bytes(smallest) or 0
+    if peak > 0.75 * limit:
+        return None
+    price = f"peaks at {bytes_text(peak)} instead of {bytes_text(limit)}"
+    return _advice(smallest, "; ".join([price, *_costs(smallest)]))
+
+
+def _why(row: pd.Series) -> str:
+    offloaded = _count(row, "n_offloaded")
+    place = (
+        f"{count_text(offloaded, 'tensor')} are offloaded and fetched at every forward"
+        if offloaded
+        else "every tensor is resident, nothing is fetched during a forward"
+    )
+    return "; ".join([place, _agreement(row), *_figures(row), *_costs(row)])
+
+
+def _agreement(row: pd.Series) -> str:
+    difference = row["max_abs_diff"]
+    if is_missing(difference):
+        return "its answer equals its reference's"
+    if float(difference) == 0:
+        return "its logits equal its reference's bit for bit, twice"
+    return f"its logits are within {number_text(difference)} of its reference's, twice"
+
+
+def _figures(row: pd.Series) -> list[str]:
+    found = []
+    if not is_missing(row["load_seconds"]):
+        found.append(f"loads in {seconds_text(row['load_seconds'])}")
+    if not is_missing(row["forward_seconds"]):
+        found.append(f"a forward takes {seconds_text(row['forward_seconds'])}")
+    if (peak := peak_bytes(row)) is not None:
+        found.append(f"peaks at {bytes_text(peak)}")
+    return found
+
+
+def _costs(row: pd.Series) -> list[str]:
+    quality = row["quality_kl"]
+    if str(row["quantization"]) == "none" or is_missing(quality) or float(quality) == 0:
+        return []
+    return [f"differs from the unquantized model by a KL divergence of {number_text(quality)}"]
+
+
+def _advice(row: pd.Series, because: str) -> Advice:
+    return Advice(str(row["device_map"]), str(row["quantization"]), str(row["hardware"]), because)
+
+
+def _count(row: pd.Series, column: str) -> int:
+    return 0 if is_missing(row[column]) else int(row[column])
+
+
+def status_counts_text(verdict: Verdict) -> str:
+    """
+    >>> status_counts_text(Verdict((), 3, (("ok", 2), ("killed", 1)), (), None, None, Exit.AS_EXPECTED))
+    '2 work, 1 killed'
+    """
+    plural = {"works": "work", "wrong answer": "wrong answers"}
+    words = [(count, status_word(status).text) for status, count in verdict.counts]
+    return ", ".join(f"{count} {word if count == 1 else plural.get(word, word)}" for count, word in words)
