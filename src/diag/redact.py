@@ -1,0 +1,267 @@
+"""Takes secrets and home paths out of text and settings before they reach a file. Standard library only.
+
+A secret is known by its shape (`hf_…`, `ghp_…`, a JSON web token), by the name beside it (`password=…`,
+`"api_key": "…"`), or because this process's environment holds it. Names that only sound like one stay:
+`token_ids`, `eos_token`, `past_key_values`, `tokenizer=…`, `token=None`, `token=self.token`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+REDACTED = "[redacted]"
+
+_SHAPES = re.compile(
+    r"""
+    -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
+  | (?:(?<![A-Za-z0-9])|(?<=[0-9;\[]m))(?:              # also right after a colour code
+        hf_(?=[A-Za-z]*[A-Z0-9])[A-Za-z0-9]{8,}(?![A-Za-z0-9_])     # hf_device_map and hf_quantizer stay
+      | hf_[A-Za-z0-9]{16,}(?![A-Za-z0-9_]) | api_org_[A-Za-z0-9]{16,}
+      | sk-(?=[A-Za-z0-9_-]{0,200}[0-9])[A-Za-z0-9_-]{12,}
+      | gh[opsur]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,} | glpat-[A-Za-z0-9_-]{16,}
+      | (?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])
+      | AIza[A-Za-z0-9_-]{30,} | ya29\.[A-Za-z0-9_-]{16,}
+      | xox[abeoprs]-[A-Za-z0-9-]{10,} | npm_[A-Za-z0-9]{30,} | pypi-[A-Za-z0-9_-]{32,} | dckr_pat_[A-Za-z0-9_-]{16,}
+      | (?:nvapi|gsk|r8|wandb_v1|lsv2_pt|pplx|tvly)[-_][A-Za-z0-9_-]{20,}
+      | eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{2,}
+    )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_IN_URL = re.compile(r"(?<![A-Za-z0-9+.\-])([A-Za-z][A-Za-z0-9+.\-]{1,20}://)(?!git@)[^\s/'\"<>\\]{1,500}@")
+_BEARER = re.compile(r"\b(Bearer\s+)(?=[^\s'\",]{0,200}[0-9]|[^\s'\",]{20})[A-Za-z0-9._~+/=\-]{6,}", re.IGNORECASE)
+_HEADER = re.compile(
+    r"""\b( (?:Proxy-)?Authorization\s*[:=]\s*
+            (?=(?:Basic|Bearer|Token|Digest|Negotiate|ApiKey|AWS4\S*)\s+\w|\S*\d|\S{16})
+          | (?:Set-)?Cookie\s*[:=]\s*(?=[^\s=;]{1,100}=) )
+        [^\s"'\\][^\r\n"'\\}]*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_OPTION = re.compile(r"(?<![\w\-])(--?[A-Za-z][\w\-]*)([ \t]+)(?![-=])([^\s'\"]+|\"[^\"]*\"|'[^']*')")
+_QUOTE = r"""(?:\\?["']|&quot;|&\#(?:34|39|x22|x27);)"""
+_NAME = re.compile(
+    rf"""
+    (?:(?<![\w.\-])|(?<=[0-9;\[]m))
+    (-?-?[A-Za-z_][\w.\-]*)                    # the name, once from its start: a long blob is scanned once
+    ({_QUOTE}?\]?[ \t]*(?:=>|:=|=|:)\s*)       # its sign, after a quote (escaped in JSON within JSON, or in HTML)
+    """,
+    re.VERBOSE,
+)
+_AFTER = re.compile(
+    rf"""
+    (?P<open>[bruf]?{_QUOTE})(?P<quoted>(?:(?!{_QUOTE})[^\r\n\\]|\\(?!["'])[^\r\n]){{0,20000}})
+  | (?P<bare>[^\s&,;'"<>|\\\x1b]{{1,20000}})
+    """,
+    re.VERBOSE,
+)
+
+_ALWAYS = tuple("secret secrets password passwords passwd passphrase pwd credential credentials apikey".split())
+_LAST = frozenset({"token", "key", "auth", "authorization", "cookie"})
+_MAY_BE_PROSE = _LAST | {"secret", "secrets", "credential", "credentials"}
+_KEY_KINDS = frozenset(
+    """api access secret private account auth ssh encryption encrypt signing sign master license client app subscription
+    service storage deploy hf wandb openai aws azure""".split()
+)
+_PARTS_OF_TEXT = frozenset(
+    """pad eos bos unk sep cls mask image img video audio special start end begin stop next first last new current
+    previous prev input output decoder additional boi eoi bot eot eod fim prefix suffix middle unexpected invalid each
+    every per one single this that the a max min num top""".split()
+)
+_ONLY_ABOUT = frozenset("path file ids id type types count limit len length size name url uri endpoint sock".split())
+_HARMLESS = frozenset("true false none null yes no on off nan 0 1 str int bool bytes any dict list object".split())
+_CODE = re.compile(
+    r"""[A-Za-z_][\w.]*[\(\[{].*                                       # a call or a subscript
+      | (?:self|cls|os|kwargs|args|config|settings|cfg|environ)\.[\w.]+
+      | (?:Optional|Union|Literal|Callable)\b.*
+      | (?:\w+\s+)?\{[\w.!:\[\]'"()]*\}+
+      | \$\{?[A-Z_][A-Z0-9_]*(?:[:\-].*)?\}? | <[^<>]*> | %\(?\w*\)?s | \[.* | [*.…xX_-]{1,20} | \(.* | =.*
+    """,
+    re.VERBOSE,
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def redact(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """The text without tokens, passwords, keys, credentials in addresses, and the user's home path.
+
+    `environ` (this process's by default) tells which values are secret by the name of their variable. Doing it twice
+    changes nothing more.
+
+    >>> redact("GET https://me:pw@host/x?token=abc123 from /home/me/run.py, eos_token=</s>")
+    'GET https://[redacted]@host/x?token=[redacted] from ~/run.py, eos_token=</s>'
+    """
+    for secret in _known_secrets(os.environ if environ is None else environ):
+        text = text.replace(secret, REDACTED)
+    text = _SHAPES.sub(REDACTED, text)
+    text = _IN_URL.sub(rf"\1{REDACTED}@", text)
+    text = _HEADER.sub(rf"\1{REDACTED}", text)
+    text = _BEARER.sub(rf"\1{REDACTED}", text)
+    text = _OPTION.sub(_option, text)
+    text = _hide_named(text)
+    return redact_paths(text)
+
+
+def redact_values(values: Any, environ: Mapping[str, str] | None = None) -> Any:
+    """A copy of settings, nested mappings and sequences included, whose secrets are `[redacted]`; text is redacted.
+
+    >>> redact_values({"HF_TOKEN": "anything", "token_ids": [3, 4], "url": "https://u:p@host"})
+    {'HF_TOKEN': '[redacted]', 'token_ids': [3, 4], 'url': 'https://[redacted]@host'}
+    """
+    if isinstance(values, str):
+        return redact(values, environ)
+    if isinstance(values, Mapping):
+        return {_key(key, environ): _value(key, value, environ) for key, value in values.items()}
+    if isinstance(values, (list, tuple, set, frozenset)):
+        plain = type(values) if type(values) in (list, tuple, set, frozenset) else list  # a named tuple takes no list
+        return plain(redact_values(value, environ) for value in values)
+    return values
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a setting of this name holds a secret.
+
+    >>> [is_secret_name(n) for n in ("HF_TOKEN", "db.password", "apiKey", "token_ids", "eos_token", "TOKENIZERS_X")]
+    [True, True, True, False, False, False]
+    """
+    words = [word.lower() for word in _WORD.findall(name)]
+    if any(word.endswith(_ALWAYS) for word in words):
+        return words[-1] not in _ONLY_ABOUT
+    shouted = name.isupper()
+    for place, word in enumerate(words):
+        last = place == len(words) - 1 or (shouted and words[place + 1] not in _ONLY_ABOUT)
+        if word in _LAST and last and _is_about_access(words[:place], word, shouted):
+            return True
+    return False
+
+
+def _is_about_access(before: list[str], word: str, shouted: bool) -> bool:
+    if word == "token":
+        return not (before and before[-1] in _PARTS_OF_TEXT)
+    if word == "key":
+        return shouted or bool(before and before[-1] in _KEY_KINDS)
+    return True
+
+
+def redact_paths(text: str) -> str:
+    """The text with the home folders of this and of other users written as `~`."""
+    for home in _homes():
+        text = re.sub(rf"(?<![\w.\-]){re.escape(home)}(?![\w.\-])", "~", text)
+    text = _WINDOWS_HOME.sub("~", text)
+    text = _POSIX_HOME.sub(lambda m: f"{m['above']}/{m['home']}/<user>" if m["above"] else "~", text)
+    return _ROOT.sub("~", text)
+
+
+_SLASH = r"(?:\\\\|\\|/)"
+_WINDOWS_HOME = re.compile(
+    rf"(?<![A-Za-z])[A-Za-z]:{_SLASH}Users{_SLASH}(?:[^\\/:*?\"<>|\r\n]{{1,64}}(?={_SLASH})|[^\s\\/:*?\"'<>|,;)]{{1,64}})",
+    re.I,
+)
+_POSIX_HOME = re.compile(
+    r"(?:(?<=file://)|(?<![\w./\-~]))(?P<above>(?:/[\w.\-]{1,64}){0,4}?)/(?P<home>home|Users)/(?!<)[^\s/'\":,;<>|)\]}\\]+"
+)
+_ROOT = re.compile(r"(?:(?<=file://)|(?<![\w./\-~]))/root(?![\w\-]|\.\w)")
+
+
+def _homes() -> list[str]:
+    found = {os.path.expanduser("~"), os.environ.get("HOME", ""), os.environ.get("USERPROFILE", "")}
+    found |= {os.path.realpath(home) for home in found if home}
+    found |= {home.replace("\\", "\\\\") for home in found}
+    return sorted((home.rstrip("/\\") for home in found if len(home.strip("/\\~.")) >= 3), key=len, reverse=True)
+
+
+def _known_secrets(environ: Mapping[str, str]) -> Iterator[str]:
+    """Values that the environment itself calls secret, longest first; short and plain words would hit other text."""
+    found = {value for name, value in environ.items() if is_secret_name(name)}
+    for name, value in environ.items():
+        if name.lower().endswith("_proxy") and "@" in value:
+            found |= _passwords(value)
+    yield from sorted((value for value in found if _is_telling(value)), key=len, reverse=True)
+
+
+def _passwords(address: str) -> set[str]:
+    try:
+        password = urlsplit(address if "://" in address else f"//{address}").password or ""
+    except ValueError:
+        return set()
+    return {password, unquote(password)}
+
+
+def _is_telling(value: str) -> bool:
+    mixed = bool(re.search(r"\d", value)) or (value.lower() != value and value.upper() != value)
+    return len(value) >= 8 and (mixed or len(value) >= 16) and not value.startswith(("/", "~", "./"))
+
+
+def _option(match: re.Match[str]) -> str:
+    option, gap, value = match.groups()
+    inner = value.strip("\"'")
+    if not _hides(option, inner) or _is_code(inner, inner == value):
+        return match[0]
+    return f"{option}{gap}{value.replace(inner, REDACTED)}"
+
+
+def _hide_named(text: str) -> str:
+    """Hides the values beside secret names. A value is looked at again as a name: `error: password=…`."""
+    pieces, done = [], 0
+    for head in _NAME.finditer(text):
+        if head.end() < done or not _may_hide(head[1]) or not (after := _AFTER.match(text, head.end())):
+            continue
+        value = after["quoted"] if after["bare"] is None else after["bare"].rstrip(")]}.`")
+        if _is_named_secret(head[1], head[2], value, after["bare"] is not None):
+            start = head.end() + len(after["open"] or "")
+            pieces += [text[done:start], REDACTED]
+            done = start + len(value)
+    return "".join([*pieces, text[done:]])
+
+
+def _is_named_secret(name: str, sign: str, value: str, bare: bool) -> bool:
+    named = "=" in sign or sign.lstrip()[:1] != ":"  # name=…, or a quoted name: not prose
+    return _hides(name, value) and (named or _stands_out(name, value)) and not _is_code(value, bare)
+
+
+def _hides(name: str, value: str) -> bool:
+    """Whether `value` under this name is a secret; any `…_key` may be one where the value looks random."""
+    words = _WORD.findall(name)
+    if value.lower() in _HARMLESS or not value or REDACTED in value or re.fullmatch(r"<[^<>]*>|\[[A-Z_]+\]", value):
+        return False
+    if words and words[-1].lower() == "token" and value.isdigit() and len(value) <= 6:
+        return False  # the number of a token in a vocabulary
+    return is_secret_name(name) or (_may_hide(name) and bool(_RANDOM.fullmatch(value)))
+
+
+def _may_hide(name: str) -> bool:
+    return is_secret_name(name) or name.lower().endswith("key")
+
+
+_RANDOM = re.compile(r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9+/=_\-]{16,}")
+
+
+def _stands_out(name: str, value: str) -> bool:
+    """Prose has colons too: after a lone `token:` a plain word is a word."""
+    lone = len(_WORD.findall(name)) == 1 and name.lower() in _MAY_BE_PROSE
+    return not lone or bool(re.search(r"\d", value)) or len(value) >= 20
+
+
+def _is_code(value: str, bare: bool) -> bool:
+    plain = value.strip("${}")
+    names_one = bare and plain.replace(".", "").replace("_", "").isalpha() and is_secret_name(plain)
+    return names_one or bool(_CODE.fullmatch(value))
+
+
+def _key(key: Any, environ: Mapping[str, str] | None) -> Any:
+    return redact(key, environ) if isinstance(key, str) else key
+
+
+def _value(key: Any, value: Any, environ: Mapping[str, str] | None) -> Any:
+    if not isinstance(key, str) or value is None or isinstance(value, bool):
+        return redact_values(value, environ)
+    if isinstance(value, (str, bytes, int, float)):
+        return REDACTED if _hides(key, str(value)) else redact_values(value, environ)
+    if is_secret_name(key) and isinstance(value, Mapping):
+        return {name: _value(key, inner, environ) for name, inner in value.items()}
+    if is_secret_name(key) and isinstance(value, (list, tuple, set, frozenset)):
+        return [_value(key, inner, environ) for inner in value]
+    return redact_values(value, environ)
