@@ -163,7 +163,7 @@ class Store:
         return self._database.execute(f"PRAGMA {name}").fetchone()[0]
 
     def _create(self) -> None:
-        """Make the tables if they are not there. Writes in any case, so that a place that can't be written shows now."""
+        """Make the tables if they are not there; writes in any case, so that a place that can't be written shows."""
         self._database.execute("PRAGMA journal_mode = DELETE")
         with self._transaction():
             for statement in _TABLES.split(";"):
