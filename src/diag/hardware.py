@@ -96,5 +96,17 @@ def format_exact(nbytes: int) -> str:
     return f"{nbytes // _UNITS[unit]}{_SPELLING.get(unit, unit)}"
 
 
+def format_size(nbytes: float) -> str:
+    """A size for people: one decimal, the unit that keeps the number between 1 and 1024.
+
+    >>> format_size(538_000_000), format_size(300 * 1024), format_size(12)
+    ('513.1 MiB', '300 KiB', '12 B')
+    """
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:,.1f}".removesuffix(".0") + f" {unit}"
+    return f"{nbytes:.0f} B"
+
+
 def _wrong(value: Any, why: str) -> SpecError:
     return SpecError(f"hardware {value!r} is not valid.", why=why, next_step=f"write {_GRAMMAR}.")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from diag.checkpoint import Checkpoint, find_checkpoint
-from diag.errors import DiagError, MissingLibraryError, SpecError, UnsupportedError
+from diag.errors import DiagError, MissingLibraryError, UnsupportedError
+from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
 from diag.mapping import check_map, disk_map, offload_map
 from diag.modelclass import load_config, may_run_its_code, model_class
@@ -97,6 +98,8 @@ def _simple_map(preset: str) -> Any:
 
 
 def _requested_map(spec: LoadSpec, kind: type, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
+    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec):
+        return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
     if isinstance(spec.device_map, str) and spec.device_map not in ("disk", "offload"):
         return _simple_map(spec.device_map)
     plain = {k: v for k, v in arguments.items() if k != "quantization_config"}
@@ -125,12 +128,6 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
     packed = tuple(name for name, module in layers if is_packed_class(module))
     nbytes = bytes_per_device(built.model, resolved or {"": "cpu"})
     plan = Plan(spec, checkpoint, kind, config, arguments, resolved, packed, len(layers), nbytes)
-    return _checked(plan)
-
-
-def _checked(plan: Plan) -> Plan:
-    from dataclasses import replace
-
     return replace(plan, spilled=_why_spilled(plan))
 
 
@@ -189,28 +186,32 @@ def _plain(device: Any) -> Device:
 
 
 def _why_spilled(plan: Plan) -> str:
-    """One sentence: how much of the model fits where, when a preset put blocks elsewhere than on the accelerator."""
-    if plan.spec.device_map not in AUTO_PRESETS or plan.resolved_map is None or plan.nbytes is None:
+    """One sentence: which block was the first to leave the first device, and what pushed it. Empty: none left."""
+    preset, placed = plan.spec.device_map, plan.resolved_map
+    if placed is None or plan.nbytes is None or not isinstance(preset, str):
         return ""
-    off = [name for name, device in plan.resolved_map.items() if device in ("cpu", "disk")]
-    limits = plan.arguments.get("max_memory") or {}
-    accelerators = {k: v for k, v in limits.items() if isinstance(k, int)}
-    if not off or (not accelerators and "disk" not in plan.resolved_map.values()):
+    first = next(iter(placed.values()))
+    left = [(name, device) for name, device in placed.items() if device != first]
+    if not left:
         return ""
-    total = sum(plan.nbytes.values())
-    rooms = ", ".join(f"{mib(v)} on {_limit_name(k)}" for k, v in limits.items())
+    if preset not in AUTO_PRESETS:
+        return f"{len(left)} map entries left {_device_text(first)} because the preset {preset!r} puts them elsewhere"
+    name, device = left[0]
     return (
-        f"{len(off)} of {len(plan.resolved_map)} map entries left the accelerator, {off[0]!r} first: the model has "
-        f"{mib(total)}, the limits were {rooms}, and room for the largest block is kept free."
+        f"{name!r} is the first to leave {_device_text(first)}, for {_device_text(device)}: "
+        f"{format_size(plan.nbytes.get(str(first), 0))} of {format_size(sum(plan.nbytes.values()))} are placed there, "
+        f"{_limit_sentence(plan, first, device)}"
     )
 
 
-def _limit_name(key: Any) -> str:
-    return f"{accelerator_name()}:{key}" if isinstance(key, int) else str(key)
+def _limit_sentence(plan: Plan, first: Device, then: Device) -> str:
+    limits = plan.arguments.get("max_memory") or {}
+    limit = f"its limit is {format_size(limits[first])}" if first in limits else "it has no limit"
+    accelerators = sum(isinstance(key, int) for key in limits)
+    if isinstance(then, int) and plan.spec.device_map != "sequential":
+        return f"{limit}, and {plan.spec.device_map!r} spreads the blocks over {accelerators} accelerators"
+    return f"{limit}, and room for the largest block is kept free there"
 
 
-def mib(nbytes: float) -> str:
-    return f"{nbytes / 2**20:,.0f} MiB"
-
-
-__all__ = ["Plan", "SpecError", "plan_load"]
+def _device_text(device: Device) -> str:
+    return f"{accelerator_name()}:{device}" if isinstance(device, int) else str(device)

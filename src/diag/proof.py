@@ -18,7 +18,7 @@ from diag.errors import CouldNotJudgeError, DiagError
 from diag.loading import load, load_planned, spec_of
 from diag.machine import free_memory
 from diag.outcome import LoadOutcome, Proof
-from diag.planning import Plan, is_packed_class, mib, plan_load
+from diag.planning import Plan, is_packed_class, plan_load
 from diag.probing import Answer, ask
 from diag.spec import LoadSpec
 
@@ -180,6 +180,3 @@ def tokenizer_folder(spec: LoadSpec) -> str | None:
 def _first_line(error: BaseException | None) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else ""
-
-
-__all__ = ["judge", "load_twin", "mib", "prove", "reference_answer", "twin_spec"]
