@@ -1,0 +1,99 @@
+"""How much host memory this process may use: the machine's, or less where a cgroup (container, job) sets a limit.
+
+accelerate plans with the machine's memory alone, so inside a container it promises memory that gets the process killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_KEYS = {  # limits, use, and the part of the use that the kernel gives back on demand
+    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """Bytes; `limited_by` says whether `free` is what the `machine` or what a `cgroup` leaves."""
+
+    free: int
+    total: int
+    limited_by: str
+
+
+def host_memory(root: Path = Path("/")) -> HostMemory:
+    """The smaller of what the machine and every enclosing cgroup (v1 and v2) leave, in bytes.
+
+    Page cache that the kernel gives back counts as free. `root` is for looking at another file tree than this one's.
+    """
+    machine = _machine()
+    limits = list(_cgroups(root))
+    free = min([machine.free, *(cgroup.free for cgroup in limits)])
+    total = min([machine.total, *(cgroup.total for cgroup in limits)])
+    return HostMemory(free, total, "machine" if free == machine.free else "cgroup")
+
+
+def _machine() -> HostMemory:
+    try:
+        import psutil
+    except ImportError:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return HostMemory(os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page, "machine")
+    memory = psutil.virtual_memory()
+    return HostMemory(memory.available, memory.total, "machine")
+
+
+def _cgroups(root: Path) -> Iterator[HostMemory]:
+    """One value for each enclosing cgroup that sets a limit; none where the system has no cgroups."""
+    own = dict(_own_paths(root))
+    for kind, inside, mount in _mounts(root):
+        if kind not in own:
+            continue
+        path = PurePosixPath(own[kind])
+        below = path.relative_to(inside) if path.is_relative_to(inside) else PurePosixPath()
+        for folder in [below, *below.parents]:
+            if (found := _limit(root / mount.relative_to("/") / folder, kind)) is not None:
+                yield found
+
+
+def _own_paths(root: Path) -> Iterator[tuple[str, str]]:
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = (line.split(":", 2) + ["", "", ""])[:3]
+        if number == "0" and not controllers:
+            yield "cgroup2", path
+        elif "memory" in controllers.split(","):
+            yield "cgroup", path
+
+
+def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
+    """Kind, the cgroup that is mounted, and where."""
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, (kind, *_, options) = before.split(), after.split() or ("", "")
+        if len(fields) < 5:
+            continue
+        if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+            yield kind, PurePosixPath(fields[3]), PurePosixPath(fields[4].replace("\\040", " "))
+
+
+def _limit(folder: Path, kind: str) -> HostMemory | None:
+    limit_files, use_file, cache_key = _KEYS[kind]
+    texts = [_read(folder / name).strip() for name in limit_files]
+    limits = [int(text) for text in texts if text.isdigit()]
+    used = _read(folder / use_file).strip()
+    if not limits or not used.isdigit():
+        return None
+    statistics = dict(line.split()[:2] for line in _read(folder / "memory.stat").splitlines() if " " in line)
+    held = int(used) - int(statistics.get(cache_key, 0))
+    return HostMemory(max(0, min(limits) - max(0, held)), min(limits), "cgroup")
+
+
+def _read(file: Path) -> str:
+    with contextlib.suppress(OSError):
+        return file.read_text(encoding="utf-8", errors="replace")
+    return ""
