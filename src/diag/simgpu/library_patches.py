@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from diag.simgpu import dispatch, private
+from diag.simgpu import dispatch, kernels, private
 from diag.simgpu.module import backend
 
 _FAMILY = ("accelerate", "transformers", "safetensors", "peft", "diffusers")
@@ -29,6 +29,7 @@ def install() -> None:
     replace_everywhere(safetensors.safe_open, safe_open(safetensors.safe_open))
     replace_everywhere(modeling.get_max_memory, get_max_memory(modeling.get_max_memory))
     after_import("bitsandbytes", claim_bitsandbytes)
+    after_import("transformers.core_model_loading", adopt_what_was_read)
 
 
 def replace_everywhere(old: Any, new: Any) -> None:
@@ -100,6 +101,31 @@ class MovingSlice:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._part, name)
+
+
+# -- transformers --------------------------------------------------------------------------------
+
+
+def adopt_what_was_read(loading: ModuleType) -> None:
+    """A weight just read from a file becomes the device's memory instead of being copied to it.
+
+    On the CPU transformers uses the mapped file as the weight, and so does this: a private mapping,
+    written pages are the process's own. Without this, reading is merely slower.
+    """
+    original = getattr(loading, "_materialize_copy", None)
+    if original is None:
+        return
+
+    def materialize(tensor: Any, device: Any = None, dtype: Any = None) -> torch.Tensor:
+        target = None if device is None or isinstance(tensor, torch.Tensor) else simulated_device(device)
+        if target is None:
+            return original(tensor, device, dtype)
+        read = tensor[...]  # a part of a file: nobody else has this tensor
+        if dtype is not None and dtype != read.dtype:
+            return read.to(device=target, dtype=dtype)
+        return kernels.place(read, backend.index(target))
+
+    loading._materialize_copy = materialize  # type: ignore[attr-defined]
 
 
 # -- accelerate ----------------------------------------------------------------------------------
