@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from diag.checkpoint import Checkpoint, find_checkpoint
@@ -163,12 +164,27 @@ def is_packed_class(module: nn.Module) -> bool:
 
 
 def bytes_per_device(model: nn.Module, device_map: Mapping[str, Device]) -> dict[str, int]:
-    """Bytes that the map places on each device, each tied tensor once; 4-bit layers count half a byte an element."""
+    """Bytes that the map places on each device, each tied tensor once.
+
+    As transformers plans: a weight to be packed counts 1 byte an element for int8 and half a byte for 4 bits, without
+    its quantization state (quantized_element_size in quantizers/quantizer_bnb_*.py, 5.23.0).
+    """
+    followers = tie_sources(model)
     sums: dict[str, int] = {}
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        device = _plain(_lookup(name, device_map))
-        sums[str(device)] = sums.get(str(device), 0) + tensor.nbytes
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            full = f"{path}.{name}" if path else name
+            if tensor is None or full in followers:
+                continue
+            device = str(_plain(_lookup(full, device_map)))
+            sums[device] = sums.get(device, 0) + int(tensor.numel() * _element_size(module, name, tensor))
     return sums
+
+
+def _element_size(module: nn.Module, name: str, tensor: torch.Tensor) -> float:
+    if name != "weight" or not is_packed_class(module):
+        return tensor.element_size()
+    return 0.5 if any(kind.__name__ == "Linear4bit" for kind in type(module).__mro__) else 1.0
 
 
 def _lookup(name: str, device_map: Mapping[str, Device]) -> Device:

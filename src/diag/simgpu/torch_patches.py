@@ -48,8 +48,9 @@ def _share_data() -> None:
         else:
             original.__set__(self, new)
 
-    def has_compatible_shallow_copy_type(a: torch.Tensor, b: torch.Tensor) -> bool:
-        return _both_ours(a, b) or compatible(a, b)
+    # torch._dynamo compares this signature with its own polyfill when it is imported.
+    def has_compatible_shallow_copy_type(input: torch.Tensor, from_: torch.Tensor) -> bool:
+        return _both_ours(input, from_) or compatible(input, from_)
 
     torch.Tensor.data = property(original.__get__, set_data, original.__delete__)  # type: ignore[assignment]
     torch._has_compatible_shallow_copy_type = has_compatible_shallow_copy_type  # type: ignore[assignment]
