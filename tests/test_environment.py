@@ -68,10 +68,8 @@ def test_settings_name_what_changes_a_load_and_hide_its_secrets(here):
 
 
 def test_settings_of_every_kind_are_kept_and_others_are_not():
-    kept = dict.fromkeys(
-        "HF_HOME CUDA_VISIBLE_DEVICES TRANSFORMERS_CACHE PYTORCH_CUDA_ALLOC_CONF no_proxy https_proxy DEVICE_MAP".split(),
-        "x",
-    )
+    names = "HF_HOME CUDA_VISIBLE_DEVICES TRANSFORMERS_CACHE PYTORCH_CUDA_ALLOC_CONF no_proxy https_proxy DEVICE_MAP"
+    kept = dict.fromkeys(names.split(), "x")
     assert env.settings({**kept, "PATH": "x", "USER": "x", "MY_APP": "x"}) == dict(sorted(kept.items()))
 
 

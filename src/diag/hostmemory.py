@@ -63,7 +63,7 @@ def _cgroups(root: Path) -> Iterator[HostMemory]:
 
 def _own_paths(root: Path) -> Iterator[tuple[str, str]]:
     for line in _read(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", "", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
             yield "cgroup2", path
         elif "memory" in controllers.split(","):
@@ -74,9 +74,10 @@ def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:
     """Kind, the cgroup that is mounted, and where."""
     for line in _read(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        fields, (kind, *_, options) = before.split(), after.split() or ("", "")
-        if len(fields) < 5:
+        fields, rest = before.split(), after.split()
+        if len(fields) < 5 or len(rest) < 2:
             continue
+        kind, options = rest[0], rest[-1]
         if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
             yield kind, PurePosixPath(fields[3]), PurePosixPath(fields[4].replace("\\040", " "))
 
