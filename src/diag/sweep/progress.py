@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 
 class Progress:
-    """Counts rows. A widget bar would pull scripts from the network into an executed report, so none is used."""
+    """Counts rows, as a bar that tqdm draws or as lines."""
 
     def __init__(self, total: int, shown: bool, on_row: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._total, self._shown, self._on_row = total, shown, on_row
         self._done = 0
         self._start = time.perf_counter()
         self._bar: Any = None
-        if shown and sys.stderr.isatty():
-            from tqdm import tqdm
+        if shown and somebody_watches():
+            from tqdm.auto import tqdm
 
-            self._bar = tqdm(total=total, unit="row", file=sys.stderr)
+            self._bar = tqdm(total=total, unit="row")
 
     def __enter__(self) -> Progress:
         return self
@@ -44,6 +47,23 @@ class Progress:
         if not self._shown:
             return
         if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
+            self._bar.write(text)
         else:
             print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+
+def somebody_watches() -> bool:
+    """True in a terminal, and in a kernel that a notebook server started.
+
+    A kernel that papermill or nbconvert started has no front end: a widget bar there would be a dead picture in the
+    report, and pull scripts from the network when it is opened.
+    """
+    if "ipykernel" not in sys.modules:
+        return sys.stderr.isatty()
+    try:
+        command = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return False
+    return (
+        re.search(r"jupyter[-_ ]?(lab|notebook|server|hub)|jupyterlab|ipykernel_launcher.*vscode", command) is not None
+    )
