@@ -102,17 +102,20 @@ class Supervisor:
     def serve(self) -> None:
         """Until the caller closes its end, or is gone."""
         with contextlib.suppress(BrokenPipeError):
-            while True:
-                ready = {key.fd for key, _ in self.selector.select(self._patience())}
-                if self.calls in ready:
-                    frame = read_frame(self.calls)
-                    if frame is None:
-                        break
-                    self._start(pickle.loads(frame))
-                self._read_pipes(ready)
-                self._reap()
-                self._enforce_time()
+            while self._turn():
+                pass
         self._stop_all()
+
+    def _turn(self) -> bool:
+        """Wait for something to happen and see to it; False once the caller has closed its end."""
+        ready = {key.fd for key, _ in self.selector.select(self._patience())}
+        frame = read_frame(self.calls) if self.calls in ready else b""
+        if frame:
+            self._start(pickle.loads(frame))
+        self._read_pipes(ready)
+        self._reap()
+        self._enforce_time()
+        return frame is not None
 
     def _patience(self) -> float | None:
         deadlines = [r.deadline for r in self.running.values() if r.deadline is not None]
