@@ -143,8 +143,17 @@ _MAPS = (
         (7, r"some tensors share memory|shared tensors? .*mismatch", "tensors that share memory were met"),
         (8, r"(?:not|newly) initialized[^.]{0,40}\['?lm_head\.weight'?\]", "only the tied output head is reported as newly initialized"),
     ),
-    *_rows("offload-notice", (6, r"parameters are on the meta device (?:device )?because they were offloaded",
+    *_rows("offload-notice", (9, r"parameters are on the meta device (?:device )?because they were offloaded",
                               "accelerate's ordinary notice about offloading")),
+)  # fmt: skip
+
+_OURS = (
+    *_rows("quantized-offload-refused", (10, r"with a map that holds cpu or disk is refused", "the map holds cpu or disk")),
+    *_rows("device-map-incomplete", (10, r"the device map (?:gives no device to|names \d+ modules? that)", "the map and the model's names differ")),
+    *_rows("quantization-backend-missing", (10, r"needs bitsandbytes, and it is not installed|bitsandbytes \S+ is too old", "bitsandbytes is missing or too old")),
+    *_rows("adapter-on-offloaded-base", (10, r"an adapter on a base that is offloaded", "PEFT would rewrite the base's files")),
+    *_rows("distributed-loader-conflict", (10, r"together with deepspeed zero-3 is refused", "ZeRO-3 and a device map exclude each other")),
+    *_rows("memory-already-taken", (10, r"tensors of an earlier load are still alive", "an earlier model of this process holds the memory")),
 )  # fmt: skip
 
 _META = (
@@ -211,4 +220,4 @@ _RUNS = (
     ),
 )  # fmt: skip
 
-CLUES: tuple[Clue, ...] = (*_MEMORY, *_MOVED, *_QUANTIZED, *_MAPS, *_META, *_RUNS)
+CLUES: tuple[Clue, ...] = (*_MEMORY, *_MOVED, *_QUANTIZED, *_MAPS, *_OURS, *_META, *_RUNS)

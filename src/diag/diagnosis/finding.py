@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -37,6 +36,19 @@ class Fix:
 
     def __str__(self) -> str:
         return f"{self.because} {self.code}".strip()
+
+    def __repr__(self) -> str:
+        return f"Fix({self.action!r}, {self.because!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.fix_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import fix_view
+
+        printer.text(fix_view(self).text)
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,19 @@ class Finding:
         lines += [f"  Fix:    {text}" for text in self.fixes]
         lines += [f"  Avoid:  {text}" for text in self.avoid]
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Finding({self.cause!r}, {self.certainty!r}, {self.title!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.finding_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import finding_view
+
+        printer.text(finding_view(self).text)
 
 
 @dataclass(frozen=True)
@@ -127,7 +152,8 @@ class Findings(Sequence[Finding]):
             return "\n".join(filter(None, ["Healthy: no cause found.", looked]))
         return "\n\n".join([*map(str, self._items), *filter(None, [looked])])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return f"Findings({', '.join(item.cause for item in self._items) or 'healthy'})"
 
     def to_frame(self):
         """One row per finding, columns as text: cause, certainty, severity, title, module, tensors, because, fix."""
@@ -141,26 +167,17 @@ class Findings(Sequence[Finding]):
         return pd.DataFrame(rows, columns=list(_FRAME_COLUMNS))
 
     def _repr_html_(self) -> str:
-        if not self._items:
-            return f"<pre>{html.escape(str(self))}</pre>"
-        return "<div>" + "".join(_as_html(item) for item in self._items) + "</div>"
+        from diag.views import shown
+
+        return shown.as_html(shown.findings_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import findings_view
+
+        printer.text(findings_view(self).text)
 
 
 def names_in_words(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
     """`a, b and 3 more`: the first names and how many follow."""
     head = ", ".join(names[:shown])
     return head if len(names) <= shown else f"{head} and {len(names) - shown} more"
-
-
-def _as_html(finding: Finding) -> str:
-    rows = [("Where", finding.module), ("Tensors", names_in_words(finding.tensors))]
-    rows += [("Why", text) for text in finding.because] + [("Check", text) for text in finding.check]
-    rows += [("Fix", str(text)) for text in finding.fixes] + [("Avoid", text) for text in finding.avoid]
-    cells = "".join(
-        f"<tr><th style='text-align:left;vertical-align:top'>{name}</th>"
-        f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-        for name, text in rows
-        if text
-    )
-    head = f"{html.escape(finding.title)} <code>{html.escape(finding.cause)}</code> ({_SEEN_AS[finding.certainty]})"
-    return f"<details open><summary><b>{head}</b></summary><table>{cells}</table></details>"

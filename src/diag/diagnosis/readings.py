@@ -78,6 +78,14 @@ class Trace:
         )
 
     @property
+    def compiling(self) -> bool:
+        """torch.compile or export was at work; accelerate's hooks alone pass through two files of torch/_dynamo."""
+        return self.passes("torch/_subclasses/fake", "torch/_export", "torch/export") or any(
+            "torch/_dynamo/" in f.file and not f.inside("eval_frame.py", "external_utils.py", "decorators.py")
+            for f in self.frames
+        )
+
+    @property
     def loading(self) -> bool:
         return self.calls(
             "from_pretrained", "_from_pretrained", "_load_pretrained_model", "from_config", "_from_config"
@@ -126,7 +134,7 @@ def read_points(report: Report) -> Iterator[Point]:
 
 def _meta_and_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
     order = _order_in_words(mixed)
-    if trace.passes("torch/_dynamo", "torch/_subclasses/fake"):
+    if trace.compiling:
         yield Point("compiled-hooks", 9, "the mix was met while torch.compile traced the model")
         return
     if trace.passes("opacus", "functorch") or (
@@ -191,9 +199,9 @@ def _order_in_words(mixed: Mixed) -> str:
 
 def _two_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
     pair = f"{mixed.expected} and {mixed.other}" if mixed.expected else "two devices"
-    if trace.passes("torch/_dynamo", "torch/_subclasses/fake"):
+    if trace.compiling:
         yield Point("compiled-hooks", 9, "the mix was met while torch.compile traced the model")
-    yield Point("device-mismatch", 7, f"two real devices met in one operation: {pair}; nothing is on meta")
+    yield Point("device-mismatch", 10 if mixed.expected else 7, f"two real devices met in one operation: {pair}; nothing is on meta")
     rotary = re.search(r"rotary|inv_freq", " ".join(f"{f.function} {f.code}" for f in trace.frames) + trace.flat)
     if rotary and re.search(
         r"device_map=(?!['\"]?(?:auto|balanced|sequential|cuda))|rotary_emb['\"]:|split_model|custom.{0,20}device_?map|\}",
@@ -384,7 +392,7 @@ def _from_frames(trace: Trace) -> Iterator[Point]:
         yield Point("concurrent-load", 11, "a model was loaded in a thread")
     if trace.passes("/peft/") and trace.calls("dispatch_model", "merge_and_unload", "load_adapter", "_update_offload"):
         yield Point("adapter-on-offloaded-base", 4, "PEFT handled a dispatched base model")
-    if trace.passes("torch/_dynamo", "torch/_export", "torch/export") and trace.passes("accelerate/hooks.py"):
+    if trace.compiling and trace.passes("accelerate/hooks.py"):
         yield Point("compiled-hooks", 6, "torch.compile traced into accelerate's hooks")
     if trace.says("weneedan`offload_dir`", "offload_dir`todispatch") and (
         trace.says("base_model.") or trace.passes("/peft/")

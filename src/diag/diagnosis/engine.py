@@ -1,0 +1,149 @@
+"""diagnose(): from any mix of a model, an exception, a text, a table, a spec and inputs to findings.
+
+Evidence in this order: the state of the model, then the exception's own frames, then text. Reads only: no forward
+pass, nothing moved, and no frame, tensor or exception is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from diag.diagnosis.evidence import Evidence, rows_of
+from diag.diagnosis.explain import explain_text, read_reports
+from diag.diagnosis.finding import Finding, Findings, Subject
+from diag.diagnosis.holders import with_holders
+from diag.diagnosis.rules_error import judge
+from diag.diagnosis.rules_state import state_findings
+from diag.errors import DiagError
+from diag.outcome import LoadOutcome
+from diag.spec import LoadSpec
+
+
+def diagnose(
+    model: Any = None,
+    *,
+    error: BaseException | None = None,
+    text: str | None = None,
+    placement: Any = None,
+    spec: LoadSpec | None = None,
+    inputs: Any = None,
+) -> Findings:
+    """What is wrong, with which tensors, and why; no findings means healthy, and an offloaded model is healthy.
+
+    `model` is a model, a pipeline, or a LoadOutcome; without one it is taken from the exception's frames. `error` is
+    the exception that was caught, `text` a pasted error, log or HTTP body, `placement` a table that was kept, `spec`
+    how the model was loaded, `inputs` what it was called with. Leaves all of them as they are. Reads samples of the
+    values, and of the checkpoint where it is on this machine; nothing is downloaded. Raises DiagError when there is
+    nothing to look at.
+
+    >>> diagnose(text="RuntimeError: CUDA out of memory.")[0].cause
+    'out-of-memory'
+    """
+    if isinstance(model, LoadOutcome):
+        model, error, spec = model.model, error or model.error, spec or model.spec
+    if isinstance(model, BaseException):
+        model, error = None, model
+    _check_something(model, error, text, placement)
+    if text is not None and model is None and error is None and placement is None:
+        return explain_text(text)
+    if model is None and placement is None:
+        model = _model_in(error)
+    evidence, looked_at = _gather(model, error, text, placement, spec, inputs)
+    found = with_holders(judge(evidence, state_findings(evidence)), evidence.spec)
+    return Findings(_with_fixes(found, model, evidence.spec), looked_at=looked_at,
+                    subject=Subject(model, evidence.spec, inputs))  # fmt: skip
+
+
+def _check_something(model: Any, error: Any, text: Any, placement: Any) -> None:
+    if all(one is None for one in (model, error, text, placement)):
+        raise DiagError(
+            "there is nothing to diagnose.",
+            why="neither a model, an error, a text nor a placement table was given.",
+            next_step="diag.diagnose(model), diag.diagnose(error=exc) or diag.diagnose(text='…').",
+        )
+
+
+def _model_in(error: BaseException | None) -> Any:
+    if error is None or error.__traceback__ is None:
+        return None
+    from diag.diagnosis.frames import model_in, report_of
+    from diag.diagnosis.readings import Trace
+    from diag.diagnosis.texts import needs_value
+
+    reading = Trace(report_of(error))
+    half_built = reading.loading and not reading.calls("forward") and not needs_value(str(error))
+    return None if half_built else model_in(error)
+
+
+def _gather(
+    model: Any, error: BaseException | None, text: str | None, placement: Any, spec: LoadSpec | None, inputs: Any
+) -> tuple[Evidence, tuple[str, ...]]:
+    evidence, looked_at = Evidence(spec=spec), []
+    if placement is not None and model is None:
+        evidence = replace(evidence, rows=rows_of(placement))
+        looked_at.append(f"a placement table of {len(evidence.rows)} tensors")
+    if model is not None:
+        evidence = _with_model(evidence, model)
+        looked_at.append(f"{len(evidence.rows)} tensors of {type(model).__name__} and their hooks")
+        looked_at += evidence.facts.examined if evidence.facts else ()
+    if error is not None:
+        evidence = _with_error(evidence, error, model)
+        looked_at.append(f"{type(error).__name__} and its frames")
+    elif text is not None:
+        evidence = replace(evidence, report=read_reports(text)[0])
+        looked_at.append("the text")
+    if inputs is not None:
+        evidence = replace(evidence, inputs_on_meta=tuple(_on_meta(inputs)))
+        looked_at.append("the inputs")
+    return evidence, tuple(looked_at)
+
+
+def _with_model(evidence: Evidence, model: Any) -> Evidence:
+    from torch import nn
+
+    from diag.diagnosis.facts import facts_of, with_nested_maps
+    from diag.tensors import backing_of, placement
+
+    table = placement(model)
+    if not isinstance(model, nn.Module):  # a pipeline: its parts are tabulated under prefixes
+        return replace(evidence, rows=rows_of(table))
+    rows = with_nested_maps(rows_of(table, backing_of(model)), model)
+    spec = evidence.spec or _spec_of(model)
+    return replace(evidence, rows=rows, facts=facts_of(model, rows, spec), spec=spec)
+
+
+def _spec_of(model: Any) -> LoadSpec | None:
+    try:
+        from diag.loading import spec_of
+    except ImportError:  # an older stack, where loading does not work
+        return None
+    return spec_of(model)
+
+
+def _with_error(evidence: Evidence, error: BaseException, model: Any) -> Evidence:
+    from torch import nn
+
+    from diag.diagnosis.frames import locate, report_of
+
+    trace = locate(error, model) if isinstance(model, nn.Module) else None
+    return replace(evidence, report=report_of(error), trace=trace, live=True)
+
+
+def _on_meta(inputs: Any, path: str = "inputs") -> list[str]:
+    import torch
+
+    if isinstance(inputs, torch.Tensor):
+        return [path] if inputs.is_meta else []
+    if isinstance(inputs, Mapping):
+        return [name for key, value in inputs.items() for name in _on_meta(value, str(key))]
+    if isinstance(inputs, (list, tuple)):
+        return [name for n, value in enumerate(inputs) for name in _on_meta(value, f"{path}[{n}]")]
+    return []
+
+
+def _with_fixes(found: list[Finding], model: Any, spec: LoadSpec | None) -> list[Finding]:
+    from diag.diagnosis.plans import fixes_for
+
+    return [replace(one, fixes=fixes_for(one, model, spec)) for one in found]

@@ -1,0 +1,145 @@
+"""Everything a diagnosis may use, as one frozen value: rows of the table, facts of the model, the error, the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from diag.diagnosis.report import Report
+from diag.spec import LoadSpec
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor name: the placement table's columns that rules need, and why nobody holds it (empty if somebody)."""
+
+    name: str
+    kind: str
+    module: str
+    module_class: str
+    dtype: str
+    device: str
+    mapped_device: str
+    execution_device: str
+    backing: str
+    quantization: str
+    tied_group: int
+    numel: int
+    nbytes: int
+    reason: str = ""
+    undecided: bool = False
+
+    @property
+    def local_name(self) -> str:
+        return self.name.removeprefix(f"{self.module}.") if self.module else self.name
+
+    @property
+    def is_orphan(self) -> bool:
+        """On meta, and nobody has its data."""
+        return self.backing == "none"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the table does not show, read from the modules; names only.
+
+    `stripped` are modules whose accelerate hook was taken off (it leaves a trace), `hooked` those that carry one,
+    `newcomers` those that were not there when the model was loaded. `wrong_values` differ from the checkpoint beyond
+    training, `not_stored` are in no file, `not_finite` hold NaN or infinities, `wrong_buffers` differ from what the
+    module computes when it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless`
+    packed weights without state. `frozen_out` are trainable tensors that got no gradient because they are offloaded.
+    """
+
+    class_name: str = ""
+    is_adapter: bool = False
+    has_map: bool = False
+    stripped: tuple[str, ...] = ()
+    hooked: tuple[str, ...] = ()
+    newcomers: tuple[str, ...] = ()
+    wrong_values: tuple[str, ...] = ()
+    not_stored: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
+    wrong_buffers: tuple[str, ...] = ()
+    lost_ties: tuple[tuple[str, str], ...] = ()
+    unpacked: tuple[str, ...] = ()
+    stateless: tuple[str, ...] = ()
+    dead_adapter: tuple[str, ...] = ()
+    frozen_out: tuple[str, ...] = ()
+    off_meta_state: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    first_device: str = ""
+    examined: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where a live exception happened: module path, the tensor the failing line read, operands on meta, by name.
+
+    `operands` are (name, device) of tensors in the failing frame; `inputs_on_meta` are activations or inputs on meta
+    that belong to no module.
+    """
+
+    module: str = ""
+    module_class: str = ""
+    tensors: tuple[str, ...] = ()
+    own_forward: bool = True
+    inputs_on_meta: tuple[str, ...] = ()
+    root_class: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known. `facts` is None without a model; `report` is None without an error or text."""
+
+    rows: tuple[Row, ...] = ()
+    facts: ModelFacts | None = None
+    report: Report | None = None
+    trace: Trace | None = None
+    spec: LoadSpec | None = None
+    inputs_on_meta: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    live: bool = False
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def has_state(self) -> bool:
+        return bool(self.rows)
+
+    @property
+    def orphans(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.is_orphan)
+
+    @property
+    def offloaded(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.backing == "offloaded")
+
+
+def rows_of(table: Any, reasons: dict[str, Any] | None = None) -> tuple[Row, ...]:
+    """The rows of a placement table; `reasons` are the verdicts of `tensors.backing_of` where a model is at hand."""
+    reasons = reasons or {}
+    rows = []
+    for values in table.to_dict("records"):
+        verdict = reasons.get(values["name"])
+        rows.append(
+            Row(
+                **{name: _text(values.get(name)) for name in _TEXT_COLUMNS},
+                **{name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")},
+                reason=getattr(verdict, "reason", "") or "",
+                undecided=bool(getattr(verdict, "undecided", False)),
+            )
+        )
+    return tuple(rows)
+
+
+_TEXT_COLUMNS = ("name", "kind", "module", "module_class", "dtype", "device", "mapped_device", "execution_device",
+                 "backing", "quantization")  # fmt: skip
+
+
+def _text(value: Any) -> str:
+    """Missing values of a table (NA, NaN, None) are the empty text."""
+    return value if isinstance(value, str) else ""
+
+
+def names_of(rows: Iterable[Row]) -> tuple[str, ...]:
+    return tuple(row.name for row in rows)

@@ -1,0 +1,202 @@
+"""Rules on an error beside the state: what the exception adds, and what the state rules out. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from diag.diagnosis.causes import PRECEDENCE
+from diag.diagnosis.evidence import Evidence, names_of
+from diag.diagnosis.finding import Finding
+from diag.diagnosis.making import make
+from diag.diagnosis.ranking import Candidate, rank
+from diag.diagnosis.readings import Trace as Reading
+from diag.diagnosis.report import Report
+from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
+
+_SPECIFIC = 10  # points at which one place in one library says it
+_NEEDS_ORPHANS = ("never-materialised", "hooks-removed", "missing-weight-data", "tied-weights-split")
+_NEEDS_OFFLOADED = ("weight-used-outside-hook", "moved-after-dispatch", "forward-bypasses-hook", "input-on-meta",
+                    "adapter-on-offloaded-base", "saving-offloaded-model", "training-offloaded-layers")  # fmt: skip
+_USER_ACTS = ("quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "compiled-hooks", "concurrent-load",
+              "distributed-loader-conflict", "adapter-on-offloaded-base", "out-of-memory", "memory-already-taken",
+              "environment-mismatch", "training-offloaded-layers")  # fmt: skip
+_MOVERS = ("to", "cpu", "cuda", "xpu", "npu", "half", "float", "_apply", "convert", "<lambda>")
+_SAVERS = ("save_pretrained", "save_file", "save_model", "save", "_save", "serialize_file", "_tobytes", "_to_ndarray")
+
+
+def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
+    """State findings and the error's, the cause that explains the error first."""
+    if e.report is None:
+        return sorted(state, key=_order)
+    certain = list(_shown_by_frames(e))
+    candidates = _allowed(rank(e.report), e, bool(state))
+    acts = [c for c in candidates if c.cause in _USER_ACTS and c.points >= _SPECIFIC and not _is_symptom(c, state)]
+    explained = [f for f in state if _explains(f, e)]
+    rest = [f for f in state if f not in explained]
+    first: list[Finding] = []
+    if acts and not _only_state_explains(e, explained):
+        first = [_from_candidate(acts[0], e, alone=True)]
+    first += [f for f in _threads(e, explained) if not first]
+    found = [*first, *sorted(explained, key=_order), *certain]
+    if not found:
+        found = [_from_candidate(c, e, alone=len(candidates) == 1, first=n == 0, second=candidates[1:2])
+                 for n, c in enumerate(candidates[:3]) if n == 0 or c.points * 2 > candidates[0].points]  # fmt: skip
+    return _once([*found, *sorted(rest, key=_order)]) or [_unknown(e)]
+
+
+def _order(finding: Finding) -> tuple[int, int]:
+    sure = ("shown", "likely", "possible").index(finding.certainty)
+    return sure, PRECEDENCE.index(finding.cause)
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    kept: dict[tuple[str, tuple[str, ...]], Finding] = {}
+    for finding in findings:
+        same = [key for key in kept if key[0] == finding.cause and (not finding.tensors or not key[1])]
+        if not same:
+            kept.setdefault((finding.cause, finding.tensors), finding)
+    return list(kept.values())
+
+
+def about_meta(report: Report) -> bool:
+    mixed = mixed_devices(report.text)
+    return bool((mixed and (mixed.with_meta or not mixed.expected)) or is_copy_out_of_meta(report.text)
+                or is_value_of_meta(report.text) or "meta" in report.text.lower())  # fmt: skip
+
+
+# --- what the state rules out ---------------------------------------------------------------------------------
+
+
+def _allowed(candidates: list[Candidate], e: Evidence, broken: bool) -> list[Candidate]:
+    """Takes out causes that the state contradicts; a text that only one place raises stays."""
+    if not e.has_state:
+        return candidates
+    kept = []
+    for candidate in candidates:
+        if candidate.cause in _NEEDS_ORPHANS and not e.orphans and not _names_missing(candidate):
+            continue
+        specific = candidate.points >= _SPECIFIC
+        if candidate.cause in _NEEDS_OFFLOADED and not e.offloaded and not e.orphans and not specific:
+            continue
+        if candidate.cause == "uninitialised-values" and not broken:
+            continue
+        kept.append(candidate)
+    return kept
+
+
+def _names_missing(candidate: Candidate) -> bool:
+    return candidate.cause in ("missing-weight-data", "tied-weights-split") and candidate.points >= 6
+
+
+def _is_symptom(candidate: Candidate, state: Sequence[Finding]) -> bool:
+    """`.to()` on a model whose weights are gone is not what went wrong with it."""
+    return candidate.cause in ("moved-after-dispatch", "saving-offloaded-model", "environment-mismatch") and any(
+        f.certainty == "shown" and f.cause in ("never-materialised", "hooks-removed", "missing-weight-data",
+                                               "submodule-replaced") for f in state)  # fmt: skip
+
+
+def _only_state_explains(e: Evidence, explained: Sequence[Finding]) -> bool:
+    return bool(explained) and e.trace is not None and any(set(f.tensors) & set(e.trace.tensors) for f in explained)
+
+
+def _explains(finding: Finding, e: Evidence) -> bool:
+    """Whether a finding of the state can be behind this error."""
+    assert e.report is not None
+    quantized = finding.cause.startswith("quantization")
+    if quantized:
+        return "bitsandbytes" in e.report.text.lower() or any("bitsandbytes" in f.file for f in e.report.frames) or about_meta(e.report)
+    if finding.cause == "uninitialised-values":
+        return False
+    last = e.report.last
+    return about_meta(e.report) or (last is not None and last.name in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError"))
+
+
+def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
+    """A model without data that was loaded in a pool's thread: another thread's empty-model context is the usual reason."""
+    assert e.report is not None
+    files = [frame.file for frame in e.report.frames]
+    pool = next((n for n, file in enumerate(files) if file.endswith(("futures/thread.py", "threading.py"))), None)
+    empty = next((f for f in explained if f.cause == "never-materialised"), None)
+    if pool is None or empty is None:
+        return
+    if any("load" in frame.function or "from_pretrained" in frame.function for frame in e.report.frames[pool:]):
+        yield make("concurrent-load", "likely", empty.tensors, silent=False,
+                   because=("The model was loaded in a thread of a pool, and holds no data.", *empty.because),
+                   check=("Did another thread load or plan a model at the same time?",))  # fmt: skip
+
+
+# --- what the frames show -------------------------------------------------------------------------------------
+
+
+def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
+    """Causes of a model that is healthy at rest: the live frames tell what was done with it."""
+    trace = e.trace
+    if trace is None or e.report is None or not about_meta(e.report) or e.orphans:
+        return
+    where = trace.module or trace.root_class
+    reading = Reading(e.report)
+    names = {frame.function for frame in reading.frames}
+    files = " ".join(frame.file for frame in reading.frames)
+    offloaded = set(names_of(e.offloaded))
+    if trace.inputs_on_meta:
+        yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
+                   because=("In the call these inputs are on meta, and every weight of the model has its data.",))  # fmt: skip
+        return
+    if not offloaded or reading.compiling:
+        return
+    if "/peft/" in files or "lora" in files:
+        return
+    if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
+        yield make("saving-offloaded-model", "shown", trace.tensors, module=where, silent=False,
+                   because=("The weights are offloaded and healthy; a state dict with placeholders was saved.",))  # fmt: skip
+    elif is_copy_out_of_meta(e.report.text) and _moved_module(reading):
+        yield make("moved-after-dispatch", "shown", trace.tensors, module=where,
+                   because=("The weights are offloaded and healthy; the failing call moves a module.",))  # fmt: skip
+    elif trace.tensors and not trace.own_forward:
+        yield make("weight-used-outside-hook", "shown", trace.tensors, module=where,
+                   because=("The weight is offloaded and healthy, and was read outside of its module's forward.",))  # fmt: skip
+    elif trace.tensors and reading.calls("forward") and not reading.hook_right_above:
+        yield make("forward-bypasses-hook", "shown", trace.tensors, module=where,
+                   because=("The hook is in place, and this forward was called past it: no hook is in the trace above it.",))  # fmt: skip
+
+
+def _moved_module(reading: Reading) -> bool:
+    """A module's own .to() or .cpu() is in the trace, not a tensor's."""
+    return any(f.function.rpartition(".")[2] in _MOVERS and "torch/nn/modules/module.py" in f.file for f in reading.frames) or any(
+        f.function in ("wrapper",) and "big_modeling" in f.file for f in reading.frames
+    )
+
+
+# --- ranked ---------------------------------------------------------------------------------------------------
+
+
+def _from_candidate(
+    c: Candidate, e: Evidence, alone: bool, first: bool = True, second: Sequence[Candidate] = ()
+) -> Finding:
+    from diag.diagnosis import causes
+
+    lead = c.points - (second[0].points if second else 0)
+    certainty = "possible"
+    if first and c.points >= 7 and (alone or lead >= 2):
+        certainty = "shown" if e.live and c.points >= _SPECIFIC else "likely"
+    assert e.report is not None
+    message = e.report.last.message if e.report.last else e.report.text
+    tensors = named_tensors(message) or (e.trace.tensors if e.trace else ())
+    entry = causes.get(c.cause)
+    return make(
+        c.cause,
+        certainty,
+        tensors,
+        module=e.trace.module if e.trace else "",
+        because=tuple(f"{says[0].upper()}{says[1:]}." for says in c.says),
+        check=() if certainty == "shown" else (entry.check,),
+        silent=False,
+    )
+
+
+def _unknown(e: Evidence) -> Finding:
+    last = e.report.last if e.report else None
+    seen = f"The error is {last.name}: {last.message.splitlines()[0] if last.message else ''}" if last else "No error."
+    state = "Every tensor of the model has its data." if e.has_state and not e.orphans else "No model was given."
+    return make("unknown", "possible", module=e.trace.module if e.trace else "", because=(seen, state), silent=False,
+                check=("Give the whole traceback, the lines printed while loading, or the model itself.",))  # fmt: skip

@@ -1,0 +1,183 @@
+"""Rules on state: pure functions from Evidence to findings. What the state shows is `shown`, whatever a text says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from diag import hooks
+from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
+from diag.diagnosis.making import make
+from diag.diagnosis.finding import Finding
+
+_PARTS_OF_ADAPTERS = ("lora_", "lora_embedding", ".ia3_", ".vera_", ".modules_to_save.")
+
+
+def state_findings(e: Evidence) -> list[Finding]:
+    """Everything the state shows, in no particular order."""
+    if not e.has_state:
+        return []
+    found = list(orphans(e))
+    for rule in _RULES:
+        found += rule(e)
+    return found
+
+
+# --- meta tensors that nobody holds ---------------------------------------------------------------------------
+
+
+def orphans(e: Evidence) -> Iterator[Finding]:
+    """One finding per cause of meta tensors without data, with every culprit named."""
+    groups: dict[str, list[Row]] = {}
+    for row in e.orphans:
+        groups.setdefault(_cause_of_orphan(row, e), []).append(row)
+    for cause, rows in groups.items():
+        certainty = "shown" if e.facts is not None or cause in ("never-materialised", "hooks-removed") else "likely"
+        yield make(cause, certainty, names_of(rows), because=_why_orphaned(cause, rows, e),
+                   silent=e.report is None and _raises_nothing(rows))
+
+
+def _cause_of_orphan(row: Row, e: Evidence) -> str:
+    facts = e.facts or ModelFacts()
+    if row.kind == "quant_state":
+        return "quantization-state-lost"
+    if row.reason == hooks.FORWARD_BYPASSED:
+        return "forward-bypasses-hook"
+    if row.reason in (hooks.NOT_IN_STORE, hooks.FILE_MISSING):
+        return "submodule-replaced" if _is_new(row, facts) else "missing-weight-data"
+    if row.reason == hooks.STORE_IS_META:
+        nearly_all = 2 * sum(r.reason == hooks.STORE_IS_META for r in e.orphans) > sum(r.kind == "parameter" for r in e.rows)
+        return "never-materialised" if nearly_all else "missing-weight-data"
+    if facts.is_adapter and row.mapped_device in ("cpu", "disk"):
+        return "adapter-on-offloaded-base"
+    if any(part in row.name for part in _PARTS_OF_ADAPTERS):
+        return "never-materialised"
+    if row.module in facts.stripped:
+        return "hooks-removed"
+    if _is_new(row, facts) or row.module in facts.strays:
+        return "submodule-replaced"
+    if row.reason == hooks.NOT_BROUGHT_BACK:
+        return "never-materialised"
+    return _without_hook(row, e)
+
+
+def _without_hook(row: Row, e: Evidence) -> str:
+    """No store serves it: was there ever one? The map says whether it was meant to be offloaded."""
+    meant_to_be = row.mapped_device in ("cpu", "disk")
+    if row.execution_device and not row.reason:
+        return "forward-bypasses-hook" if meant_to_be else "missing-weight-data"  # a table alone can't tell
+    if row.execution_device or meant_to_be:
+        return "hooks-removed"
+    tied = [other for other in e.rows if other.tied_group == row.tied_group and not other.is_orphan]
+    return "tied-weights-split" if tied else "never-materialised"
+
+
+def _is_new(row: Row, facts: ModelFacts) -> bool:
+    return any(row.module == path or row.module.startswith(f"{path}.") for path in facts.newcomers)
+
+
+def _raises_nothing(rows: Sequence[Row]) -> bool:
+    """A Linear or convolution without bias computes with random memory and raises nothing."""
+    return all("Norm" not in row.module_class and row.local_name == "weight" for row in rows)
+
+
+def _why_orphaned(cause: str, rows: Sequence[Row], e: Evidence) -> tuple[str, ...]:
+    parameters = [row for row in e.rows if row.kind == "parameter"]
+    count = f"{len(rows)} of {len(e.rows)} tensors are on meta, and nobody holds their data."
+    said = {
+        "adapter-on-offloaded-base": "PEFT's layers are in the model, and the map offloads these blocks of the base.",
+        "hooks-removed": "Their hooks were taken off or exchanged, and the weights stayed behind on meta.",
+        "forward-bypasses-hook": "A hook holds them, and the module's forward no longer reaches it.",
+        "missing-weight-data": f"A hook serves them, and {rows[0].reason or 'its store has no data for them'}.",
+        "submodule-replaced": "Their modules were not there when the model was loaded.",
+        "tied-weights-split": "Their tied partner has data.",
+        "quantization-state-lost": "The scales of packed weights are on meta.",
+    }
+    if cause in said:
+        return (count, said[cause])
+    whole = f"{sum(r.is_orphan for r in parameters)} of {len(parameters)} parameters have no data, and no hook serves them."
+    return (count, whole)
+
+
+# --- values ---------------------------------------------------------------------------------------------------
+
+
+def replaced_modules(e: Evidence) -> Iterator[Finding]:
+    facts = e.facts
+    if facts is None:
+        return
+    tied = {name for pair in facts.lost_ties for name in pair}  # the lost tie says more than the exchange
+    new = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied
+           and (_is_new(row, facts) or row.module in facts.strays)]  # fmt: skip
+    wrong = [row.name for row in new if row.name in facts.wrong_values]
+    unhooked = [row.name for row in new if row.module in facts.strays and _is_new(row, facts)]
+    culprits = tuple(dict.fromkeys([*wrong, *unhooked]))
+    if culprits:
+        because = ["These modules were not there when the model was loaded."]
+        because += ["Their values have nothing to do with the checkpoint's."] if wrong else []
+        because += ["Their neighbours have hooks, and they have none."] if unhooked else []
+        yield make("submodule-replaced", "shown" if wrong else "likely", culprits, because=tuple(because))
+
+
+def uninitialised(e: Evidence) -> Iterator[Finding]:
+    facts = e.facts
+    if facts is None:
+        return
+    tied = {name for pair in facts.lost_ties for name in pair}
+    skip = {row.name for row in e.rows if _is_new(row, facts)} | tied
+    wrong = [name for name in facts.wrong_values if name not in skip]
+    added = [name for name in facts.not_stored if name not in skip]
+    for names, certainty, why in (
+        (facts.wrong_buffers, "shown", "These buffers are not saved, and differ from what the model computes when it is built."),
+        (facts.not_finite, "shown", "These tensors hold values that no training gives: NaN, infinities or leftovers."),
+        (wrong, "shown", "Their values have nothing to do with the checkpoint's files."),
+        (added, "likely", "The checkpoint has no such tensors: they were newly initialised at random."),
+        (facts.dead_adapter, "likely", "The adapter was loaded for inference, and all its outer matrices are zero: it changes nothing."),
+    ):
+        if names:
+            yield make("uninitialised-values", certainty, tuple(names), because=(why,))
+
+
+def lost_ties(e: Evidence) -> Iterator[Finding]:
+    if e.facts and e.facts.lost_ties:
+        names = tuple(dict.fromkeys(name for pair in e.facts.lost_ties for name in pair))
+        pairs = "; ".join(f"{a} and {b}" for a, b in e.facts.lost_ties)
+        yield make("tied-weights-split", "shown", names, silent=True,
+                   because=(f"The model declares them tied, and their values differ: {pairs}.",))  # fmt: skip
+
+
+# --- quantization, gradients ----------------------------------------------------------------------------------
+
+
+def quantization(e: Evidence) -> Iterator[Finding]:
+    facts = e.facts
+    if facts is not None and facts.unpacked:
+        yield make("quantization-skipped", "shown", facts.unpacked,
+                   because=("The config asks for quantization, and these layers hold full-size weights.",))  # fmt: skip
+    if facts is not None and facts.stateless:
+        yield make("quantization-state-lost", "shown", facts.stateless,
+                   because=("The weights are packed bytes, and nothing says what the bytes mean.",))  # fmt: skip
+    if facts is not None and facts.off_meta_state:
+        yield make("quantization-state-lost", "shown", facts.off_meta_state,
+                   because=("The weights are here, and their quantization state is on meta.",))  # fmt: skip
+    asked = e.spec.quantization if e.spec else "none"
+    packed = any(row.quantization not in ("", "none") for row in e.rows)
+    linears = [r.name for r in e.rows if r.module_class == "Linear" and r.name.endswith(".weight")]
+    if asked not in ("none", "as-stored") and not packed and linears and not (facts and facts.unpacked):
+        yield make("quantization-skipped", "shown", tuple(linears),
+                   because=(f"{asked.partition(' ')[0]} was asked for, and no layer is quantized.",))  # fmt: skip
+
+
+def training(e: Evidence) -> Iterator[Finding]:
+    if e.facts and e.facts.frozen_out:
+        yield make("training-offloaded-layers", "shown", e.facts.frozen_out, silent=True,
+                   because=("Other parameters have received gradients; these are on meta and have none.",))  # fmt: skip
+
+
+def inputs(e: Evidence) -> Iterator[Finding]:
+    if e.inputs_on_meta:
+        yield make("input-on-meta", "shown", e.inputs_on_meta, because=("The inputs are on meta: their numbers are gone.",))
+
+
+_RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
+    replaced_modules, uninitialised, lost_ties, quantization, training, inputs,
+)  # fmt: skip

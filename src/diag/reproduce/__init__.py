@@ -1,0 +1,80 @@
+"""Runnable scenarios: for every cause that can be shown here, the real failure out of the libraries, step by step.
+
+Importing this package loads neither torch nor transformers; playing a scenario does.
+
+>>> names()[0]
+'never-materialised'
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+
+from diag.errors import DiagError
+from diag.reproduce.meta import META_SCENARIOS
+from diag.reproduce.placement import PLACEMENT_SCENARIOS
+from diag.reproduce.quantized import QUANTIZED_SCENARIOS
+from diag.reproduce.scenario import Played, Scenario, Stage, Step
+from diag.reproduce.use import USE_SCENARIOS
+
+__all__ = ["Played", "Scenario", "Stage", "Step", "get", "main", "names", "not_shown", "scenarios"]
+
+_ALL: tuple[Scenario, ...] = (*META_SCENARIOS, *USE_SCENARIOS, *QUANTIZED_SCENARIOS, *PLACEMENT_SCENARIOS)
+
+
+def scenarios() -> tuple[Scenario, ...]:
+    """All of them; a cause may have several variants."""
+    return _ALL
+
+
+def names() -> tuple[str, ...]:
+    """`cause` for the first scenario of a cause, `cause/variant` for its others."""
+    return tuple(one.name for one in _ALL)
+
+
+def get(name: str) -> Scenario:
+    """The scenario of a cause or of `cause/variant`. Raises DiagError, also for a cause that can't be shown here."""
+    from diag.diagnosis import causes
+
+    for one in _ALL:
+        if name in (one.name, one.cause):
+            return one
+    if name in causes.CATALOGUE:
+        raise DiagError(f"{name!r} can't be shown here.", why=f"{causes.get(name).shown_on}.",
+                        next_step=f"`diag causes {name}` explains it.")  # fmt: skip
+    close = difflib.get_close_matches(name, names(), n=1)
+    raise DiagError(f"there is no scenario {name!r}.", why=f"scenarios are: {', '.join(names())}.",
+                    next_step=f"did you mean {close[0]!r}?" if close else "choose one of these.")  # fmt: skip
+
+
+def not_shown() -> dict[str, str]:
+    """Causes without a scenario, and why."""
+    from diag.diagnosis import causes
+
+    shown = {one.cause for one in _ALL}
+    return {cause: causes.get(cause).shown_on for cause in causes.ids() if cause not in shown}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`diag reproduce [NAME] [--list]`: plays a scenario and diagnoses it. 0: diagnosed as itself, 1: not, 2: no such."""
+    parser = argparse.ArgumentParser("diag reproduce", description="Plays a real failure step by step.")
+    parser.add_argument("name", nargs="?", help="a cause, or cause/variant")
+    args = parser.parse_args(argv)
+    if not args.name:
+        print("\n".join([*names(), *(f"{cause}: not shown here, {why}" for cause, why in not_shown().items())]))
+        return 0
+    try:
+        stage = get(args.name).start()
+    except DiagError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with stage:
+        print(f"{stage.scenario.name}: {stage.scenario.teaches}\n")
+        while not stage.finished:
+            print(stage.play(), "\n", sep="")
+        found = stage.diagnose()
+        print(found)
+        return 0 if found and found[0].cause == stage.scenario.cause else 1

@@ -1,0 +1,64 @@
+"""Parts that several scenarios share: a load as a user writes it, token ids, maps, answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diag.reproduce.scenario import Stage
+
+LAYERS = 6  # of the tiny sample
+
+
+def token_ids() -> Any:
+    """Ids that every sample knows."""
+    import torch
+
+    return torch.tensor([[5, 17, 42, 99, 7, 23]])
+
+
+def load(stage: Stage, **arguments: Any) -> Any:
+    """AutoModelForCausalLM.from_pretrained on the stage's own copy of the checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
+
+
+def disk_map(**places: str) -> dict[str, str]:
+    """A map that keeps everything on the CPU except the last two blocks, which go to disk; `places` adds to it."""
+    names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    blocks = {f"model.layers.{n}": "disk" if n >= LAYERS - 2 else "cpu" for n in range(LAYERS)}
+    return {**dict.fromkeys(names, "cpu"), **blocks, **{name.replace("__", "."): place for name, place in places.items()}}
+
+
+def load_offloaded(stage: Stage, **places: str) -> Any:
+    """The model with its last two blocks on disk, as device_map='auto' leaves it when memory is short."""
+    stage.model = load(stage, device_map=disk_map(**places), offload_folder=str(stage.folder / "offload"))
+    return stage.model
+
+
+def remember_right_answer(stage: Stage) -> str:
+    """Keeps the logits of the undamaged model as the reference."""
+    stage.reference = logits(load(stage))
+    return f"logits of {tuple(stage.reference.shape)}"
+
+
+def logits(model: Any, ids: Any = None) -> Any:
+    import torch
+
+    with torch.no_grad():
+        return model(token_ids() if ids is None else ids).logits
+
+
+def run(stage: Stage) -> str:
+    """One forward pass; its logits are the answer."""
+    stage.inputs = {"input_ids": token_ids()}
+    stage.answer = logits(stage.model, stage.inputs["input_ids"])
+    return how_wrong(stage)
+
+
+def how_wrong(stage: Stage) -> str:
+    if stage.reference is None:
+        return f"logits of {tuple(stage.answer.shape)} on {stage.answer.device}"
+    gap = float((stage.answer.cpu() - stage.reference).abs().max())
+    same = float((stage.answer.cpu().argmax(-1) == stage.reference.argmax(-1)).float().mean())
+    return f"no exception; logits differ by up to {gap:.3g}, {same:.0%} of the next words agree"

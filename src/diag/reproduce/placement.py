@@ -1,0 +1,114 @@
+"""Scenarios: maps, devices and memory; those that need a GPU play on simulated ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diag.reproduce.common import load, logits, token_ids
+from diag.reproduce.scenario import Scenario, Stage, steps
+
+
+def load_on_gpu(stage: Stage) -> str:
+    stage.model = load(stage, device_map={"": 0})
+    return f"the model is on {stage.model.device}"
+
+
+def run_with_inputs_on_cpu(stage: Stage) -> None:
+    stage.inputs = {"input_ids": token_ids()}
+    logits(stage.model, stage.inputs["input_ids"])
+
+
+def park_a_layer(stage: Stage) -> None:
+    stage.model.model.layers[3].to("cpu")
+
+
+def run_on_gpu(stage: Stage) -> None:
+    stage.inputs = {"input_ids": token_ids().to(stage.model.device)}
+    logits(stage.model, stage.inputs["input_ids"])
+
+
+def load_with_gap(stage: Stage) -> None:
+    # an older layout: the norm and the head are left out
+    places = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else "cpu" for n in range(6)}
+    stage.model = load(stage, device_map=places, offload_folder=str(stage.folder / "offload"))
+
+
+def dispatch_with_gap(stage: Stage) -> None:
+    from accelerate import dispatch_model
+
+    stage.model = load(stage)
+    dispatch_model(stage.model, {"model.embed_tokens": "cpu", "model.layers": "disk"}, offload_dir=str(stage.folder))
+
+
+def write_bin_checkpoint(stage: Stage) -> str:
+    import torch
+
+    folder, state = stage.checkpoint(), load(stage).state_dict()
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    return "the checkpoint is pytorch_model.bin now"
+
+
+def load_to_disk_without_folder(stage: Stage) -> None:
+    from diag.reproduce.common import disk_map
+
+    stage.model = load(stage, device_map=disk_map())
+
+
+def load_nf4_beside_others(stage: Stage) -> None:
+    from transformers import BitsAndBytesConfig
+
+    from diag.machine import free_memory
+
+    stage.notes.append(f"free: {free_memory()}")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    memory = {device: free for device, free in free_memory().items()}
+    stage.model = load(stage, device_map="auto", quantization_config=config, max_memory=memory)
+
+
+def load_beside_others(stage: Stage) -> Any:
+    from diag.spec import LoadSpec
+
+    stage.spec = LoadSpec("tiny", device_map="auto", quantization="nf4", hardware=stage.scenario.hardware)
+    return load_nf4_beside_others(stage)
+
+
+def load_too_large(stage: Stage) -> None:
+    stage.model = load(stage, device_map={"": 0})
+
+
+PLACEMENT_SCENARIOS = (
+    Scenario(
+        "device-mismatch", "Without hooks nobody moves the inputs.", hardware="300MiB+8GiB",
+        steps=steps(("load", "Load everything on one GPU.", load_on_gpu),
+                    ("run", "Run it with inputs on the CPU.", run_with_inputs_on_cpu)),
+    ),
+    Scenario(
+        "device-mismatch", "A layer that was parked on the CPU.", hardware="300MiB+8GiB", variant="parked",
+        steps=steps(("load", "Load everything on one GPU.", load_on_gpu),
+                    ("break", "Park a layer on the CPU.", park_a_layer),
+                    ("run", "Run it.", run_on_gpu)),
+    ),
+    Scenario(
+        "device-map-incomplete", "With several devices in it, a map has to name everything.",
+        steps(("load", "Load with a map that leaves out norm and head.", load_with_gap),)
+    ),
+    Scenario(
+        "device-map-incomplete", "accelerate's own dispatch says it in other words.", variant="dispatch",
+        steps=steps(("load", "Dispatch with a map that leaves out norm and head.", dispatch_with_gap),)
+    ),
+    Scenario(
+        "offload-folder-missing", "A .bin checkpoint can't be read in place.",
+        steps(("build", "Save the checkpoint as .bin.", write_bin_checkpoint),
+              ("load", "Load with disk in the map and no folder.", load_to_disk_without_folder)),
+    ),
+    Scenario(
+        "memory-already-taken", "The card is large enough; what is free is not.", hardware="3MiB-2900KiB+8GiB",
+        steps=steps(("load", "Load nf4 with device_map='auto' beside another worker.", load_beside_others),)
+    ),
+    Scenario(
+        "out-of-memory", "A device that is smaller than the model.", hardware="600KiB+8GiB",
+        steps=steps(("load", "Load everything on it.", load_too_large),)
+    ),
+)  # fmt: skip
