@@ -71,6 +71,14 @@ class Hardware:
             items.append(one if count == 1 else f"{count}x{one}")
         return ",".join(items) + ("" if self.host is None else f"+{format_exact(self.host)}")
 
+    def __repr__(self) -> str:
+        return f"Hardware.parse({str(self)!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.hardware_view(self))
+
 
 def parse_size(value: Any, field: str) -> int:
     """Bytes of `'20GiB'`, `'20GB'` (decimal) or a whole number. Raises SpecError.

@@ -38,6 +38,19 @@ class Proof:
             return f"proved: {self.reason}"
         return f"not proved: {self.reason}"
 
+    def __repr__(self) -> str:
+        return f"Proof({self.proved}, {self.reason!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.proof_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import proof_view
+
+        printer.text(proof_view(self).text)
+
 
 @dataclass(frozen=True)
 class LoadOutcome:
@@ -76,3 +89,13 @@ class LoadOutcome:
         state = type(self.model).__name__ if self.ok else f"{type(self.error).__name__}"
         where = " (simulated)" if self.simulated else ""
         return f"LoadOutcome({self.spec!r}{where}: {state} in {self.seconds:.1f} s)"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.outcome_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import outcome_view
+
+        printer.text(outcome_view(self).text)

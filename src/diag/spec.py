@@ -151,6 +151,11 @@ class LoadSpec:
             shown.append(f"hardware={str(self.hardware)!r}")
         return f"LoadSpec({', '.join(shown)})"
 
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.spec_view(self))
+
 
 def grid(
     model: str,
