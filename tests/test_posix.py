@@ -120,3 +120,17 @@ def test_killing_a_group_reaches_what_its_leader_started():
     assert leader.stdout.read() == ""  # the other process held this pipe open
     posix.kill_group(leader.pid)  # a group that is gone is no error
     leader.stdout.close()
+
+
+def test_killing_a_tree_reaches_sessions_of_their_own():
+    code = (
+        "import subprocess, time\n"
+        "print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)\ntime.sleep(600)"
+    )
+    root = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    root.stdout.readline()
+    posix.kill_tree(root.pid)
+    assert root.wait() == -signal.SIGKILL
+    assert root.stdout.read() == ""
+    posix.kill_tree(root.pid)
+    root.stdout.close()

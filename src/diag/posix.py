@@ -50,17 +50,33 @@ def death_name(exitcode: int | None) -> str:
     return f"exit {exitcode}" if exitcode < 2**16 else f"exit 0x{exitcode:08X}"  # Windows' NTSTATUS codes
 
 
-def own_session() -> None:
-    """Leave the terminal and the parent's process group, so that `kill_group` reaches this process and its own."""
-    if hasattr(os, "setsid"):
-        os.setsid()
+def fork_apart() -> int:
+    """Fork: 0 in the child, which then leads a session and process group of its own and ends with its parent.
+
+    No signal handling of the parent is left in the child. Only where `start_method` is `forkserver`.
+    """
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()  # Ctrl-C does not reach it, and kill_group reaches it and what it starts
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # the parent ended before the kernel was asked
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return pid
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when the thread that forked it ends (Linux; elsewhere nothing happens)."""
-    _prctl(_PR_SET_PDEATHSIG, 9)
-    if os.getppid() != parent:
-        os._exit(1)  # it ended before the request was made
+def wake_at_child_exit(fd: int) -> None:
+    """Have a byte written to `fd`, which must not block, whenever a child of this process ends."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler nothing is written
+    signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+
+def collect(pid: int) -> int | None:
+    """The exit code of a child that has ended (minus the signal's number), None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
 
 
 def adopt_orphans() -> None:
@@ -69,14 +85,19 @@ def adopt_orphans() -> None:
 
 
 def kill_group(pid: int) -> None:
-    """Kill the process group that `pid` leads, or, where there are no groups, `pid` and its descendants."""
+    """Kill what is left of the process group that `pid` leads; where there are no groups, nothing happens."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        return
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process that still runs, its group, and all its descendants, those in sessions of their own included."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        _kill([*process.children(recursive=True), process])
+        below = process.children(recursive=True)
+        kill_group(pid)
+        _kill([process, *below])
 
 
 def kill_descendants() -> None:
@@ -84,6 +105,16 @@ def kill_descendants() -> None:
     below = psutil.Process().children(recursive=True)
     _kill(below)
     psutil.wait_procs(below, timeout=2)
+
+
+def has_children() -> bool:
+    """Whether any child of this process still runs; those that have ended are collected."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    except ChildProcessError:
+        return False
 
 
 def _kill(processes: list[psutil.Process]) -> None:

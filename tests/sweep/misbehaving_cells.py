@@ -130,6 +130,12 @@ def leave_processes_behind(_):
     return [here.pid, away.pid, int(orphan.stdout)]
 
 
+def leave_a_writer_behind(_):
+    subprocess.Popen(["yes"], start_new_session=True)
+    time.sleep(0.5)
+    return "left"
+
+
 def note_and_hang(path):
     """Write down every process of this cell, with one it started itself, then hang."""
     started = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -149,6 +155,12 @@ def leave_temporary_files(note):
 def kill_parent(_):
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
+
+
+def kill_parent_from_a_folder(note):
+    Path(note + ".part").write_text(tempfile.mkdtemp())
+    os.rename(note + ".part", note)
+    kill_parent(None)
 
 
 def read_stdin(_):

@@ -254,9 +254,20 @@ def test_no_tasks_start_no_process():
     assert psutil.Process().children() == before
 
 
-def test_less_than_one_worker_is_refused():
-    with pytest.raises(DiagError, match="workers=0"):
-        run([], workers=0)
+@pytest.mark.parametrize("how", [{"workers": 0}, {"threads": 0}, {"memory_limit": -1}], ids=str)
+def test_numbers_that_run_nothing_are_refused_at_once(how):
+    with pytest.raises(DiagError, match=f"{next(iter(how))}=.* runs nothing"):
+        run([], **how)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_a_task_without_time_is_refused(timeout):
+    with pytest.raises(DiagError, match="timeout="):
+        task("double", 1, timeout=timeout)
+
+
+def test_endless_time_is_no_limit():
+    assert call("double", 2, timeout=float("inf")).value == 4
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
@@ -308,6 +319,12 @@ def test_two_runs_at_once_keep_to_themselves():
     for thread in threads:
         thread.join()
     assert results == {start: [2 * n for n in range(start, start + 10)] for start in (0, 100)}
+
+
+def test_a_process_that_never_stops_writing_does_not_hold_up_the_run():
+    ended = call("leave_a_writer_behind")
+    assert ended.value == "left"
+    assert ended.log.startswith("[")
 
 
 # --- what is left behind ----------------------------------------------------------------------------------------------
@@ -547,10 +564,18 @@ def test_the_sudden_death_of_the_caller_leaves_no_process(tmp_path, fork):
 
 @forks
 def test_the_sudden_death_of_the_supervisor_leaves_no_cell(tmp_path):
-    with hanging_script(tmp_path) as (_, (cell, supervisor, _other)):
+    with hanging_script(tmp_path) as (caller, (cell, supervisor, other)):
         os.kill(supervisor, signal.SIGKILL)
         assert gone(cell)
-        os.kill(_other, signal.SIGKILL)
+        assert caller.wait(timeout=60) == 0
+        os.kill(other, signal.SIGKILL)  # in a session of its own, with nobody left to know it
+
+
+@forks
+def test_the_sudden_death_of_the_supervisor_leaves_no_temporary_files(tmp_path):
+    note = tmp_path / "note"
+    list(run([task("kill_parent_from_a_folder", str(note))], preload=()))
+    assert not os.path.exists(wait_for(note))
 
 
 def test_what_had_ended_before_an_interrupt_is_given_before_it_is_raised_again(tmp_path):

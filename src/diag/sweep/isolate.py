@@ -35,6 +35,7 @@ HEAVY = (
     "diag.sweep.warm",
 )
 _POLL_SECONDS = 0.2
+_FOREVER = 1e8  # seconds, about three years; the system's clocks do not take much more
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Task:
     function: str
     argument: Any
     timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive("timeout", self.timeout)
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,10 @@ def run(
     stopped or kept from starting are `not_run`. The next task is taken before an ended one is yielded.
     A KeyboardInterrupt, and closing the iterator, kill what runs; what had ended by then is still yielded before
     KeyboardInterrupt is raised again. A child's temporary files and its own processes end with it.
-    Raises DiagError when no process can be started at all.
+    Raises DiagError when no process can be started at all, or for a number below what makes sense.
     """
-    if workers < 1:
-        raise DiagError(f"workers={workers} runs nothing.", next_step="give 1 or more.")
+    for name, value in (("workers", workers), ("threads", threads), ("memory_limit", memory_limit)):
+        _check_positive(name, value)
     environ = dict(os.environ)
     return _Run(iter(tasks), workers, tuple(preload), threads, memory_limit, cancelled, environ).ended()
 
@@ -150,8 +154,9 @@ class _Run:
         self.launcher = self.launcher or launch.take(self.preload)
         self.count += 1
         self.running[self.count] = task
+        timeout = None if task.timeout is None or task.timeout > _FOREVER else task.timeout
         self.launcher.start(
-            Call(self.count, task.function, argument, task.timeout, self.threads, self.memory_limit, self.environ)
+            Call(self.count, task.function, argument, timeout, self.threads, self.memory_limit, self.environ)
         )
 
     def _ended(self, report: Report) -> Ended:
@@ -198,6 +203,11 @@ class _Run:
         if self.launcher is not None:
             self.launcher.close()
             self.launcher = None
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise DiagError(f"{name}={value!r} runs nothing.", next_step="give a number above 0, or None for no limit.")
 
 
 def _open(data: bytes | None, task: Task) -> Answer | None:

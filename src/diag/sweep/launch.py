@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import glob
 import json
 import os
 import pickle
@@ -26,11 +27,14 @@ from typing import Any, Protocol
 
 from diag import posix
 from diag.errors import DiagError
-from diag.sweep.wire import READY, STACK_SECONDS, Call, Report, Tail, frame_in, read_frame, write_frame
+from diag.sweep.wire import FOLDER_PREFIX, READY, STACK_SECONDS, Call, Report, Tail, frame_in, read_frame, write_frame
 
 IDLE_SECONDS = 300.0
-# Variables that change by themselves and that no library reads while it is imported.
-VOLATILE = frozenset({"PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"})
+# Variables that change by themselves, or that an import of torch sets; no library reads them while it is imported.
+VOLATILE = frozenset(
+    {"PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"}
+    | {"TORCHINDUCTOR_CACHE_DIR", "CUDA_MODULE_LOADING"}
+)
 # `sys` is built in, so nothing in the current folder can take its place before the caller's path is in force.
 _BOOT = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; import json; "
@@ -59,6 +63,8 @@ class Launcher(Protocol):
 
 class ForkServer:
     """A supervisor process, and the pipes to it. Takes a few seconds to be ready, then milliseconds a call."""
+
+    end_of_idling: threading.Timer
 
     def __init__(self, preload: Sequence[str]) -> None:
         self.surroundings = surroundings(preload)
@@ -105,6 +111,8 @@ class ForkServer:
             else:
                 self.reports.put(pickle.loads(frame))
         self._stderr.join(timeout=1)
+        for folder in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}{self._process.pid}-*")):
+            shutil.rmtree(folder, ignore_errors=True)  # it was killed before it could
         self.reports.put(Lost(self._process.wait(), self._ready, bytes(self._log)))
 
 
@@ -124,12 +132,12 @@ class Spawner:
         with self._lock:
             self._closed = True
             for process in self._processes:
-                posix.kill_group(process.pid)
+                posix.kill_tree(process.pid)
         for watcher in self._watchers:
             watcher.join(timeout=5)
 
     def _watch(self, call: Call) -> None:
-        folder = tempfile.mkdtemp(prefix="diag-cell-")
+        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
         try:
             with self._lock:
                 if self._closed:
@@ -153,6 +161,7 @@ def take(preload: Sequence[str]) -> Launcher:
     with _lock:
         server, _idle = _idle, None
     if server is not None:
+        server.end_of_idling.cancel()
         if server.alive and server.surroundings == surroundings(preload):
             return server
         server.close()
@@ -165,9 +174,9 @@ def give_back(launcher: Launcher) -> None:
     with _lock:
         if isinstance(launcher, ForkServer) and launcher.alive and _idle is None:
             _idle = launcher
-            timer = threading.Timer(IDLE_SECONDS, close_idle, args=(launcher,))
-            timer.daemon = True
-            timer.start()
+            launcher.end_of_idling = threading.Timer(IDLE_SECONDS, close_idle, args=(launcher,))
+            launcher.end_of_idling.daemon = True
+            launcher.end_of_idling.start()
             return
     launcher.close()
 
@@ -179,6 +188,7 @@ def close_idle(only: ForkServer | None = None) -> None:
         if _idle is None or only not in (None, _idle):
             return
         server, _idle = _idle, None
+    server.end_of_idling.cancel()
     server.close()
 
 
@@ -231,12 +241,13 @@ def _attend(process: Any, call: Call, folder: str) -> Report:
         _in_thread(_drain, process.stdout.fileno(), answer.extend),
     ]
     with contextlib.suppress(OSError):
-        write_frame(process.stdin.fileno(), pickle.dumps((call, folder)))
+        write_frame(process.stdin.fileno(), pickle.dumps((call, folder, time.time())))
     timed_out = False
     try:
         process.wait(None if call.timeout is None else call.timeout + STACK_SECONDS)
     except subprocess.TimeoutExpired:
         timed_out = True
+        posix.kill_tree(process.pid)
     posix.kill_group(process.pid)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)

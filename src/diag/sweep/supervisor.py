@@ -15,19 +15,32 @@ import os
 import pickle
 import selectors
 import shutil
-import signal
 import socket
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from diag import posix
 from diag.sweep import child
-from diag.sweep.wire import READY, STACK_SECONDS, Answer, Call, Report, Tail, frame_in, read_frame, send, write_frame
+from diag.sweep.wire import (
+    FOLDER_PREFIX,
+    READY,
+    STACK_SECONDS,
+    Answer,
+    Call,
+    Report,
+    Tail,
+    frame_in,
+    read_frame,
+    send,
+    write_frame,
+)
 
+_PIPEFULS = 16  # reads that empty a pipe whose writer has ended; one that still writes must not hold us up
+_LONGEST_WAIT = 3600.0
 _UNKILLABLE_SECONDS = 10.0  # after SIGKILL; then a process is stuck in the kernel and is given up
 
 
@@ -87,14 +100,13 @@ class Supervisor:
     """Forks a process per call and watches all of them in one loop, without threads."""
 
     def __init__(self, calls: int, reports: int) -> None:
-        self.calls, self.reports, self.pid = calls, reports, os.getpid()
+        self.calls, self.reports = calls, reports
         self.running: dict[int, _Running] = {}
         self.base: str | None = None
         self.wake_read, self.wake_write = socket.socketpair()
         self.wake_read.setblocking(False)
         self.wake_write.setblocking(False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler, so that the wake-up below is written
-        signal.set_wakeup_fd(self.wake_write.fileno(), warn_on_full_buffer=False)
+        posix.wake_at_child_exit(self.wake_write.fileno())
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.wake_read, selectors.EVENT_READ)
         self.selector.register(calls, selectors.EVENT_READ)
@@ -119,14 +131,14 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         deadlines = [r.deadline for r in self.running.values() if r.deadline is not None]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        return min(_LONGEST_WAIT, max(0.0, min(deadlines) - time.monotonic())) if deadlines else None
 
     def _start(self, call: Call) -> None:
         answer_read, answer_write = os.pipe()
         log_read, log_write = os.pipe()
         folder = self._new_folder(call.ident)
         try:
-            pid = os.fork()
+            pid = posix.fork_apart()
         except OSError as e:  # no memory, or too many processes
             for fd in (answer_read, answer_write, log_read, log_write):
                 os.close(fd)
@@ -146,10 +158,6 @@ class Supervisor:
     def _be_the_child(self, call: Call, answer_fd: int, log_fd: int, folder: str | None) -> NoReturn:
         code = 1
         try:
-            posix.own_session()
-            posix.die_with_parent(self.pid)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
             self._close_in_child(log_fd)
@@ -171,7 +179,7 @@ class Supervisor:
     def _new_folder(self, ident: int) -> str | None:
         """A place for a cell's temporary files, removed after it however it ended; None when the disk is full."""
         try:
-            self.base = self.base or tempfile.mkdtemp(prefix="diag-cells-")
+            self.base = self.base or tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
             folder = os.path.join(self.base, str(ident))
             os.mkdir(folder)
             return folder
@@ -181,27 +189,31 @@ class Supervisor:
     def _read_pipes(self, ready: set[int]) -> None:
         for running in self.running.values():
             if running.log_fd in ready:
-                self._drain(running.log_fd, running.log.add, once=True)
+                self._drain(running.log_fd, running.log.add, 1)
             if running.answer_fd in ready:
-                self._drain(running.answer_fd, running.answer.extend, once=True)
+                self._drain(running.answer_fd, running.answer.extend, 1)
 
-    def _drain(self, fd: int, take, once: bool = False) -> None:
+    def _drain(self, fd: int, take: Callable[[bytes], object], reads: int = _PIPEFULS) -> None:
         """Pass on what is in the pipe now; a pipe that was closed is no longer waited for."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(fd, 1 << 20):
-                take(data)
-                if once:
+            for _ in range(reads):
+                data = os.read(fd, 1 << 20)
+                if not data:
+                    self._forget(fd)
                     return
-            with contextlib.suppress(KeyError):
-                self.selector.unregister(fd)
+                take(data)
+
+    def _forget(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(fd)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self.wake_read.recv(4096)
         for running in list(self.running.values()):
-            pid, status = os.waitpid(running.pid, os.WNOHANG)
-            if pid:
-                self._finish(running, os.waitstatus_to_exitcode(status))
+            exitcode = posix.collect(running.pid)
+            if exitcode is not None:
+                self._finish(running, exitcode)
 
     def _enforce_time(self) -> None:
         now = time.monotonic()
@@ -216,14 +228,12 @@ class Supervisor:
 
     def _finish(self, running: _Running, exitcode: int | None) -> None:
         """Read what is left, remove everything the cell leaves behind, and report."""
-        self._drain(running.log_fd, running.log.add)
-        self._drain(running.answer_fd, running.answer.extend)
         seconds = time.monotonic() - running.started
         posix.kill_group(running.pid)
         del self.running[running.pid]
-        for fd in (running.log_fd, running.answer_fd):
-            with contextlib.suppress(KeyError):
-                self.selector.unregister(fd)
+        for fd, take in ((running.log_fd, running.log.add), (running.answer_fd, running.answer.extend)):
+            self._drain(fd, take)
+            self._forget(fd)
             os.close(fd)
         if not self.running:
             self._end_orphans()
@@ -236,7 +246,8 @@ class Supervisor:
 
     def _was_oom_kill(self, running: _Running, exitcode: int | None) -> bool:
         """Whether the kernel's count rose while the cell ran; one rise explains one death."""
-        if exitcode != -signal.SIGKILL or running.timed_out or (posix.oom_kills() or 0) <= running.oom_base:
+        sigkill = posix.death_name(exitcode) == "SIGKILL"
+        if not sigkill or running.timed_out or (posix.oom_kills() or 0) <= running.oom_base:
             return False
         for other in self.running.values():
             other.oom_base += 1
@@ -244,9 +255,8 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Processes that outlived the cell which started them are ours now: while no cell runs, they can go."""
-        for pid, _ in _exited_children():
-            if pid == 0:
-                posix.kill_descendants()
+        if posix.has_children():
+            posix.kill_descendants()
 
     def _stop_all(self) -> None:
         for running in self.running.values():
@@ -254,15 +264,3 @@ class Supervisor:
         posix.kill_descendants()
         if self.base is not None:
             shutil.rmtree(self.base, ignore_errors=True)
-
-
-def _exited_children() -> Iterator[tuple[int, int]]:
-    """Collect children that have ended; (0, 0) while there are some that have not. Ends when there are none."""
-    patience = 2
-    while patience:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        patience -= pid == 0
-        yield pid, status

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 READY = b"ready"  # the supervisor's first frame: everything is imported
+FOLDER_PREFIX = "diag-cells-"  # of the folders with the cells' temporary files
 LOG_LIMIT = 64 * 1024  # bytes of a cell's output that are kept: the last ones
 STACK_SECONDS = 0.25  # between the end of a cell's time and its end: it writes where it hung
 
