@@ -18,7 +18,14 @@ _COMPOSITES = ("CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctio
 
 # Composite on every device, but the composition asks for the device type on the way
 # (attention backends, fused layouts). Run in one step where no gradient is asked for.
-_WHOLE = ("linear", "matmul", "scaled_dot_product_attention")
+_WHOLE = (
+    "linear.default", "matmul.default", "scaled_dot_product_attention.default",
+    "lstm.input", "lstm.data", "gru.input", "gru.data",
+    "rnn_tanh.input", "rnn_tanh.data", "rnn_relu.input", "rnn_relu.data",
+)  # fmt: skip
+
+# The same, below autograd: their gradients are operations of their own.
+_DIRECT = {"aten::convolution", "aten::convolution_backward", "aten::linalg_lstsq"}
 
 _kernels: dict[Any, Callable[..., Any]] = dict(special.KERNELS)
 _libraries: list[torch.library.Library] = []  # a library takes its kernels back when it dies
@@ -46,9 +53,9 @@ def install() -> None:
     library = keep(torch.library.Library("aten", "IMPL"))
     register(library, with_two_roads())
     for name in _WHOLE:
-        op = getattr(torch.ops.aten, name).default
+        op = find_op(f"aten::{name}")
         for key in ("AutogradPrivateUse1", "PrivateUse1"):
-            library.impl(name, whole(op), key)
+            library.impl(name.removesuffix(".default"), whole(op), key)
 
 
 def keep(library: torch.library.Library) -> torch.library.Library:
@@ -62,7 +69,7 @@ def with_two_roads() -> set[str]:
     composite = set().union(*(private.names_with_kernel(key) for key in _COMPOSITES))
     chosen = private.names_with_kernel("CPU") & composite
     chosen |= {private.schema(op).name + _dot(op) for op in special.KERNELS}
-    return {name for name in chosen if name.startswith("aten::")}
+    return {name for name in chosen if name.startswith("aten::")} | _DIRECT
 
 
 def register(library: torch.library.Library, names: set[str]) -> None:
@@ -88,23 +95,13 @@ def find_op(name: str) -> Any | None:
 
 def whole(op: Any) -> Callable[..., Any]:
     """A composite operation in one step, if nothing asks for its parts: no gradient, no mode, one device."""
-    run = private.bound(op)
-    as_cpu, place = private.as_cpu, kernels.place
+    run, alone = private.bound(op), kernels.gather_alone(op)
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        grads = torch.is_grad_enabled()
-        given, home = list(args), -1
-        for position, value in enumerate(args):
-            if isinstance(value, torch.Tensor):
-                if value.is_cpu or (grads and value.requires_grad):
-                    return op.decompose(*args, **kwargs)
-                given[position], index = as_cpu(value)
-                if index != home >= 0:
-                    return op.decompose(*args, **kwargs)
-                home = index
-        if home < 0 or (kwargs and _holds_tensors(kwargs)) or private.modes_are_watching():
+        given, index = alone(args)
+        if given is None or (kwargs and _holds_tensors(kwargs)) or private.modes_are_watching():
             return op.decompose(*args, **kwargs)
-        return place(run(*given, **kwargs), home)
+        return kernels.wrap(run(*given, **kwargs), index)
 
     return kernel
 

@@ -121,6 +121,32 @@ def _gather_list(op: Any, args: tuple[Any, ...], values: Any, index: int) -> tup
     return out, index, strays
 
 
+def gather_alone(op: Any) -> Callable[[tuple[Any, ...]], tuple[list[Any] | None, int]]:
+    """Like `gatherer`, but answers None where a gradient is wanted, or where devices are mixed or none is simulated."""
+    positions = read_schema(op).tensors
+    as_cpu = private.as_cpu
+
+    def gather(args: tuple[Any, ...]) -> tuple[list[Any] | None, int]:
+        grads, home, given = torch.is_grad_enabled(), -1, list(args)
+        for position in positions[: len(given)]:
+            value = given[position]
+            values = value if isinstance(value, (list, tuple)) else (value,)
+            found = []
+            for one in values:
+                if isinstance(one, _Tensor):
+                    if one.is_cpu or (grads and one.requires_grad):
+                        return None, -1
+                    one, index = as_cpu(one)
+                    if index != home >= 0:
+                        return None, -1
+                    home = index
+                found.append(one)
+            given[position] = found if values is value else found[0]
+        return (given, home) if home >= 0 else (None, -1)
+
+    return gather
+
+
 def wrap(value: Any, index: int) -> Any:
     """A result of the CPU as a result of the device; what is not a tensor stays."""
     if isinstance(value, _Tensor):
@@ -138,6 +164,8 @@ def place(cpu: torch.Tensor, index: int) -> torch.Tensor:
         )
     if cpu.is_conj() or cpu.is_neg():
         cpu = cpu.resolve_conj().resolve_neg()
+    if not cpu.data_ptr() and cpu.numel():
+        raise NotImplementedError(f"{private.NAME} holds tensors with memory only; this operation gave one without.")
     cpu._simulated_memory = memory.lease(index, cpu.nbytes)  # type: ignore[attr-defined]
     return private.as_simulated(cpu, index)
 

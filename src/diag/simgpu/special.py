@@ -21,7 +21,9 @@ def to_copy(tensor: _Tensor, **kwargs: Any) -> _Tensor:
     kwargs.pop("pin_memory", None)
     if device is None or device.type == private.NAME:
         target = index if device is None else backend.index(device)
-        memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.nbytes)
+        # Converted before it arrives: CUDA's copy does not hold both dtypes on the device either.
+        itemsize = (kwargs.get("dtype") or cpu.dtype).itemsize
+        memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.numel() * itemsize)
         return kernels.place(aten._to_copy(cpu, **kwargs), target)
     return aten._to_copy(cpu, device=device, **kwargs)
 
@@ -98,6 +100,18 @@ def new_memory(op: Any) -> Callable[..., _Tensor]:
     return make
 
 
+def zeros(size: list[int], **kwargs: Any) -> _Tensor:
+    """Forward-mode gradients ask for zeros without memory; here they get ordinary ones."""
+    index = kernels.to_cpu_device(kwargs, -1)
+    return kernels.place(torch.zeros(tuple(size), **{**kwargs, "device": "cpu"}), index)
+
+
+def no_fused_cell(*args: Any, **kwargs: Any) -> Any:
+    raise NotImplementedError(
+        f"recurrent layers run on {private.NAME} without gradients only; use torch.no_grad(), or the CPU to train."
+    )
+
+
 def pin_memory(tensor: _Tensor, device: Any = None) -> _Tensor:
     raise RuntimeError(f"cannot pin '{tensor.type()}' only dense CPU tensors can be pinned")
 
@@ -122,6 +136,9 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     aten.set_.source_Storage_storage_offset: private.metadata_kernel(aten.set_.source_Storage_storage_offset),
     aten.empty.memory_format: new_memory(aten.empty.memory_format),
     aten.empty_strided.default: new_memory(aten.empty_strided.default),
+    aten._efficientzerotensor.default: zeros,
+    aten._thnn_fused_lstm_cell.default: no_fused_cell,
+    aten._thnn_fused_gru_cell.default: no_fused_cell,
     aten._pin_memory.default: pin_memory,
     aten.is_pinned.default: not_pinned,
     aten.record_stream.default: nothing_to_record,

@@ -93,8 +93,31 @@ def _make_storages() -> None:
         return kernels.place(_bytes_of(source), backend.index(device)).untyped_storage()
 
     torch.UntypedStorage.__new__ = staticmethod(new)  # type: ignore[method-assign]
+    torch.UntypedStorage.new = _for_simulated(torch.UntypedStorage.new, _new_storage)  # type: ignore[method-assign]
+    torch.UntypedStorage.resize_ = _for_simulated(  # type: ignore[method-assign]
+        torch.UntypedStorage.resize_, _resize_storage
+    )
     torch.UntypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
     torch.TypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
+
+
+def _for_simulated(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    def choose(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
+        return (ours if self.device.type == private.NAME else original)(self, *args, **kwargs)
+
+    return choose
+
+
+def _new_storage(self: torch.UntypedStorage) -> torch.UntypedStorage:
+    return type(self)(0, device=self.device)
+
+
+def _resize_storage(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+    if size == self.nbytes():
+        return self
+    raise NotImplementedError(
+        f"a storage on {self.device} keeps its {self.nbytes()} bytes; resize the tensor instead: tensor.resize_(…)."
+    )
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
