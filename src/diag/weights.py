@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from diag.hooks import HookIndex
+from diag.hooks import FORWARD_BYPASSED, HookIndex
 from diag.stored import Source, plain_name, sources
 from diag.tensors import Entry, entries, tie_sources
 
@@ -68,11 +68,15 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     return row("differs", diff, share) if share else None
 
 
-def held_value(entry: Entry, index: HookIndex) -> torch.Tensor | None:
-    """The tensor's data wherever it is: here, in the hook's store, or None where nobody has it."""
+def held_value(entry: Entry, index: HookIndex, also_bypassed: bool = False) -> torch.Tensor | None:
+    """The tensor's data wherever it is: here, in the hook's store, or None where nobody has it.
+
+    `also_bypassed` takes it from the store of a hook that the module's forward does not reach any more.
+    """
     if not entry.tensor.is_meta:
         return entry.tensor.detach()
-    if index.backing(entry.module_path, entry.local_name, entry.kind).kind != "offloaded":
+    backing = index.backing(entry.module_path, entry.local_name, entry.kind)
+    if backing.kind != "offloaded" and not (also_bypassed and backing.reason == FORWARD_BYPASSED):
         return None
     for serving in index.serving(entry.module_path):
         if serving.hook.offload and serving.hook.weights_map is not None:

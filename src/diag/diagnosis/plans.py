@@ -2,12 +2,145 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Fix
+from diag.errors import SpecError
 from diag.spec import LoadSpec
+
+_TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
+_RELOADED_ALIKE = ("hooks-removed", "missing-weight-data", "submodule-replaced", "quantization-state-lost",
+                   "concurrent-load", "never-materialised", "uninitialised-values", "quantized-cast",
+                   "tied-weights-split", "offload-folder-missing", "quantization-skipped")  # fmt: skip
+_HEALTHY_MODEL = ("weight-used-outside-hook", "moved-after-dispatch", "saving-offloaded-model", "compiled-hooks")
+_OTHER_MAP = {
+    "quantized-offload-refused": ("single", "the whole model on one device, so that nothing is offloaded"),
+    "device-map-incomplete": ("auto", "a map that the loader computes covers every tensor"),
+    "tied-weights-split": ("auto", "a map that the loader computes keeps tied tensors together"),
+    "out-of-memory": ("auto", "what does not fit goes to the CPU and to disk"),
+    "adapter-on-offloaded-base": ("cpu", "a base that is not offloaded can take an adapter"),
+    "training-offloaded-layers": ("single", "only layers that are on a device are trained"),
+    "device-mismatch": ("auto", "hooks move the inputs of every module"),
+    "compiled-hooks": ("none", "a model without hooks can be compiled"),
+}
 
 
 def fixes_for(finding: Finding, model: Any = None, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
-    return (Fix("by-hand", causes.get(finding.cause).fix),)
+    """Fixes for one finding, safest first; the last is always what a person can do by hand."""
+    spec = spec or _spec_from(model)
+    found = [*_in_place(finding, model), *_reloads(finding, spec)]
+    entry = causes.get(finding.cause)
+    return (*found, Fix("by-hand", entry.fix, avoid=entry.avoid[0] if entry.avoid else ""))
+
+
+def _spec_from(model: Any) -> LoadSpec | None:
+    """A spec for a model that came from a local folder: the same files, the same dtype."""
+    import os
+
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if not name or not os.path.isdir(name):
+        return None
+    quantization = _quantization(model)
+    placed = getattr(model, "hf_device_map", None)
+    as_placed = dict(placed) if isinstance(placed, Mapping) and placed and quantization == "none" else None
+    try:
+        return LoadSpec(name, device_map=_plain(as_placed) or ("auto" if quantization != "none" else "none"),
+                        dtype=_dtype(model), quantization=quantization)  # fmt: skip
+    except SpecError:  # a map with devices that a spec can't name
+        return LoadSpec(name, device_map="auto", dtype=_dtype(model), quantization=quantization)
+
+
+def _plain(device_map: dict[str, Any] | None) -> dict[str, str | int] | None:
+    """Devices as a spec takes them: numbers, or text for torch.device objects."""
+    if device_map is None:
+        return None
+    return {name: device if isinstance(device, (int, str)) else str(device) for name, device in device_map.items()}
+
+
+def _quantization(model: Any) -> str:
+    """The spec's name for what a bitsandbytes config asks for."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    if values.get("load_in_8bit") or values.get("_load_in_8bit"):
+        return "int8"
+    if values.get("load_in_4bit") or values.get("_load_in_4bit"):
+        kind = str(values.get("bnb_4bit_quant_type", "nf4"))
+        return f"{kind}-double" if kind == "nf4" and values.get("bnb_4bit_use_double_quant") else kind
+    return "none"
+
+
+def _dtype(model: Any) -> str:
+    text = str(getattr(model, "dtype", "auto")).removeprefix("torch.")
+    return text if text in ("float32", "float16", "bfloat16") else "auto"
+
+
+def _in_place(finding: Finding, model: Any) -> list[Fix]:
+    """Repairs of the model itself; nothing is written to files."""
+    if model is None:
+        return []
+    cause, names = finding.cause, finding.tensors
+    if cause == "forward-bypasses-hook" and names:
+        return [Fix("restore-forward", "takes the other forward off and puts accelerate's hook back in front.",
+                    "diag.fix(found)", avoid=_TO_EMPTY)]  # fmt: skip
+    if cause == "uninitialised-values" and names and all(_is_unsaved_buffer(model, name) for name in names):
+        return [Fix("restore-buffers", "computes the buffers anew, as the model's constructor does.", "diag.fix(found)")]
+    if cause == "tied-weights-split" and len(names) > 1:
+        return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
+    if cause == "input-on-meta":
+        return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
+                    "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
+    if cause in _HEALTHY_MODEL:
+        return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
+                    "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
+    if cause in ("hooks-removed", "uninitialised-values", "submodule-replaced") and names:
+        return [Fix("refill", "reads these tensors from the checkpoint's files into the model.", "diag.fix(found)",
+                    nbytes=_named_bytes(model, names), avoid=_TO_EMPTY)]  # fmt: skip
+    return []
+
+
+def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
+    if spec is None:
+        return []
+    found = []
+    if finding.cause in _OTHER_MAP:
+        preset, why = _OTHER_MAP[finding.cause]
+        found.append(_reload(spec.replace(device_map=preset), why))
+    if finding.cause in ("quantized-offload-refused", "out-of-memory", "memory-already-taken"):
+        smaller = spec.replace(device_map="auto", quantization="none")
+        found.append(_reload(smaller, "unquantized weights can be offloaded when the device is full"))
+    if finding.cause in _RELOADED_ALIKE and finding.cause not in _OTHER_MAP:
+        found.append(_reload(spec, "the same load, done as intended, puts every value in its place"))
+    return [one for n, one in enumerate(found) if one.spec not in [other.spec for other in found[:n]]]
+
+
+def _reload(spec: LoadSpec, why: str) -> Fix:
+    size = _checkpoint_bytes(spec)
+    memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
+    return Fix("reload", f"loads again: {why}.{memory}", f"diag.load({spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY)
+
+
+def _checkpoint_bytes(spec: LoadSpec) -> int | None:
+    import os
+
+    if not os.path.isdir(spec.model):
+        return None
+    return sum(f.stat().st_size for f in os.scandir(spec.model) if f.name.endswith((".safetensors", ".bin"))) or None
+
+
+def _is_unsaved_buffer(model: Any, name: str) -> bool:
+    path, _, local = name.rpartition(".")
+    try:
+        return local in model.get_submodule(path)._non_persistent_buffers_set
+    except AttributeError:
+        return False
+
+
+def _offloaded_bytes(model: Any) -> int | None:
+    return sum(p.nbytes for p in model.parameters() if p.is_meta) if hasattr(model, "parameters") else None
+
+
+def _named_bytes(model: Any, names: tuple[str, ...]) -> int:
+    wanted = set(names)
+    return sum(p.nbytes for name, p in model.named_parameters() if name in wanted)

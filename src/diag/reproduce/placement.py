@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from diag.reproduce.common import load, logits, token_ids
+from diag.reproduce.common import disk_map, load, logits, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
+
+
+# an older layout: the norm and the head are left out
+GAP = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else "cpu" for n in range(6)}
 
 
 def load_on_gpu(stage: Stage) -> str:
@@ -28,9 +30,7 @@ def run_on_gpu(stage: Stage) -> None:
 
 
 def load_with_gap(stage: Stage) -> None:
-    # an older layout: the norm and the head are left out
-    places = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else "cpu" for n in range(6)}
-    stage.model = load(stage, device_map=places, offload_folder=str(stage.folder / "offload"))
+    stage.model = load(stage, device_map=GAP, offload_folder=str(stage.folder / "offload"))
 
 
 def dispatch_with_gap(stage: Stage) -> None:
@@ -51,8 +51,6 @@ def write_bin_checkpoint(stage: Stage) -> str:
 
 
 def load_to_disk_without_folder(stage: Stage) -> None:
-    from diag.reproduce.common import disk_map
-
     stage.model = load(stage, device_map=disk_map())
 
 
@@ -61,17 +59,8 @@ def load_nf4_beside_others(stage: Stage) -> None:
 
     from diag.machine import free_memory
 
-    stage.notes.append(f"free: {free_memory()}")
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    memory = {device: free for device, free in free_memory().items()}
-    stage.model = load(stage, device_map="auto", quantization_config=config, max_memory=memory)
-
-
-def load_beside_others(stage: Stage) -> Any:
-    from diag.spec import LoadSpec
-
-    stage.spec = LoadSpec("tiny", device_map="auto", quantization="nf4", hardware=stage.scenario.hardware)
-    return load_nf4_beside_others(stage)
+    stage.model = load(stage, device_map="auto", quantization_config=config, max_memory=free_memory())
 
 
 def load_too_large(stage: Stage) -> None:
@@ -92,7 +81,8 @@ PLACEMENT_SCENARIOS = (
     ),
     Scenario(
         "device-map-incomplete", "With several devices in it, a map has to name everything.",
-        steps(("load", "Load with a map that leaves out norm and head.", load_with_gap),)
+        steps=steps(("load", "Load with a map that leaves out norm and head.", load_with_gap),),
+        asked={"device_map": GAP},
     ),
     Scenario(
         "device-map-incomplete", "accelerate's own dispatch says it in other words.", variant="dispatch",
@@ -100,15 +90,18 @@ PLACEMENT_SCENARIOS = (
     ),
     Scenario(
         "offload-folder-missing", "A .bin checkpoint can't be read in place.",
-        steps(("build", "Save the checkpoint as .bin.", write_bin_checkpoint),
-              ("load", "Load with disk in the map and no folder.", load_to_disk_without_folder)),
+        steps=steps(("build", "Save the checkpoint as .bin.", write_bin_checkpoint),
+                    ("load", "Load with disk in the map and no folder.", load_to_disk_without_folder)),
+        asked={"device_map": disk_map()},
     ),
     Scenario(
         "memory-already-taken", "The card is large enough; what is free is not.", hardware="3MiB-2900KiB+8GiB",
-        steps=steps(("load", "Load nf4 with device_map='auto' beside another worker.", load_beside_others),)
+        steps=steps(("load", "Load nf4 with device_map='auto' beside another worker.", load_nf4_beside_others),),
+        asked={"device_map": "auto", "quantization": "nf4"},
     ),
     Scenario(
         "out-of-memory", "A device that is smaller than the model.", hardware="600KiB+8GiB",
-        steps=steps(("load", "Load everything on it.", load_too_large),)
+        steps=steps(("load", "Load everything on it.", load_too_large),),
+        asked={"device_map": "single"},
     ),
 )  # fmt: skip

@@ -68,7 +68,8 @@ def cast_to_half(stage: Stage) -> None:
 QUANTIZED_SCENARIOS = (
     Scenario(
         "quantized-offload-refused", "The plan is refused before a weight is read.",
-        steps(("load", "Ask for nf4 with a map that holds disk.", ask_for_nf4_with_disk),)
+        steps=steps(("load", "Ask for nf4 with a map that holds disk.", ask_for_nf4_with_disk),),
+        asked={"device_map": disk_map(), "quantization": "nf4"},
     ),
     Scenario(
         "quantization-skipped", "The switch that allows offload leaves the modules unquantized.", silent=True,

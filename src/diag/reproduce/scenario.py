@@ -12,7 +12,7 @@ import textwrap
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from typing import Any
 from diag.diagnosis.cause import Cause
 from diag.diagnosis.finding import Findings
 from diag.errors import DiagError
+from diag.spec import LoadSpec
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Step:
         """What the step runs, as source lines without the function around them."""
         lines = inspect.getsource(self.act).splitlines()
         body = next(n for n, line in enumerate(lines) if line.rstrip().endswith(":")) + 1
+        body += lines[body].strip().startswith('"""')
         return textwrap.dedent("\n".join(lines[body:]))
 
 
@@ -44,7 +46,7 @@ class Scenario:
     """The real failure behind one cause. `silent`: there is no exception, the answer is wrong.
 
     `hardware` is the simulated machine it needs, None for the CPU alone; `sample` is the model it plays with.
-    `teaches` says in a sentence what to look at. `variant` tells several scenarios of one cause apart.
+    `teaches` says in a sentence what to look at. `asked` are the LoadSpec fields of the load that fails. `variant` tells several scenarios of one cause apart.
     """
 
     cause: str
@@ -54,6 +56,7 @@ class Scenario:
     hardware: str | None = None
     sample: str = "tiny"
     variant: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -140,7 +143,11 @@ class Stage(SimpleNamespace):
 
         if self.model is None and self.error is None:
             return diagnose(text=self.text)
-        return diagnose(self.model, error=self.error, spec=self.spec)
+        return diagnose(self.model, error=self.error, spec=self.spec or self._asked())
+
+    def _asked(self) -> LoadSpec | None:
+        asked = self.scenario.asked
+        return LoadSpec(str(self.checkpoint()), hardware=self.scenario.hardware, **asked) if asked else None
 
     @property
     def is_wrong(self) -> bool:

@@ -1,0 +1,158 @@
+"""plan() decides, fix() acts; and the three lines a service needs: require_materialised(), explain_exception().
+
+Nothing is written to a user's files. A reload makes a second model; its memory is in the plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import Any
+
+from diag.diagnosis.finding import Finding, Findings, Fix
+from diag.diagnosis.plans import fixes_for
+from diag.errors import DiagError
+from diag.outcome import LoadOutcome, Proof
+from diag.spec import LoadSpec
+
+__all__ = ["explain_exception", "fix", "input_device", "materialise", "plan", "require_materialised"]
+
+_log = logging.getLogger("diag")
+
+
+def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
+    """The ways out of one finding, safest first. Pure: nothing is done.
+
+    Fixes that `diagnose` already attached are kept; with `spec` those that load again are worked out for it.
+    """
+    found = finding.fixes or fixes_for(finding)
+    if spec is None:
+        return found
+    reloads = [one for one in fixes_for(finding, None, spec) if one.spec is not None]
+    others = [one for one in found if one.spec is None]
+    in_place = [one for one in others if not one.by_hand]
+    return (*in_place, *reloads, *(one for one in others if one.by_hand))
+
+
+def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
+    """Applies the first safe fix of the first finding and proves it; the outcome has the model and the `proof`.
+
+    A repair changes the model that was diagnosed and returns it; a reload returns a new one. `proof` says
+    `not proved` where the result could not be shown to be right. Raises DiagError when the findings know no model and
+    no spec, when nothing is wrong, or when only a person can fix it (the text says how).
+    """
+    subject = found.subject
+    spec = spec or subject.spec
+    finding = _first_wrong(found)
+    if subject.model is None and spec is None:
+        raise DiagError(
+            "there is nothing to apply a fix to.",
+            why="the findings come from a text or a table, without a model or a spec.",
+            next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
+        )
+    chosen = next((one for one in plan(finding, spec) if not one.by_hand), None)
+    if chosen is None:
+        by_hand = plan(finding, spec)[-1]
+        raise DiagError(
+            f"{finding.cause} can't be fixed from here.",
+            why="the fix is in the code or the environment, not in the model.",
+            next_step=by_hand.because,
+        )
+    return _apply(chosen, finding, subject.model, spec)
+
+
+def require_materialised(model: Any) -> Any:
+    """Returns the model when every tensor has its data, offloaded ones included; raises MetaWithoutDataError else.
+
+    The guard for a service: it refuses only what is really broken. Reads attributes only.
+    """
+    from diag.repairs import without_data
+    from diag.tensors import backing_of
+
+    missing = [name for name, backing in backing_of(model).items() if backing.kind == "none"]
+    if missing:
+        raise without_data(model, missing)
+    return model
+
+
+def explain_exception(error: BaseException, model: Any = None) -> str:
+    """For an `except` block: logs cause, tensors and fix, and returns an id that is safe to show a client.
+
+    Never raises: where the diagnosis itself fails, the log says so. Logger `diag`, level ERROR.
+    """
+    number = uuid.uuid4().hex[:12]
+    try:
+        from diag.diagnosis.engine import diagnose
+
+        found = diagnose(model, error=error)
+        _log.error("[%s] %s: %s\n%s", number, type(error).__name__, error, found)
+    except Exception as failure:
+        _log.error("[%s] %s: %s (no diagnosis: %s: %s)", number, type(error).__name__, error, type(failure).__name__, failure)
+    return number
+
+
+def materialise(model: Any, device: Any = None) -> Any:
+    """Brings every offloaded tensor in and takes the hooks off; see `diag.repairs.materialise`."""
+    from diag.repairs import materialise as act
+
+    return act(model, device)
+
+
+def input_device(model: Any) -> Any:
+    """The device to send inputs to; see `diag.repairs.input_device`."""
+    from diag.repairs import input_device as find
+
+    return find(model)
+
+
+def _first_wrong(found: Findings) -> Finding:
+    for finding in found:
+        if finding.severity != "info":
+            return finding
+    raise DiagError(
+        "there is nothing to fix.",
+        why="the model is healthy: every tensor has its data, and no value is known to be wrong.",
+        next_step="if something failed, pass the exception: diag.diagnose(model, error=exc).",
+    )
+
+
+def _apply(chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None) -> LoadOutcome:
+    if chosen.action == "reload":
+        from diag.loading import load
+
+        assert chosen.spec is not None
+        outcome = load(chosen.spec)
+        return outcome if outcome.model is None else outcome.with_proof(_prove(outcome.model, chosen.spec))
+    repaired = _repair(chosen.action, finding, model, spec)
+    return LoadOutcome(spec or _spec_for(model), repaired, proof=_prove(repaired, spec))
+
+
+def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) -> Any:
+    from diag import repairs
+
+    if action == "materialise":
+        return repairs.materialise(model)
+    if action == "restore-forward":
+        return repairs.restore_forward(model, finding.tensors)
+    if action == "restore-buffers":
+        return repairs.restore_buffers(model, finding.tensors)
+    if action == "restore-tie":
+        return repairs.restore_tie(model)
+    if action == "refill":
+        return repairs.refill(model, finding.tensors, spec)
+    return model  # use-input-device: the model is as it should be
+
+
+def _prove(model: Any, spec: LoadSpec | None) -> Proof:
+    try:
+        from diag.proof import prove
+
+        return prove(model, spec)
+    except Exception as error:  # an older stack, or a model that prove can't run
+        return Proof(None, f"could not be judged: {type(error).__name__}: {error}")
+
+
+def _spec_for(model: Any) -> LoadSpec:
+    from diag.stored import checkpoint_name
+
+    return LoadSpec(checkpoint_name(model) or type(model).__name__, device_map="none")
