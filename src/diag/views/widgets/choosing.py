@@ -1,0 +1,85 @@
+"""Which rows of a placement table to look at, as a value. Pure."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+import pandas as pd
+
+from diag.views.wording import bytes_text, count_text
+
+ANY = "any"
+ORDERS = ("model order", "largest first", "by name")
+SIZES = {
+    "any": 0, "1 KiB or more": 2**10, "100 KiB or more": 100 * 2**10, "1 MiB or more": 2**20,
+    "10 MiB or more": 10 * 2**20, "100 MiB or more": 100 * 2**20, "1 GiB or more": 2**30,
+}  # fmt: skip
+
+_LAYER = r"^((?:.*?\.)?\d+)(?=\.|$)"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Rows whose columns equal the chosen values, whose name holds `module`, and that are `at_least` bytes large.
+
+    `module` is any part of the name, or a pattern with `*`; upper and lower case are the same. `order` is one of
+    ORDERS.
+    """
+
+    device: str = ANY
+    backing: str = ANY
+    kind: str = ANY
+    dtype: str = ANY
+    quantization: str = ANY
+    module: str = ""
+    at_least: int = 0
+    order: str = ORDERS[0]
+
+    def apply(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The chosen rows, all of them, in the chosen order."""
+        keep = pd.Series(True, index=table.index)
+        for column in ("device", "backing", "kind", "dtype", "quantization"):
+            wanted = getattr(self, column)
+            if wanted != ANY:
+                keep &= table[column].astype(str) == wanted
+        if self.module.strip():
+            keep &= table["name"].str.contains(_pattern(self.module.strip()), case=False, regex=True)
+        if self.at_least:
+            keep &= table["nbytes"] >= self.at_least
+        chosen = table[keep]
+        if self.order == ORDERS[1]:
+            return chosen.sort_values("nbytes", ascending=False, kind="stable")
+        return chosen.sort_values("name", kind="stable") if self.order == ORDERS[2] else chosen
+
+
+def values_of(table: pd.DataFrame, column: str) -> list[str]:
+    """`any`, then what occurs, most frequent first."""
+    return [ANY, *map(str, table[column].value_counts().index)]
+
+
+def totals_text(chosen: pd.DataFrame, table: pd.DataFrame) -> str:
+    """How many tensors and bytes were chosen, of how many; tied tensors count once."""
+    n, nbytes = _once(chosen)
+    n_all, nbytes_all = _once(table)
+    names = f"{len(chosen):,} of {count_text(len(table), 'name')}"
+    return f"{names}, {n:,} of {count_text(n_all, 'tensor')}, {bytes_text(nbytes)} of {bytes_text(nbytes_all)}"
+
+
+def condensed(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a row for each layer and place instead of each name: the same strip and totals, faster."""
+    found = table["module"].str.extract(_LAYER, expand=False)
+    keys = [found.fillna(table["module"]).rename("module"), "device", "mapped_device", "backing", "kind"]
+    nbytes = table["nbytes"].where(~table["tied_group"].duplicated(), 0)
+    sums = table.assign(nbytes=nbytes).groupby(keys, sort=False, dropna=False)["nbytes"].sum().reset_index()
+    return sums.assign(name=sums["module"], tied_group=range(len(sums)))
+
+
+def _once(table: pd.DataFrame) -> tuple[int, int]:
+    once = table.drop_duplicates("tied_group")
+    return len(once), int(once["nbytes"].sum())
+
+
+def _pattern(text: str) -> str:
+    return fnmatch.translate(f"*{text}*") if "*" in text else re.escape(text)

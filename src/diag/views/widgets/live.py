@@ -1,0 +1,107 @@
+"""What every widget shares: it shows itself live where a front end watches, and as a static view everywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from functools import cached_property
+from typing import Any
+
+import psutil
+
+from diag.views.markup import View, fragment, style_tag
+
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+_FRONT_ENDS = re.compile(
+    r"jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron",
+    re.IGNORECASE,
+)
+
+
+class Live:
+    """Base of the widgets. A subclass gives `view()`, the static form, and `build()`, the ipywidgets form."""
+
+    def view(self) -> View:
+        raise NotImplementedError
+
+    def beside(self) -> View:
+        """What a notebook keeps beside the live widget, for whoever opens it later without a kernel."""
+        return self.view()
+
+    def build(self) -> Any:
+        raise NotImplementedError
+
+    @cached_property
+    def widget(self) -> Any:
+        """The ipywidgets form, made once; for a layout of one's own, or a front end that was not recognised."""
+        from ipywidgets import HTML, VBox
+
+        box = VBox([HTML(style_tag()), self.build()])
+        box.add_class("diag-live")
+        return box
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """Both forms: a front end prefers the widget, a saved notebook keeps the static one."""
+        if not has_front_end():
+            return self.view()._repr_mimebundle_()
+        return {**self.beside()._repr_mimebundle_(), WIDGET_MIME: self.widget._repr_mimebundle_()[WIDGET_MIME]}
+
+    def __repr__(self) -> str:
+        return self.beside().text
+
+
+def has_front_end() -> bool:
+    """True in a kernel that a notebook server or an editor started, where somebody can click.
+
+    `DIAG_WIDGETS=1` or `0` decides it for front ends that are not recognised.
+    """
+    forced = os.environ.get("DIAG_WIDGETS", "")
+    if forced in ("0", "1"):
+        return forced == "1"
+    if "ipykernel" not in sys.modules:
+        return False
+    try:
+        command = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]
+    except (psutil.Error, AttributeError):
+        return False
+    return _FRONT_ENDS.search(command) is not None
+
+
+def html(content: str = "", **traits: Any) -> Any:
+    """An HTML widget whose content is scoped to diag's style sheet."""
+    from ipywidgets import HTML
+
+    return HTML(scoped(content), **traits)
+
+
+def scoped(content: str) -> str:
+    """Content inside diag's style; the sheet itself comes once with the widget."""
+    return fragment(content).removeprefix(style_tag())
+
+
+def control(kind: str, description: str, **traits: Any) -> Any:
+    """A labelled control that shares a row with its neighbours and wraps on a narrow screen."""
+    import ipywidgets
+
+    widget = getattr(ipywidgets, kind)(description=description, style={"description_width": "initial"}, **traits)
+    widget.layout.flex, widget.layout.width, widget.layout.min_width = "1 1 13rem", "auto", "0"
+    return widget
+
+
+def button(description: str, act: Any, *, style: str = "", tooltip: str = "") -> Any:
+    """A button that calls `act()`."""
+    from ipywidgets import Button, Layout
+
+    made = Button(description=description, button_style=style, tooltip=tooltip or description,
+                  layout=Layout(width="auto"))  # fmt: skip
+    made.on_click(lambda _: act())
+    return made
+
+
+def row(*children: Any) -> Any:
+    """Children side by side, wrapping."""
+    from ipywidgets import Box, Layout
+
+    layout = Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%", grid_gap=".25rem")
+    return Box(list(children), layout=layout)
