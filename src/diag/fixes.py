@@ -87,7 +87,9 @@ def explain_exception(error: BaseException, model: Any = None) -> str:
         found = diagnose(model, error=error)
         _log.error("[%s] %s: %s\n%s", number, type(error).__name__, error, found)
     except Exception as failure:
-        _log.error("[%s] %s: %s (no diagnosis: %s: %s)", number, type(error).__name__, error, type(failure).__name__, failure)
+        _log.error(
+            "[%s] %s: %s (no diagnosis: %s: %s)", number, type(error).__name__, error, type(failure).__name__, failure
+        )
     return number
 
 

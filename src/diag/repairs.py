@@ -59,7 +59,11 @@ def refill(model: nn.Module, names: Iterable[str], checkpoint: Any = None) -> nn
     wanted = set(names)
     files = sources(model, checkpoint)
     tied, device = tie_sources(model), input_device(model)
-    fresh = _fresh_buffers(model) if any(e.kind == "non_persistent_buffer" for e in entries(model) if e.name in wanted) else {}
+    fresh = (
+        _fresh_buffers(model)
+        if any(e.kind == "non_persistent_buffer" for e in entries(model) if e.name in wanted)
+        else {}
+    )
     values: dict[str, torch.Tensor] = {}
     for entry in entries(model):
         if entry.name not in wanted:
@@ -83,7 +87,9 @@ def restore_buffers(model: nn.Module, names: Iterable[str]) -> nn.Module:
     fresh, wanted = _fresh_buffers(model), set(names)
     chosen = {e.name: (e.tensor, fresh.get(plain_name(e.name))) for e in entries(model) if e.name in wanted}
     if any(new is None or new.shape != old.shape for old, new in chosen.values()):
-        raise CouldNotJudgeError("these buffers can't be computed anew.", why="the model's constructor does not make them.")
+        raise CouldNotJudgeError(
+            "these buffers can't be computed anew.", why="the model's constructor does not make them."
+        )
     device = input_device(model)
     _put(model, {n: new.to(device=device if old.is_meta else old.device, dtype=old.dtype)
                  for n, (old, new) in chosen.items() if new is not None})  # fmt: skip

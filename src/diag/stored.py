@@ -207,5 +207,3 @@ def _keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
         return
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     yield from ((key, tuple(tensor.shape)) for key, tensor in state.items() if isinstance(tensor, torch.Tensor))
-
-

@@ -86,10 +86,17 @@ def _newcomers(modules: Mapping[str, nn.Module]) -> Iterator[str]:
     if len(marked) * 2 < len(modules):
         return
     for path, module in modules.items():
-        if path and path not in marked and not _PEFT_PARTS.search(path) and not type(module).__module__.startswith("peft"):
+        if (
+            path
+            and path not in marked
+            and not _PEFT_PARTS.search(path)
+            and not type(module).__module__.startswith("peft")
+        ):
             parent = path.rpartition(".")[0]
             inside_new = parent and parent not in marked
-            if (any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.children())) and not inside_new:
+            if (
+                any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.children())
+            ) and not inside_new:
                 yield path
 
 
@@ -162,7 +169,11 @@ def _unpacked(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[st
     packed = any(type(module).__name__ in _PACKED_CLASSES for module in modules.values())
     excused = _excused(model, config, with_offloaded=packed)
     for path, module in modules.items():
-        if type(module) is nn.Linear and not _PEFT_PARTS.search(path) and not any(_covers(key, path) for key in excused):
+        if (
+            type(module) is nn.Linear
+            and not _PEFT_PARTS.search(path)
+            and not any(_covers(key, path) for key in excused)
+        ):
             yield f"{path}.weight"
 
 
@@ -187,7 +198,11 @@ def _quantization_config(model: nn.Module) -> dict[str, Any]:
     config = getattr(getattr(model, "config", None), "quantization_config", None)
     if config is None:
         return {}
-    values = dict(config) if isinstance(config, Mapping) else (config.to_dict() if hasattr(config, "to_dict") else vars(config))
+    values = (
+        dict(config)
+        if isinstance(config, Mapping)
+        else (config.to_dict() if hasattr(config, "to_dict") else vars(config))
+    )
     return {**values, "quant_method": str(getattr(values.get("quant_method"), "value", values.get("quant_method")))}
 
 

@@ -21,7 +21,14 @@ from diag.diagnosis.evidence import Trace
 from diag.diagnosis.report import Frame, Raised, Report
 
 _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[(?:-?\d+|['\"][\w.]+['\"]|[A-Za-z_]\w*)\])+")
-_PLUMBING = ("/torch/_ops.py", "/torch/_prims", "/torch/_decomp", "/torch/_refs", "/torch/utils/_", "/torch/overrides.py")
+_PLUMBING = (
+    "/torch/_ops.py",
+    "/torch/_prims",
+    "/torch/_decomp",
+    "/torch/_refs",
+    "/torch/utils/_",
+    "/torch/overrides.py",
+)
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 
@@ -114,7 +121,9 @@ def _self_module(frame: types.FrameType) -> nn.Module | None:
     return None
 
 
-def _deepest(frames: list[types.FrameType], names: Mapping[int, str]) -> tuple[nn.Module | None, types.FrameType | None]:
+def _deepest(
+    frames: list[types.FrameType], names: Mapping[int, str]
+) -> tuple[nn.Module | None, types.FrameType | None]:
     for frame in reversed(frames):
         module = _self_module(frame)
         if module is not None and id(module) in names:
@@ -133,7 +142,11 @@ def _tensors_read(frames: list[types.FrameType], frame: types.FrameType | None, 
         if any(part in one.f_code.co_filename.replace("\\", "/") for part in _PLUMBING):
             continue
         read = [known[id(t)] for t in _values_on_line(one) if id(t) in known and t.is_meta]
-        read += [known[id(v)] for v in list(one.f_locals.values()) if isinstance(v, torch.Tensor) and v.is_meta and id(v) in known]
+        read += [
+            known[id(v)]
+            for v in list(one.f_locals.values())
+            if isinstance(v, torch.Tensor) and v.is_meta and id(v) in known
+        ]
         if read:
             return list(dict.fromkeys(read))
         if one is frame and one.f_code.co_name not in _CALLERS:

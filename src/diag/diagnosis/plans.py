@@ -85,7 +85,9 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
         return [Fix("restore-forward", "takes the other forward off and puts accelerate's hook back in front.",
                     "diag.fix(found)", avoid=_TO_EMPTY)]  # fmt: skip
     if cause == "uninitialised-values" and names and all(_is_unsaved_buffer(model, name) for name in names):
-        return [Fix("restore-buffers", "computes the buffers anew, as the model's constructor does.", "diag.fix(found)")]
+        return [
+            Fix("restore-buffers", "computes the buffers anew, as the model's constructor does.", "diag.fix(found)")
+        ]
     if cause == "tied-weights-split" and len(names) > 1:
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
     if cause == "input-on-meta":
@@ -118,7 +120,9 @@ def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
 def _reload(spec: LoadSpec, why: str) -> Fix:
     size = _checkpoint_bytes(spec)
     memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
-    return Fix("reload", f"loads again: {why}.{memory}", f"diag.load({spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY)
+    return Fix(
+        "reload", f"loads again: {why}.{memory}", f"diag.load({spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
+    )
 
 
 def _checkpoint_bytes(spec: LoadSpec) -> int | None:

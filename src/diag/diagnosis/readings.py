@@ -201,7 +201,11 @@ def _two_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
     pair = f"{mixed.expected} and {mixed.other}" if mixed.expected else "two devices"
     if trace.compiling:
         yield Point("compiled-hooks", 9, "the mix was met while torch.compile traced the model")
-    yield Point("device-mismatch", 10 if mixed.expected else 7, f"two real devices met in one operation: {pair}; nothing is on meta")
+    yield Point(
+        "device-mismatch",
+        10 if mixed.expected else 7,
+        f"two real devices met in one operation: {pair}; nothing is on meta",
+    )
     rotary = re.search(r"rotary|inv_freq", " ".join(f"{f.function} {f.code}" for f in trace.frames) + trace.flat)
     if rotary and re.search(
         r"device_map=(?!['\"]?(?:auto|balanced|sequential|cuda))|rotary_emb['\"]:|split_model|custom.{0,20}device_?map|\}",

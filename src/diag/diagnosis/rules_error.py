@@ -104,11 +104,17 @@ def _explains(finding: Finding, e: Evidence) -> bool:
     assert e.report is not None
     quantized = finding.cause.startswith("quantization")
     if quantized:
-        return "bitsandbytes" in e.report.text.lower() or any("bitsandbytes" in f.file for f in e.report.frames) or about_meta(e.report)
+        return (
+            "bitsandbytes" in e.report.text.lower()
+            or any("bitsandbytes" in f.file for f in e.report.frames)
+            or about_meta(e.report)
+        )
     if finding.cause == "uninitialised-values":
         return False
     last = e.report.last
-    return about_meta(e.report) or (last is not None and last.name in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError"))
+    return about_meta(e.report) or (
+        last is not None and last.name in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError")
+    )
 
 
 def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
@@ -162,9 +168,9 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
 
 def _moved_module(reading: Reading) -> bool:
     """A module's own .to() or .cpu() is in the trace, not a tensor's."""
-    return any(f.function.rpartition(".")[2] in _MOVERS and "torch/nn/modules/module.py" in f.file for f in reading.frames) or any(
-        f.function in ("wrapper",) and "big_modeling" in f.file for f in reading.frames
-    )
+    return any(
+        f.function.rpartition(".")[2] in _MOVERS and "torch/nn/modules/module.py" in f.file for f in reading.frames
+    ) or any(f.function in ("wrapper",) and "big_modeling" in f.file for f in reading.frames)
 
 
 # --- ranked ---------------------------------------------------------------------------------------------------

@@ -32,8 +32,13 @@ def orphans(e: Evidence) -> Iterator[Finding]:
         groups.setdefault(_cause_of_orphan(row, e), []).append(row)
     for cause, rows in groups.items():
         certainty = "shown" if e.facts is not None or cause in ("never-materialised", "hooks-removed") else "likely"
-        yield make(cause, certainty, names_of(rows), because=_why_orphaned(cause, rows, e),
-                   silent=e.report is None and _raises_nothing(rows))
+        yield make(
+            cause,
+            certainty,
+            names_of(rows),
+            because=_why_orphaned(cause, rows, e),
+            silent=e.report is None and _raises_nothing(rows),
+        )
 
 
 def _cause_of_orphan(row: Row, e: Evidence) -> str:
@@ -45,7 +50,9 @@ def _cause_of_orphan(row: Row, e: Evidence) -> str:
     if row.reason in (hooks.NOT_IN_STORE, hooks.FILE_MISSING):
         return "submodule-replaced" if _is_new(row, facts) else "missing-weight-data"
     if row.reason == hooks.STORE_IS_META:
-        nearly_all = 2 * sum(r.reason == hooks.STORE_IS_META for r in e.orphans) > sum(r.kind == "parameter" for r in e.rows)
+        nearly_all = 2 * sum(r.reason == hooks.STORE_IS_META for r in e.orphans) > sum(
+            r.kind == "parameter" for r in e.rows
+        )
         return "never-materialised" if nearly_all else "missing-weight-data"
     if facts.is_adapter and row.mapped_device in ("cpu", "disk"):
         return "adapter-on-offloaded-base"
@@ -94,7 +101,9 @@ def _why_orphaned(cause: str, rows: Sequence[Row], e: Evidence) -> tuple[str, ..
     }
     if cause in said:
         return (count, said[cause])
-    whole = f"{sum(r.is_orphan for r in parameters)} of {len(parameters)} parameters have no data, and no hook serves them."
+    whole = (
+        f"{sum(r.is_orphan for r in parameters)} of {len(parameters)} parameters have no data, and no hook serves them."
+    )
     return (count, whole)
 
 
@@ -127,11 +136,19 @@ def uninitialised(e: Evidence) -> Iterator[Finding]:
     wrong = [name for name in facts.wrong_values if name not in skip]
     added = [name for name in facts.not_stored if name not in skip]
     for names, certainty, why in (
-        (facts.wrong_buffers, "shown", "These buffers are not saved, and differ from what the model computes when it is built."),
+        (
+            facts.wrong_buffers,
+            "shown",
+            "These buffers are not saved, and differ from what the model computes when it is built.",
+        ),
         (facts.not_finite, "shown", "These tensors hold values that no training gives: NaN, infinities or leftovers."),
         (wrong, "shown", "Their values have nothing to do with the checkpoint's files."),
         (added, "likely", "The checkpoint has no such tensors: they were newly initialised at random."),
-        (facts.dead_adapter, "likely", "The adapter was loaded for inference, and all its outer matrices are zero: it changes nothing."),
+        (
+            facts.dead_adapter,
+            "likely",
+            "The adapter was loaded for inference, and all its outer matrices are zero: it changes nothing.",
+        ),
     ):
         if names:
             yield make("uninitialised-values", certainty, tuple(names), because=(why,))
@@ -175,7 +192,9 @@ def training(e: Evidence) -> Iterator[Finding]:
 
 def inputs(e: Evidence) -> Iterator[Finding]:
     if e.inputs_on_meta:
-        yield make("input-on-meta", "shown", e.inputs_on_meta, because=("The inputs are on meta: their numbers are gone.",))
+        yield make(
+            "input-on-meta", "shown", e.inputs_on_meta, because=("The inputs are on meta: their numbers are gone.",)
+        )
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (

@@ -27,7 +27,11 @@ def disk_map(**places: str) -> dict[str, str]:
     """A map that keeps everything on the CPU except the last two blocks, which go to disk; `places` adds to it."""
     names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
     blocks = {f"model.layers.{n}": "disk" if n >= LAYERS - 2 else "cpu" for n in range(LAYERS)}
-    return {**dict.fromkeys(names, "cpu"), **blocks, **{name.replace("__", "."): place for name, place in places.items()}}
+    return {
+        **dict.fromkeys(names, "cpu"),
+        **blocks,
+        **{name.replace("__", "."): place for name, place in places.items()},
+    }
 
 
 def load_offloaded(stage: Stage, **places: str) -> Any:

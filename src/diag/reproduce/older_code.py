@@ -68,5 +68,7 @@ def saved_by(model_class: type[_Small], folder: Path) -> str:
     SmallConfig(architectures=[model_class.__name__]).save_pretrained(target)
     torch.manual_seed(0)
     linear = nn.Linear(8, 8)
-    save_file({f"linear.{k}": v for k, v in linear.state_dict().items()}, target / "model.safetensors", {"format": "pt"})
+    save_file(
+        {f"linear.{k}": v for k, v in linear.state_dict().items()}, target / "model.safetensors", {"format": "pt"}
+    )
     return str(target)

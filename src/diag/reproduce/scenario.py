@@ -90,7 +90,9 @@ class Played:
 
     def __str__(self) -> str:
         result = f"raised {self.error}" if self.error else self.shows
-        return f"[{self.step.name}] {self.step.says}\n{textwrap.indent(self.step.code, '    ')}\n  -> {result or 'done'}"
+        return (
+            f"[{self.step.name}] {self.step.says}\n{textwrap.indent(self.step.code, '    ')}\n  -> {result or 'done'}"
+        )
 
 
 class Stage(SimpleNamespace):
