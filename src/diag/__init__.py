@@ -42,5 +42,19 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """What `%load_ext diag` calls."""
+    from diag.views.magics import load_ipython_extension as load_extension
+
+    load_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """What `%unload_ext diag` calls."""
+    from diag.views.magics import unload_ipython_extension as unload_extension
+
+    unload_extension(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
