@@ -76,6 +76,9 @@ class MovingFile:
     def get_tensor(self, name: str) -> torch.Tensor:
         return self._file.get_tensor(name).to(self._device)
 
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        return {name: self.get_tensor(name) for name in self._file.keys()}  # noqa: SIM118
+
     def get_slice(self, name: str) -> MovingSlice:
         return MovingSlice(self._file.get_slice(name), self._device)
 

@@ -12,6 +12,7 @@ from diag.simgpu.module import backend
 
 aten = torch.ops.aten
 _Tensor = torch.Tensor
+_ALIGNMENT = 64  # of PyTorch's own CPU memory
 
 
 def to_copy(tensor: _Tensor, **kwargs: Any) -> _Tensor:
@@ -24,8 +25,30 @@ def to_copy(tensor: _Tensor, **kwargs: Any) -> _Tensor:
         # Converted before it arrives: CUDA's copy does not hold both dtypes on the device either.
         itemsize = (kwargs.get("dtype") or cpu.dtype).itemsize
         memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.numel() * itemsize)
-        return kernels.place(aten._to_copy(cpu, **kwargs), target)
+        return kernels.place(copy_at_home(cpu, kwargs), target)
     return aten._to_copy(cpu, device=device, **kwargs)
+
+
+def copy_at_home(cpu: _Tensor, kwargs: dict[str, Any]) -> _Tensor:
+    """A copy that starts as far from a 64-byte boundary as its source does.
+
+    Matrix kernels of the CPU round differently for other alignments, and a weight that was mapped
+    from a file sits where the file has it. Without this, a weight fetched from the host would give
+    other last bits than the same weight in the CPU model.
+    """
+    shift = cpu.data_ptr() % _ALIGNMENT
+    if not shift or kwargs.get("dtype") not in (None, cpu.dtype) or not cpu.is_contiguous():
+        return aten._to_copy(cpu, **kwargs)
+    room = torch.empty(cpu.nbytes + _ALIGNMENT, dtype=torch.uint8, device="cpu")
+    start = (shift - room.data_ptr()) % _ALIGNMENT
+    return room[start : start + cpu.nbytes].view(cpu.dtype).view(cpu.shape).copy_(cpu)
+
+
+def histc(tensor: _Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> _Tensor:
+    """Counts also whole numbers, as a GPU does and the CPU does not; models ask for that by device type."""
+    cpu, index = private.as_cpu(tensor)
+    counts = aten.histc(cpu if cpu.is_floating_point() else cpu.double(), bins, min, max)
+    return kernels.place(counts.to(cpu.dtype), index)
 
 
 def copy_(target: _Tensor, source: _Tensor, non_blocking: bool = False) -> _Tensor:
@@ -126,6 +149,7 @@ def nothing_to_record(tensor: _Tensor, stream: Any) -> None:
 
 KERNELS: dict[Any, Callable[..., Any]] = {
     aten._to_copy.default: to_copy,
+    aten.histc.default: histc,
     aten.copy_.default: copy_,
     aten._copy_from.default: copy_from,
     aten._copy_from_and_resize.default: copy_from_and_resize,

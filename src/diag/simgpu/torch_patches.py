@@ -23,6 +23,7 @@ def install() -> None:
     _make_storages()
     _follow_accelerator()
     _leave_memory_unpinned()
+    _stay_on_the_device()
     _explain_backward()
 
 
@@ -196,6 +197,25 @@ def _leave_memory_unpinned() -> None:
         return self if self.is_cpu and backend.visible else original(self, *args, **kwargs)
 
     torch.Tensor.pin_memory = pin_memory  # type: ignore[method-assign, assignment]
+
+
+# -- `tensor.new_tensor(…)` ----------------------------------------------------------------------
+
+
+def _stay_on_the_device() -> None:
+    """`new_tensor` and `new` of a tensor on simgpu:1 land there; PyTorch asks C++ for the current device."""
+
+    def staying(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def make(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if self.device.type == private.NAME:
+                kwargs.setdefault("device", self.device)
+            return original(self, *args, **kwargs)
+
+        return make
+
+    for name in ("new_tensor", "new"):
+        setattr(torch.Tensor, name, staying(getattr(torch.Tensor, name)))
 
 
 # -- autograd ------------------------------------------------------------------------------------
