@@ -12,21 +12,30 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DiagError": "errors",
+    "Finding": "diagnosis.finding",
+    "Fix": "diagnosis.finding",
     "Hardware": "hardware",
-    "LoadSpec": "spec",
-    "grid": "spec",
     "LoadOutcome": "outcome",
-    "Proof": "outcome",
-    "load": "loading",
-    "placement": "tensors",
+    "LoadSpec": "spec",
     "PLACEMENT_COLUMNS": "tensors",
-    "prove": "proof",
-    "watch": "watching",
-    "verify_weights": "weights",
+    "Proof": "outcome",
+    "diagnose": "diagnosis.engine",
+    "explain_exception": "fixes",
+    "fix": "fixes",
+    "grid": "spec",
+    "input_device": "fixes",
+    "load": "loading",
+    "materialise": "fixes",
     "matrix": "sweep.run",
+    "placement": "tensors",
     "placement_of": "sweep.run",
+    "plan": "fixes",
+    "prove": "proof",
+    "require_materialised": "fixes",
+    "verify_weights": "weights",
+    "watch": "watching",
 }
-_MODULES = ("samples",)
+_MODULES = {"causes": "diag.diagnosis.causes", "samples": "diag.samples"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 
@@ -35,7 +44,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(importlib.import_module(f"diag.{_HOME[name]}"), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"diag.{name}")
+        value = importlib.import_module(_MODULES[name])
     else:
         raise AttributeError(f"module 'diag' has no attribute {name!r}")
     globals()[name] = value
