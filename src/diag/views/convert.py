@@ -28,7 +28,8 @@ def to_html(nb: Any, title: str) -> str:
     """The page. `nb` says itself how its run ended, in `metadata.diag`; without that it is taken as finished."""
     ended = nb.metadata.get("diag", {}).get("ended", {})
     first = [cell for cell in nb.cells if _leads(cell) and _has_output(cell)]
-    body = [cell for cell in nb.cells if cell not in first and (cell.cell_type == "markdown" or _has_output(cell))]
+    rest = [cell for cell in nb.cells if cell not in first and not _tags(cell) & {"notebook-only", "diag-banner"}]
+    body = [cell for cell in rest if cell.cell_type == "markdown" or _has_output(cell)]
     arranged = nbformat.v4.new_notebook(cells=first + _without_empty_sections(body))
     exporter = HTMLExporter(raw_template=_template(), exclude_anchor_links=True)
     exporter.register_filter("plain", escape)
@@ -70,8 +71,12 @@ def _template() -> str:
     return resources.files("diag.views").joinpath("report.html.j2").read_text(encoding="utf-8")
 
 
+def _tags(cell: Any) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
 def _leads(cell: Any) -> bool:
-    return bool({"headline", "diag-partial"} & set(cell.metadata.get("tags", [])))
+    return bool(_tags(cell) & {"headline", "diag-partial"})
 
 
 def _has_output(cell: Any) -> bool:

@@ -246,10 +246,10 @@ def _death(exit_code: int | None) -> str:
 
 def _truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
     """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
+    nb.metadata["diag"] = {"ended": ended.to_json()}
     nb = nbformat.from_dict(redacted(nb))
     meta = nb.metadata.setdefault("papermill", {})
     meta.update(input_path=source, output_path=output, exception=None if ended.ok else True)
-    nb.metadata["diag"] = {"ended": ended.to_json()}
     nb.metadata.pop("widgets", None)
     if not ended.ok:
         for position, cell in enumerate(nb.cells, start=1):
@@ -262,4 +262,4 @@ def _truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
 
 
 def _first_line(cell: Any) -> str:
-    return next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
+    return redact(next((line.strip() for line in cell.source.splitlines() if line.strip()), ""))

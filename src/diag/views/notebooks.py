@@ -8,12 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diag.errors import DiagError
+from diag.errors import SpecError
 
 REPORT = "report.ipynb"
 
 
-class NotebookError(DiagError):
+class NotebookError(SpecError):
     """A notebook that is not there or can't be read, or a parameter that it does not have."""
 
 

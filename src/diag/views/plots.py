@@ -7,7 +7,7 @@ can be read aloud, and cost a few kilobytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,9 +17,9 @@ from diag.errors import DiagError
 from diag.spec import LoadSpec
 from diag.views import strips
 from diag.views.markup import View, breakable, escape, table, tag
-from diag.views.rows import combination, grouped, label, plain_label
-from diag.views.verdict import peak_bytes
-from diag.views.wording import bytes_text, device_bytes, is_missing, number_text, seconds_text, status_word
+from diag.views.rows import described, grouped, label, plain_label
+from diag.views.verdict import peaks_text
+from diag.views.wording import bytes_text, device_bytes, is_missing, number_text, seconds_text, sentence, status_word
 
 _LEGEND = (
     (strips.Place("simgpu:0"), "on accelerator 0, 1, …"),
@@ -33,30 +33,29 @@ _LEGEND = (
 def placement_strips(specs: Sequence[LoadSpec], results: str = "results.sqlite") -> View:
     """One strip per different placement among the stored rows of `specs`: layers left to right, each where it is.
 
-    Combinations that placed alike share a strip. Those without a stored placement (refused, failed) have none.
+    Device maps that placed alike share a strip. Combinations without a stored placement (refused, failed) have none.
     """
     several = len({spec.model for spec in specs}) > 1
-    tables = {}
+    together: dict[tuple[Any, ...], list[Mapping[str, str]]] = {}
+    tables: dict[tuple[Any, ...], pd.DataFrame] = {}
     for spec in specs:
         stored = _stored(results, spec)
         if stored is not None and len(stored):
-            tables[(f"{spec.model} · " if several else "") + combination(spec)] = stored
-    return strips_of(tables)
+            key = (spec.model, spec.quantization, spec.hardware, strips.units(stored), strips.totals(stored))
+            together.setdefault(key, []).append(described(spec))
+            tables[key] = stored
+    names = {key: f"{escape(key[0])} · " if several else "" for key in tables}
+    return _drawn([_strip(names[key] + label(same), plain_label(same), tables[key]) for key, same in together.items()])
 
 
 def strips_of(tables: Mapping[str, pd.DataFrame]) -> View:
-    """One strip per different placement among `tables`, which maps a name to its placement table."""
+    """One strip per different placement among `tables`, which maps a name of one's own to its placement table."""
     together: dict[tuple[Any, ...], list[str]] = {}
     for name, stored in tables.items():
-        key = (strips.units(stored), strips.totals(stored))
-        together.setdefault(key, []).append(name)
-    drawn = [_strip(names, key[0], key[1], tables[names[0]]) for key, names in together.items()]
-    if not drawn:
-        return View(tag("p", "No combination was loaded, so there is no placement to show."), "No placement to show.")
-    pictures = View(
-        tag("ul", "".join(view.html for view in drawn), class_="strips"), "\n\n".join(view.text for view in drawn)
-    )
-    return _legend() + pictures
+        together.setdefault((strips.units(stored), strips.totals(stored)), []).append(name)
+    headings = [" = ".join(names) for names in together.values()]
+    first = [tables[names[0]] for names in together.values()]
+    return _drawn([_strip(breakable(heading), heading, stored) for heading, stored in zip(headings, first)])
 
 
 def memory_and_time(frame: pd.DataFrame) -> View:
@@ -81,7 +80,7 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     ]
     texts = [
         f"{plain_label(rows)}: loads in {seconds_text(row['load_seconds']) or '?'}, a forward takes "
-        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {bytes_text(peak_bytes(row)) or '?'}"
+        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {peaks_text(row) or '?'}"
         for rows, row in groups
     ]
     caption = "Peaks are the rise while loading. Combinations that place alike are loaded once and share a line."
@@ -89,28 +88,29 @@ def memory_and_time(frame: pd.DataFrame) -> View:
 
 
 def logit_difference(frame: pd.DataFrame) -> View:
-    """How far each combination's answer is from its reference, and from the unquantized model, on a log scale."""
+    """How far each combination's answer is from its reference and from the unquantized model, and why it is so."""
     judged = frame[frame["max_abs_diff"].notna()]
     groups = grouped(judged)
-    columns = ("combination", "verdict", "largest logit difference", "KL divergence", "from the unquantized model")
+    columns = ("combination", "verdict", "largest logit difference", "from the unquantized model", "what the row says")
     lines = [
         (
             label(rows),
             status(row["status"]),
             _log_bar(row["max_abs_diff"]),
-            tag("span", escape(number_text(row["kl_divergence"])), class_="number"),
             _log_bar(row["quality_kl"]),
+            breakable(sentence(row["reason"])),
         )
         for rows, row in groups
     ]
     texts = [
         f"{plain_label(rows)}: {status_word(row['status']).text}, logits differ by {number_text(row['max_abs_diff'])}, "
-        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}"
+        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}. {sentence(row['reason'])}"
         for rows, row in groups
     ]
     caption = (
         "The reference is the same checkpoint and quantization on the CPU without a map; 0 means equal bit for bit. "
-        "The last column is quality, in nats per token, and decides nothing. Bars are logarithmic from 1e-9 to 100."
+        "The distance to the unquantized model is a KL divergence in nats per token: quality, which decides nothing. "
+        "Bars are logarithmic from 1e-9 to 100."
     )
     return View(table(columns, lines, caption), "\n".join(texts) or "No answer was compared.")
 
@@ -128,17 +128,23 @@ def _stored(results: str, spec: LoadSpec) -> pd.DataFrame | None:
         return None
 
 
-def _strip(names: list[str], units: Iterable[strips.Unit], totals: str, stored: pd.DataFrame) -> View:
-    units = tuple(units)
+def _drawn(drawn: list[View]) -> View:
+    if not drawn:
+        return View(tag("p", "No combination was loaded, so there is no placement to show."), "No placement to show.")
+    pictures = tag("ul", "".join(view.html for view in drawn), class_="strips")
+    return _legend() + View(pictures, "\n\n".join(view.text for view in drawn))
+
+
+def _strip(heading: str, plain_heading: str, stored: pd.DataFrame) -> View:
+    units, totals = strips.units(stored), strips.totals(stored)
     cells = "".join(_run(run) for run in strips.runs(units))
     words = strips.describe(units)
-    heading = " = ".join(names)
     picture = (
-        tag("div", tag("strong", breakable(heading)) + f" {tag('span', escape(totals), class_='soft')}")
+        tag("div", tag("strong", heading) + f" {tag('span', escape(totals), class_='soft')}")
         + tag("div", cells, class_="strip", aria_hidden="true")
         + tag("div", escape(words), class_="soft")
     )
-    text = f"{heading}   {totals}\n[{strips.letters(units)}]  {strips.counts(stored)}\n{words}"
+    text = f"{plain_heading}   {totals}\n[{strips.letters(units)}]  {strips.counts(stored)}\n{words}"
     return View(tag("li", picture), text)
 
 
@@ -163,7 +169,7 @@ def _legend() -> View:
 
 
 def _devices(text: Any) -> dict[str, int]:
-    return {name: int(size) for name, size in device_bytes(text).items() if name != "cpu" and not is_missing(size)}
+    return {name: int(size) for name, size in device_bytes(text).items() if name != "cpu" and size}
 
 
 def _largest(frame: pd.DataFrame, column: str) -> float:

@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 
 import diag
 from diag.errors import DiagError, SpecError
+from diag.exits import Exit
 from diag.hardware import format_exact
 from diag.spec import PRESETS, LoadSpec
 from diag.views import plots, summary
@@ -23,7 +25,7 @@ from diag.views.execute import ERROR, Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
 from diag.views.markup import View
 from diag.views.notebooks import REPORT, check_parameters, find_notebook
-from diag.views.verdict import NO_ACCESS, Exit
+from diag.views.verdict import NO_ACCESS
 from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
@@ -95,13 +97,13 @@ def default_hardware(model: str) -> list[str]:
     Each of the pair holds a little more than half of the checkpoint, so that one is not enough and both are.
     """
     from diag.checkpoint import find_checkpoint
-    from diag.machine import accelerator_name
+    from diag.environment import device_names
 
     try:
         nbytes = find_checkpoint(model).nbytes
     except DiagError:  # the run itself will say what is wrong
         return [THIS_MACHINE]
-    if accelerator_name() is not None or not 0 < nbytes <= _SIMULATE_UP_TO:
+    if len(device_names()) > 1 or not 0 < nbytes <= _SIMULATE_UP_TO:
         return [THIS_MACHINE]
     return [THIS_MACHINE, f"2x{_round_size(nbytes * _SHARE)}"]
 
@@ -159,36 +161,34 @@ def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
     nb.cells[:0] = cells
 
 
-def _partial(specs: Sequence[LoadSpec], stored: Path) -> View | None:
+def _partial(specs: Sequence[LoadSpec], stored: Path) -> View:
     """What the results file holds of `specs`; the rest shows as not run."""
     frame = stored_frame(specs, stored)
-    if frame is None:
-        return None
     view = summary.headline(frame) + summary.overview(frame)
     if frame["n_resident"].notna().any():
         view = view + plots.placement_strips(specs, str(stored)) + plots.memory_and_time(frame)
-    return view + summary.answers(frame) + summary.failures(frame)
+    return view + summary.answers(frame, specs[0].probe) + summary.failures(frame)
 
 
-def stored_frame(specs: Sequence[LoadSpec], stored: Path) -> pd.DataFrame | None:
-    """The frame of `specs` with the rows that the results file holds from these library versions; the rest `not_run`.
-
-    None where there is no such file.
-    """
+def stored_frame(specs: Sequence[LoadSpec], stored: Path) -> pd.DataFrame:
+    """The frame of `specs`: rows that the results file holds from these library versions, the rest `not_run`."""
     from diag.environment import versions
     from diag.sweep.rows import blank_row, frame_of
     from diag.sweep.store import Store
 
-    if not stored.is_file():
-        return None
-    with Store(stored, must_exist=True) as store:
-        keys = [store.find(spec.to_json()) for spec in specs]
-        valid = {key for key in keys if key and (store.extra(key) or {}).get("versions") == versions()}
-        rows = store.rows()
+    found: dict[LoadSpec, dict[str, Any]] = {}
+    if stored.is_file():
+        with suppress(DiagError), Store(stored, must_exist=True) as store:
+            rows, keys = store.rows(), {spec: store.find(spec.to_json()) for spec in specs}
+            valid = {spec: key for spec, key in keys.items() if key and _made_with(store, key) == versions()}
+            found = {spec: rows[key] for spec, key in valid.items()}
     ended = "The run ended before this combination was loaded."
-    return frame_of(
-        [rows[key] if key in valid else blank_row(spec, "not_run", ended) for spec, key in zip(specs, keys)]
-    )
+    return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
+
+
+def _made_with(store: Any, key: str) -> dict[str, str] | None:
+    """The library versions that a stored row was made with."""
+    return (store.extra(key) or {}).get("versions")
 
 
 def _plain(specs: Sequence[LoadSpec], name: str) -> list[str]:

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from diag.spec import LoadSpec
 from diag.views.markup import breakable, escape, tag
 from diag.views.wording import THIS_MACHINE, is_missing, map_text
 
 Group = tuple[list[pd.Series], pd.Series]
 
 
-def combination(row: Any) -> str:
-    """`auto · nf4`, with the hardware where it is simulated; for a row or a spec.
-
-    >>> from diag.spec import LoadSpec
-    >>> combination(LoadSpec("tiny", "cpu", "int8", "24GiB"))
-    'cpu · int8 · simulated 24GiB'
-    """
-    if isinstance(row, (pd.Series, Mapping)):
-        device_map, quantization, hardware = row["device_map"], row["quantization"], row["hardware"]
-    else:
-        device_map, quantization, hardware = row.device_map_text, row.quantization, row.hardware_text
-    machine = "" if hardware == THIS_MACHINE else f" · simulated {hardware}"
-    return f"{map_text(device_map)} · {map_text(quantization, 40)}{machine}"
+def described(spec: LoadSpec) -> dict[str, str]:
+    """What a row says about its spec, from the spec itself."""
+    return {"device_map": spec.device_map_text, "quantization": spec.quantization, "hardware": spec.hardware_text}
 
 
 def grouped(frame: pd.DataFrame) -> list[Group]:
@@ -38,18 +29,26 @@ def grouped(frame: pd.DataFrame) -> list[Group]:
     return [(rows, rows[0]) for rows in together.values()]
 
 
-def plain_label(rows: list[pd.Series]) -> str:
-    """The name of a group as text."""
-    maps = ", ".join(map_text(row["device_map"]) for row in rows)
-    hardware = str(rows[0]["hardware"])
+def plain_label(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
+    """The name of a group as text: its maps, its quantization, and its hardware where that is simulated.
+
+    >>> from diag.spec import LoadSpec
+    >>> plain_label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")])
+    'auto, cpu · int8 · simulated 24GiB'
+    """
+    hardware = rows[0]["hardware"]
     machine = "" if hardware == THIS_MACHINE else f" · simulated {hardware}"
-    return f"{maps} · {map_text(rows[0]['quantization'], 40)}{machine}"
+    return f"{_maps(rows)} · {map_text(rows[0]['quantization'], 40)}{machine}"
 
 
-def label(rows: list[pd.Series]) -> str:
-    """The name of a group as HTML: its maps, its quantization, and a badge where it was simulated."""
-    maps = ", ".join(map_text(row["device_map"]) for row in rows)
-    return f"{breakable(maps)} · {breakable(map_text(rows[0]['quantization'], 40))}{badge(rows[0]['hardware'])}"
+def label(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
+    """The same as HTML, with a badge for simulated hardware."""
+    name = f"{breakable(_maps(rows))} · {breakable(map_text(rows[0]['quantization'], 40))}"
+    return name + badge(rows[0]["hardware"])
+
+
+def _maps(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
+    return ", ".join(map_text(row["device_map"]) for row in rows)
 
 
 def badge(hardware: Any) -> str:

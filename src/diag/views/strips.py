@@ -193,4 +193,4 @@ def _range(stem: str, first: int | None, last: int | None) -> str:
     if first is None:
         return stem
     word = ".".join(stem.split(".")[-2:]) if stem.endswith(".block") else stem.rpartition(".")[2]
-    return f"{word} {first}" if first == last else f"{word} {first}–{last}"
+    return f"{word.removesuffix('s')} {first}" if first == last else f"{word} {first}–{last}"

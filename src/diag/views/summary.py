@@ -13,6 +13,7 @@ from diag.views.verdict import VERDICT_MIME, Advice, judge, machine_text, status
 from diag.views.wording import (
     THIS_MACHINE,
     bytes_text,
+    count_text,
     is_missing,
     map_text,
     number_text,
@@ -43,20 +44,25 @@ def headline(frame: pd.DataFrame) -> View:
 def overview(frame: pd.DataFrame) -> View:
     """Device maps down, quantizations across, one table a machine: the status of every combination."""
     views = [_grid(str(machine), rows) for machine, rows in frame.groupby("hardware", sort=False)]
+    if not views:
+        return View(tag("p", "There is no combination to show."), "There is no combination to show.")
     side_by_side = tag("div", "".join(view.html for view in views), class_="grids")
     return View(side_by_side, "\n\n".join(view.text for view in views))
 
 
-def answers(frame: pd.DataFrame) -> View:
-    """What the model said to the probe, and which combinations said so."""
-    ran = frame[[bool(sentence(text)) for text in frame.get("answer", [])]] if "answer" in frame else frame[:0]
+def answers(frame: pd.DataFrame, probe: str | None = None) -> View:
+    """What the model said to the probe (None: the default prompt), and which combinations said so."""
+    ran = frame[[bool(sentence(text).strip()) for text in frame["answer"]]]
     if not len(ran):
-        return View(tag("p", "No combination gave an answer."), "No combination gave an answer.")
-    said = list(ran.groupby("answer", sort=False))
-    lines = [(tag("q", escape(text)), escape(_who(rows, ran)), _rightness(rows)) for text, rows in said]
-    texts = [f"“{text}” said {_who(rows, ran)}; {_rightness_text(rows)}" for text, rows in said]
-    caption = "The same text is not yet the same answer: the logits decide, and they are compared below."
-    return View(table(("the model said", "which", "and that was"), lines, caption), "\n".join(texts))
+        return View(tag("p", "No combination gave an answer in words."), "No combination gave an answer in words.")
+    said = [(_asked(probe), str(text).strip(), rows) for text, rows in ran.groupby("answer", sort=False)]
+    lines = [
+        (f"{escape(asked)} {tag('q', escape(text))}", escape(_who(rows, ran)), _rightness(rows))
+        for asked, text, rows in said
+    ]
+    texts = [f"{asked} “{text}” said {_who(rows, ran)}; {_rightness_text(rows)}" for asked, text, rows in said]
+    caption = "The same words are not yet the same answer: the logits decide, and they are compared below."
+    return View(table(("the prompt and what was said", "by", "and that was"), lines, caption), "\n".join(texts))
 
 
 def failures(frame: pd.DataFrame) -> View:
@@ -75,11 +81,12 @@ def failures(frame: pd.DataFrame) -> View:
 
 
 def details(frame: pd.DataFrame) -> View:
-    """Every column of every row, for those who want to look something up; scrolls inside its own box."""
+    """Every column of every row, folded, for those who want to look something up; scrolls inside its own box."""
     columns = list(frame.columns)
     lines = [tuple(_value(name, row[name]) for name in columns) for _, row in frame.iterrows()]
-    caption = f"{len(frame)} rows, {len(columns)} columns: the frame that diag.matrix returned."
-    return View(table(columns, lines, caption, cards=False), visible_frame(frame))
+    size = f"{count_text(len(frame), 'row')}, {count_text(len(columns), 'column')}"
+    grid = table(columns, lines, f"{size}: the frame that diag.matrix returned", cards=False)
+    return View(tag("details", tag("summary", f"Show {size}") + grid, class_="figures"), visible_frame(frame))
 
 
 def visible_frame(frame: pd.DataFrame) -> str:
@@ -152,6 +159,8 @@ def _grid_cell(row: pd.Series | None) -> str:
         facts.append(f"{int(row['n_missing'])} missing")
     if not is_missing(row["n_offloaded"]) and row["n_offloaded"]:
         facts.append(f"{int(row['n_offloaded'])} offloaded")
+    if str(row["quantization"]) != "none" and not is_missing(row["n_quantized"]):
+        facts.append(f"{int(row['n_quantized'])} packed")
     if not facts and row["status"] == "ok":
         facts.append("all resident")
     return status(row["status"]) + (tag("small", escape(", ".join(facts))) if facts else "")
@@ -183,6 +192,12 @@ def _plain_names(rows: list[pd.Series]) -> str:
 
 def _names(frame: pd.DataFrame) -> str:
     return _plain_names([row for _, row in frame.iterrows()])
+
+
+def _asked(probe: str | None) -> str:
+    from diag.probing import DEFAULT_PROMPT
+
+    return (probe or DEFAULT_PROMPT).strip()
 
 
 def _who(rows: pd.DataFrame, ran: pd.DataFrame) -> str:
@@ -232,7 +247,9 @@ def _value(name: str, value: Any) -> str:
     if isinstance(value, float):
         return tag("span", escape(number_text(value)), class_="number")
     text = str(value)
-    return breakable(text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]} …")
+    if len(text) > 60:
+        return tag("span", breakable(text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]} …"), class_="long")
+    return breakable(text)
 
 
 def _capital(text: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from typing import Any
 
 import pandas as pd
 
+from diag.exits import Exit
 from diag.spec import PRESETS, QUANTIZATIONS
 from diag.views.wording import (
     THIS_MACHINE,
@@ -23,16 +23,6 @@ from diag.views.wording import (
 )
 
 VERDICT_MIME = "application/vnd.diag.verdict+json"
-
-
-class Exit(IntEnum):
-    """Exit codes of the command line. Frozen: nightly jobs are written against them."""
-
-    AS_EXPECTED = 0
-    WORSE = 1
-    WRONG_USAGE = 2
-    NOT_JUDGED = 3
-    DIED = 4
 
 
 # Errors after which the question that a matrix asks was never reached: no access, network, file or room.
@@ -121,13 +111,23 @@ def machine_text(machine: str) -> str:
     return machine if machine == THIS_MACHINE else f"simulated {machine}"
 
 
-def peak_bytes(row: pd.Series) -> int | None:
-    """Host and devices together at their peaks, in bytes; None where neither was measured."""
-    devices = [int(size) for name, size in device_bytes(row.get("peak_device_bytes")).items() if name != "cpu"]
-    host: Any = row.get("peak_host_bytes")
-    if is_missing(host) and not devices:
-        return None
-    return sum(devices) + (0 if is_missing(host) else int(host))
+def peaks_text(row: pd.Series) -> str:
+    """Every peak that was measured, the host's first.
+
+    >>> peaks_text(pd.Series({"peak_host_bytes": 2**30, "peak_device_bytes": '{"cuda:0": 5242880, "cuda:1": 0}'}))
+    '1.00 GiB of host memory and 5.00 MiB on cuda:0'
+    """
+    host = [] if is_missing(row["peak_host_bytes"]) else [f"{bytes_text(row['peak_host_bytes'])} of host memory"]
+    devices = [f"{bytes_text(size)} on {name}" for name, size in device_bytes(row["peak_device_bytes"]).items() if size]
+    return list_text(host + devices)
+
+
+def _scarce_bytes(row: pd.Series) -> tuple[str, int]:
+    """What decides whether it fits: bytes on accelerators where any are used, else on the host."""
+    devices = sum(int(size) for size in device_bytes(row["peak_device_bytes"]).values())
+    if devices:
+        return "device", devices
+    return "host", 0 if is_missing(row["peak_host_bytes"]) else int(row["peak_host_bytes"])
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
@@ -163,27 +163,31 @@ def _best(frame: pd.DataFrame) -> pd.Series | None:
 
 
 def _smaller(frame: pd.DataFrame, best: pd.Series | None) -> Advice | None:
-    """The working combination on the same machine that peaks lowest, where it saves a quarter or more."""
-    if best is None or (limit := peak_bytes(best)) is None:
+    """The working combination on the same machine that needs least of the same memory, if it saves a quarter."""
+    if best is None:
         return None
+    kind, limit = _scarce_bytes(best)
     same = [row for row in _rows(frame) if row["status"] == "ok" and row["hardware"] == best["hardware"]]
-    measured = [row for row in same if peak_bytes(row) is not None]
-    smallest = min(measured, key=lambda row: (peak_bytes(row), _rank(row)))
-    peak = peak_bytes(smallest) or 0
-    if peak > 0.75 * limit:
+    alike = [row for row in same if _scarce_bytes(row)[0] == kind and _scarce_bytes(row)[1]]
+    smallest = min(alike, key=lambda row: (_scarce_bytes(row)[1], _rank(row)), default=best)
+    if _scarce_bytes(smallest)[1] > 0.75 * limit:
         return None
-    price = f"peaks at {bytes_text(peak)} instead of {bytes_text(limit)}"
-    return _advice(smallest, "; ".join([price, *_costs(smallest)]))
+    price = f"peaks at {peaks_text(smallest)} instead of {peaks_text(best)}"
+    return _advice(smallest, "; ".join([price, *_fetches(smallest), *_costs(smallest)]))
 
 
 def _why(row: pd.Series) -> str:
-    offloaded = _count(row, "n_offloaded")
-    place = (
-        f"{count_text(offloaded, 'tensor')} are offloaded and fetched at every forward"
-        if offloaded
-        else "every tensor is resident, nothing is fetched during a forward"
-    )
-    return "; ".join([place, _agreement(row), *_figures(row), *_costs(row)])
+    place = _fetches(row) or ["every tensor is resident, nothing is fetched during a forward"]
+    return "; ".join([*place, _agreement(row), *_figures(row), *_costs(row)])
+
+
+def _fetches(row: pd.Series) -> list[str]:
+    """What offloading costs."""
+    count = _count(row, "n_offloaded")
+    if not count:
+        return []
+    time = "" if is_missing(row["forward_seconds"]) else f", which then takes {seconds_text(row['forward_seconds'])}"
+    return [f"{count_text(count, 'offloaded tensor')} fetched for every forward{time}"]
 
 
 def _agreement(row: pd.Series) -> str:
@@ -199,10 +203,10 @@ def _figures(row: pd.Series) -> list[str]:
     found = []
     if not is_missing(row["load_seconds"]):
         found.append(f"loads in {seconds_text(row['load_seconds'])}")
-    if not is_missing(row["forward_seconds"]):
+    if not is_missing(row["forward_seconds"]) and not _count(row, "n_offloaded"):
         found.append(f"a forward takes {seconds_text(row['forward_seconds'])}")
-    if (peak := peak_bytes(row)) is not None:
-        found.append(f"peaks at {bytes_text(peak)}")
+    if peaks := peaks_text(row):
+        found.append(f"peaks at {peaks}")
     return found
 
 

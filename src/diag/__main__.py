@@ -1,0 +1,6 @@
+"""`python -m diag`: the same as the `diag` command."""
+
+from diag.views.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,190 @@
+"""The command line: report, matrix, placement, env. Imports only the standard library until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from diag import __version__
+from diag.errors import DiagError, SpecError
+from diag.exits import Exit
+from diag.spec import PRESETS, QUANTIZATIONS
+
+_EXITS = (
+    "exit codes: 0 as expected · 1 worse than the baseline · 2 wrong usage · 3 could not judge (no access, network or "
+    "disk) · 4 the run died"
+)
+
+
+class UsageError(SpecError):
+    """The command line itself is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code (`Exit`)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        return _run(arguments)
+    except DiagError as error:
+        return _complain(error, as_json)
+    except BrokenPipeError:  # the reader of a pipe (head, less) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(Exit.AS_EXPECTED)
+    except KeyboardInterrupt as interrupt:
+        notes = " ".join(getattr(interrupt, "__notes__", []))
+        print(f"diag: interrupted. {notes}".rstrip(), file=sys.stderr)
+        return int(Exit.DIED)
+    except OSError as error:
+        return _complain(
+            DiagError(f"{type(error).__name__}: {error}", next_step="check the path and the room."), as_json
+        )
+    except Exception:
+        from diag.redact import redact
+
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        print("diag: this is a fault of diag itself; the traceback above is safe to send.", file=sys.stderr)
+        return int(Exit.DIED)
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] in (["lab"], ["test"]):  # all the rest is for JupyterLab or pytest
+        from diag.views import develop
+
+        return develop.main(arguments)
+    options = _parser().parse_args(arguments)
+    from diag.views import commands
+
+    run: Callable[[argparse.Namespace], Exit] = getattr(commands, options.command)
+    return int(run(options))
+
+
+def _complain(error: DiagError, as_json: bool) -> int:
+    """One block on stderr, or one JSON object on stdout, and the exit code that goes with the error."""
+    from diag.redact import redact
+
+    code = Exit.WRONG_USAGE if isinstance(error, SpecError) else Exit.NOT_JUDGED
+    if as_json:
+        texts = {"what": error.what, "why": error.why, "next_step": error.next_step}
+        said = {"type": type(error).__name__, **{key: redact(text) for key, text in texts.items()}}
+        print(json.dumps({"error": said, "exit_code": int(code)}, indent=1))
+    else:
+        print(f"diag: {_plain(redact(str(error)))}", file=sys.stderr)
+    return int(code)
+
+
+def _plain(text: str) -> str:
+    from diag.views.markup import visible
+
+    return visible(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains with a DiagError, so that `--json` holds for wrong usage too."""
+
+    def error(self, message: str) -> NoReturn:
+        advice = f"`{self.prog} --help` shows what it takes, with an example."
+        raise UsageError(f"{message}.", why=self.format_usage().strip(), next_step=advice)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="diag",
+        description="Where every tensor of a Hugging Face model is, why, and which load configuration to use.",
+        epilog=f"example: diag report --model smollm2\n\n{_EXITS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"diag {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_report(commands)
+    _add_matrix(commands)
+    _add_placement(commands)
+    _add(commands, "env", "what this machine is: versions, devices, memory; works where torch is broken", "diag env")
+    for name, text in (("lab", "opens JupyterLab on the notebooks"), ("test", "runs every check of a checkout")):
+        _add(commands, name, text, f"python -m diag {name}", json_option=False)
+    return parser
+
+
+def _add(commands: Any, name: str, text: str, example: str, *, json_option: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[:1].upper()}{text[1:]}.",
+        epilog=f"example: {example}\n\n{_EXITS}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if json_option:
+        command.add_argument("--json", action="store_true", help="print one JSON object or array instead of text")
+    return command
+
+
+def _add_report(commands: Any) -> None:
+    command = _add(
+        commands,
+        "report",
+        "loads a model under every combination and writes one HTML file",
+        "diag report --model smollm2 --out reports/smollm2.html",
+    )
+    _add_grid(command)
+    own = "a further parameter of that notebook; VALUE is JSON or text; may be repeated"
+    option = command.add_argument
+    option("--out", metavar="FILE", help="the HTML file (default: reports/MODEL.html)")
+    option("--notebook", metavar="FILE", help="a notebook of your own in place of diag's report.ipynb")
+    option("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help=own)
+    option("--deadline", metavar="TIME", help="for the whole run, such as 90s, 30m or 2h")
+
+
+def _add_matrix(commands: Any) -> None:
+    command = _add(
+        commands,
+        "matrix",
+        "loads a model under every combination and prints one row each",
+        "diag matrix --model tiny --device-map auto,disk --quantization none,int8",
+    )
+    _add_grid(command)
+    option = command.add_argument
+    option("--retry-failed", action="store_true", help="do killed, timed-out and out-of-memory rows again")
+    option("--fresh", action="store_true", help="do every row again")
+    option("--workers", type=int, metavar="N", help="cells at a time (default: as many as the machine bears)")
+
+
+def _add_placement(commands: Any) -> None:
+    command = _add(
+        commands,
+        "placement",
+        "loads a model once and says where every tensor is and who holds its data",
+        "diag placement --model tiny --device-map disk --by device",
+    )
+    _add_model(command)
+    option = command.add_argument
+    option("--device-map", metavar="MAP", default="auto", help=f"{', '.join(PRESETS)}, or a map as JSON")
+    option("--quantization", metavar="Q", default="none", help=", ".join(QUANTIZATIONS))
+    option("--hardware", metavar="H", help="simulated GPUs, such as 2x300MiB+8GiB (default: this machine)")
+    option("--dtype", metavar="D", default="auto", help="float32, bfloat16, … (default: the checkpoint's)")
+    option("--max-memory", metavar="JSON", help='such as {"0": "20GiB", "cpu": "60GiB"}')
+    option("--by", choices=("layer", "device", "tensor"), default="layer", help="one row each (default: layer)")
+    option("--results", metavar="FILE", help="read the stored table of a matrix run instead of loading")
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    what = "a hub id, a local folder or a sample (tiny, smollm2, …)"
+    command.add_argument("model_name", nargs="?", metavar="MODEL", help=what)
+    command.add_argument("--model", metavar="MODEL", help="the same, as an option")
+
+
+def _add_grid(command: argparse.ArgumentParser) -> None:
+    _add_model(command)
+    several = "one or several with commas, or JSON; may be repeated"
+    machines = "'this machine', or simulated GPUs such as 2x300MiB+8GiB; may be repeated"
+    option = command.add_argument
+    option("--device-map", action="append", metavar="MAPS", help=f"{several} (default: all of {', '.join(PRESETS)})")
+    option("--quantization", action="append", metavar="QS", help=f"{several} (default: none, int8, nf4)")
+    option("--hardware", action="append", metavar="H", help=machines)
+    option("--probe", metavar="TEXT", help="the prompt (default: the model's own)")
+    option("--timeout", metavar="TIME", default="600s", help="for each combination, such as 90s or 10m (default: 10m)")
+    option("--results", metavar="FILE", help="the SQLite file that keeps the rows")

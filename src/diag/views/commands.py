@@ -1,0 +1,186 @@
+"""What each command of the command line does. Heavy libraries are imported inside the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import Any
+
+import diag
+from diag.errors import CouldNotJudgeError, DiagError, SpecError
+from diag.exits import Exit
+from diag.spec import PRESETS, LoadSpec
+from diag.views.markup import visible
+
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def report(options: argparse.Namespace) -> Exit:
+    """One HTML file, and its path on stdout; a line for each finished combination goes to stderr."""
+    from diag.views.notebooks import REPORT
+    from diag.views.report import write_report
+
+    result = write_report(
+        _model(options),
+        options.out,
+        device_maps=_several(options.device_map) or PRESETS,
+        quantizations=_several(options.quantization) or ("none", "int8", "nf4"),
+        hardware=options.hardware,
+        probe=options.probe,
+        timeout=_seconds(options.timeout, "--timeout"),
+        deadline=None if options.deadline is None else _seconds(options.deadline, "--deadline"),
+        results=options.results,
+        notebook=options.notebook or REPORT,
+        parameters=dict(map(_parameter, options.parameter)),
+        say=_say,
+    )
+    if options.json:
+        _print_json(result.to_json())
+    else:
+        print(f"{visible(result.headline)}\n{result.path}")
+    return result.exit_code
+
+
+def matrix(options: argparse.Namespace) -> Exit:
+    """The overview, what to use and what did not work; with `--json` every row."""
+    from diag.views import summary
+    from diag.views.verdict import judge
+
+    specs = diag.grid(
+        _model(options),
+        _several(options.device_map) or PRESETS,
+        _several(options.quantization) or ("none", "int8", "nf4"),
+        options.hardware,
+        probe=options.probe,
+    )
+    frame = diag.matrix(
+        specs,
+        options.results or "results.sqlite",
+        timeout=_seconds(options.timeout, "--timeout"),
+        workers=options.workers,
+        retry_failed=options.retry_failed,
+        fresh=options.fresh,
+    )
+    if options.json:
+        _print_json(json.loads(frame.to_json(orient="records")))
+    else:
+        for view in (summary.overview(frame), summary.failures(frame), summary.headline(frame)):
+            print(f"{visible(view.text)}\n")
+        print(f"Every row is in {options.results or 'results.sqlite'}.")
+    return judge(frame).exit_code
+
+
+def placement(options: argparse.Namespace) -> Exit:
+    """Where every tensor is: a strip and its totals, or a table by device or by tensor."""
+    spec = LoadSpec(
+        _model(options),
+        options.device_map,
+        options.quantization,
+        options.hardware,
+        dtype=options.dtype,
+        max_memory=None if options.max_memory is None else _json_value(options.max_memory, "--max-memory"),
+    )
+    table = diag.placement_of(options.results, spec) if options.results else _loaded_table(spec)
+    frame = _table_by(table, options.by)
+    if options.json:
+        _print_json(json.loads(frame.to_json(orient="records")))
+    else:
+        _print_placement(spec, table, frame, options.by)
+    return Exit.AS_EXPECTED
+
+
+def env(options: argparse.Namespace) -> Exit:
+    """What this machine is; imports nothing that could be broken."""
+    from diag.environment import environment
+    from diag.views.machine import describe
+
+    if options.json:
+        _print_json(environment().to_dict())
+    else:
+        print(visible(describe().text))
+    return Exit.AS_EXPECTED
+
+
+def _loaded_table(spec: LoadSpec) -> Any:
+    outcome = diag.load(spec)
+    if isinstance(outcome.error, DiagError):
+        raise outcome.error
+    if outcome.error is not None:
+        said = f"{type(outcome.error).__name__}: {outcome.error}"
+        raise CouldNotJudgeError(f"{spec.model!r} did not load.", why=said) from outcome.error
+    return diag.placement(outcome.model)
+
+
+def _table_by(table: Any, by: str) -> Any:
+    from diag import totals
+
+    return {"device": totals.by_device, "layer": totals.by_layer, "tensor": lambda same: same}[by](table)
+
+
+def _print_placement(spec: LoadSpec, table: Any, frame: Any, by: str) -> None:
+    from diag.views import plots, rows
+
+    if by == "layer":
+        print(visible(f"{spec.model}\n{plots.strips_of({rows.plain_label([rows.described(spec)]): table}).text}\n"))
+    print(visible(frame.to_string(index=False)))
+
+
+def _model(options: argparse.Namespace) -> str:
+    names = [name for name in (options.model_name, options.model) if name is not None]
+    if len(set(names)) == 1:
+        return names[0]
+    why = "none was given." if not names else f"two were given: {' and '.join(names)}."
+    raise SpecError("one model is needed.", why=why, next_step=f"diag {options.command} --model smollm2")
+
+
+def _several(values: list[str] | None) -> list[str]:
+    """Values of a repeatable option, each one value, a list with commas or blanks, or JSON."""
+    found: list[str] = []
+    for value in values or []:
+        text = value.strip()
+        if text.startswith("["):
+            found += _json_value(text, "a list")
+        elif "{" in text:
+            found.append(text)
+        else:
+            found += re.split(r"[,\s]+", text.strip(", "))
+    return found
+
+
+def _seconds(text: str, option: str) -> float:
+    """Seconds of `90`, `90s`, `30m` or `2h`. Raises SpecError."""
+    match = _TIME.match(text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise SpecError(f"{option} {text!r} is not a time.", why="a time is a number above zero with s, m or h.",
+                        next_step=f"write for example {option} 30m")  # fmt: skip
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise SpecError(f"-p {text!r} is not a parameter.", why="it is written NAME=VALUE.", next_step="-p rows=20")
+    try:
+        return name.strip(), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip(), value
+
+
+def _json_value(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise SpecError(f"{what}: {text!r} is not valid JSON.", why=str(e), next_step="check quotes and braces.") from e
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    from diag.views.files import redacted
+
+    print(json.dumps(redacted(value), indent=1, ensure_ascii=False))

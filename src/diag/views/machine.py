@@ -1,0 +1,59 @@
+"""What this machine is, as a view. Imports no torch, so that it works where torch is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from diag.environment import Device, Environment, Holder, environment
+from diag.views.markup import View, escape, notice, tag
+from diag.views.wording import bytes_text
+
+_FIRST = ("diag", "torch", "transformers", "accelerate", "bitsandbytes", "peft", "diffusers")
+
+
+def describe(known: Environment | None = None) -> View:
+    """This machine in a few lines, the rest folded: fit for a report and for a bug report. Looks when not given."""
+    known = environment() if known is None else known
+    html = _list(_facts(known)) + _folded(known)
+    if known.torch.error:
+        html = notice("bad", "torch does not work here", [escape(known.torch.error)]) + html
+    return View(html, str(known))
+
+
+def _facts(known: Environment) -> dict[str, str]:
+    host = known.host
+    facts = {
+        "libraries": " · ".join(f"{name} {known.versions[name]}" for name in _FIRST if name in known.versions),
+        "python": f"{known.python} on {known.system}, {known.cpus} CPUs",
+        "accelerators": "; ".join(map(_device, known.torch.devices)) or "none",
+        "host memory": f"{_room(host.free, host.total)}, limited by the {host.limited_by}",
+    }
+    if known.holders:
+        facts["held on GPUs"] = "; ".join(map(_holder, known.holders))
+    return facts
+
+
+def _device(device: Device) -> str:
+    return f"{device.name} {device.model}, {_room(device.free_bytes, device.total_bytes)}"
+
+
+def _holder(holder: Holder) -> str:
+    return f"{bytes_text(holder.nbytes) or 'unknown size'} by {holder.program} ({holder.owner})"
+
+
+def _room(free: int | None, total: int | None) -> str:
+    return f"{bytes_text(free) or '?'} free of {bytes_text(total) or '?'}"
+
+
+def _folded(known: Environment) -> str:
+    """Versions of the other libraries, disks and settings."""
+    others = {name: version for name, version in known.versions.items() if name not in _FIRST}
+    disks = {disk.use: f"{disk.path}, {_room(disk.free_bytes, disk.total_bytes)}" for disk in known.disks}
+    parts = {"Versions": others, "Disks": disks, "Settings": known.settings}
+    content = "".join(tag("h3", escape(title)) + _list(values) for title, values in parts.items() if values)
+    return tag("details", tag("summary", "Other libraries, disks and settings") + content)
+
+
+def _list(values: Mapping[str, str]) -> str:
+    items = "".join(tag("dt", escape(name)) + tag("dd", escape(text)) for name, text in values.items())
+    return tag("dl", items, class_="facts")

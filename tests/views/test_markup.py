@@ -1,0 +1,123 @@
+"""Whatever a name, an error or a parameter holds is shown as text, and a page can't reach for the network."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from diag.views.markup import View, breakable, escape, notice, page, style, table, tag, visible
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</style><script>alert(1)</script>",
+    "</td></table><h1>gone</h1>",
+    "javascript:alert(1)' onclick='alert(1)",
+    "&lt;script&gt; written out already",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_markup_survives_escaping(text):
+    assert not re.search(r"[<>\"']", escape(text))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_cells_captions_and_attributes_add_no_element(text):
+    view = table(("name", text), [(escape(text), escape(text))], text) + tag("p", "x", title=text)
+    names = set(re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", view))
+    assert names <= {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
+
+
+def test_ansi_codes_are_written_out_instead_of_colouring():
+    assert visible("a \x1b[31mred\x1b[0m name") == r"a \x1b[31mred\x1b[0m name"
+
+
+def test_text_that_turns_reading_order_around_is_written_out():
+    assert visible("abc\u202egpj.exe") == r"abc\u202egpj.exe"
+
+
+def test_lines_and_tabs_stay():
+    assert visible("one\n\ttwo") == "one\n\ttwo"
+
+
+def test_a_name_that_is_not_valid_unicode_can_still_be_written():
+    escape(b"caf\xe9".decode("utf-8", "surrogateescape")).encode("utf-8")
+
+
+def test_secrets_go_before_the_text_is_split_for_line_breaks():
+    shown = breakable("token hf_abcdefghijklmnopqrstuvwxyz012345 of https://user:pa55word@host/x")
+    assert "hf_abc" not in shown.replace("<wbr>", "")
+    assert "pa55word" not in shown
+
+
+def test_breakable_text_is_the_same_text():
+    assert breakable('{"model.layers":0}').replace("<wbr>", "") == escape('{"model.layers":0}')
+
+
+def test_a_page_forbids_scripts_and_every_address():
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page("t", "x"))[1]
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert "http" not in policy
+
+
+def test_the_style_sheet_names_no_outside_resource():
+    assert not re.search(r"url\(|@import|https?:", style())
+
+
+def test_a_page_holds_the_style_sheet_once():
+    views = "".join(View("<b>x</b>", "x")._repr_mimebundle_()["text/html"] for _ in range(3))
+    assert page("t", views).count("<style") == 1
+
+
+def test_a_title_can_not_close_its_element():
+    assert "<title>&lt;/title&gt;&lt;script&gt;</title>" in page("</title><script>", "x")
+
+
+def test_a_view_is_html_in_a_notebook_and_text_in_a_terminal():
+    both = View("<b>2</b>", "2") + View("<i>3</i>", "3")
+    assert repr(both) == "2\n\n3"
+    assert "<b>2</b>\n<i>3</i>" in both._repr_mimebundle_()["text/html"]
+    assert both._repr_mimebundle_()["text/plain"] == "2\n\n3"
+
+
+def test_a_notice_says_in_words_what_its_colour_says():
+    assert "incomplete" in notice("bad", "This report is incomplete", ["why"])
+
+
+def test_each_card_line_carries_its_column_name():
+    assert 'data-label="host peak"' in table(("name", "host peak"), [("a", "1")], "c")
+
+
+def channel(value: int) -> float:
+    share = value / 255
+    return share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (channel(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+COLOURS = {name: both for name, *both in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style())}
+ON_PAPER = ["ink", "soft", "link", "good", "bad", "warn"]
+WITH_INK = ["box", "gpu-a", "gpu-b", "gpu-c", "gpu-d", "cpu", "good-box", "bad-box", "warn-box"]
+PAIRS = [
+    *((name, "paper") for name in ON_PAPER),
+    *(("ink", name) for name in WITH_INK),
+    *((name, f"{name}-box") for name in ("good", "bad", "warn")),
+    ("lost-ink", "lost"),
+]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(("text", "behind"), PAIRS)
+def test_text_has_a_contrast_of_4_5_in_both_themes(text, behind, theme):
+    assert contrast(COLOURS[text][theme], COLOURS[behind][theme]) >= 4.5
