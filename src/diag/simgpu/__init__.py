@@ -96,7 +96,7 @@ def host_bytes(hardware: Hardware | None = None) -> int:
 
 
 def _register() -> None:
-    from diag.simgpu import dispatch, library_patches, private, torch_patches
+    from diag.simgpu import dispatch, library_patches, private, refusals, torch_patches
     from diag.simgpu.module import backend
 
     private.check_torch()
@@ -105,6 +105,7 @@ def _register() -> None:
     dispatch.install()
     torch_patches.install()
     library_patches.install()
+    refusals.install()
 
 
 def _check_fits(hardware: Hardware) -> None:

@@ -27,6 +27,11 @@ _WHOLE = (
 # The same, below autograd: their gradients are operations of their own.
 _DIRECT = {"aten::convolution", "aten::convolution_backward", "aten::linalg_lstsq"}
 
+_CAST_DOWN = (
+    "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "scaled_dot_product_attention",
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input",
+)  # fmt: skip
+
 _kernels: dict[Any, Callable[..., Any]] = dict(special.KERNELS)
 _libraries: list[torch.library.Library] = []  # a library takes its kernels back when it dies
 
@@ -56,6 +61,30 @@ def install() -> None:
         op = find_op(f"aten::{name}")
         for key in ("AutogradPrivateUse1", "PrivateUse1"):
             library.impl(name.removesuffix(".default"), whole(op), key)
+    follow_autocast()
+
+
+def follow_autocast() -> None:
+    """`torch.autocast("simgpu")`: the operations that any GPU casts down, and nothing else."""
+    keep(torch.library.Library("_", "IMPL")).fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+    library = keep(torch.library.Library("aten", "IMPL"))
+    for name in _CAST_DOWN:
+        library.impl(name, casting(find_op(f"aten::{name}")), "AutocastPrivateUse1")
+
+
+def casting(op: Any) -> Callable[..., Any]:
+    """The operation with its float32 arguments in autocast's dtype."""
+
+    def cast(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dtype is torch.float32:
+            return value.to(torch.get_autocast_dtype(private.NAME))
+        return value
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        with private.below_autocast():
+            return op(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+    return kernel
 
 
 def keep(library: torch.library.Library) -> torch.library.Library:
@@ -98,8 +127,10 @@ def whole(op: Any) -> Callable[..., Any]:
     run, alone = private.bound(op), kernels.gather_alone(op)
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
+        if private.modes_are_watching() or (kwargs and _holds_tensors(kwargs)):
+            return op.decompose(*args, **kwargs)
         given, index = alone(args)
-        if given is None or (kwargs and _holds_tensors(kwargs)) or private.modes_are_watching():
+        if given is None:
             return op.decompose(*args, **kwargs)
         return kernels.wrap(run(*given, **kwargs), index)
 

@@ -124,7 +124,7 @@ def _gather_list(op: Any, args: tuple[Any, ...], values: Any, index: int) -> tup
 def gather_alone(op: Any) -> Callable[[tuple[Any, ...]], tuple[list[Any] | None, int]]:
     """Like `gatherer`, but answers None where a gradient is wanted, or where devices are mixed or none is simulated."""
     positions = read_schema(op).tensors
-    as_cpu = private.as_cpu
+    as_cpu, is_plain = private.as_cpu, private.is_plain
 
     def gather(args: tuple[Any, ...]) -> tuple[list[Any] | None, int]:
         grads, home, given = torch.is_grad_enabled(), -1, list(args)
@@ -134,7 +134,7 @@ def gather_alone(op: Any) -> Callable[[tuple[Any, ...]], tuple[list[Any] | None,
             found = []
             for one in values:
                 if isinstance(one, _Tensor):
-                    if one.is_cpu or (grads and one.requires_grad):
+                    if one.is_cpu or (grads and one.requires_grad) or not is_plain(type(one)):
                         return None, -1
                     one, index = as_cpu(one)
                     if index != home >= 0:

@@ -8,6 +8,7 @@ when an interface changes.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,9 @@ _INTERFACES = (
     "torch._C._dispatch_has_kernel_for_dispatch_key",
     "torch._C._should_allow_numbers_as_tensors",
     "torch._C._len_torch_dispatch_stack",
+    "torch._C._disabled_torch_dispatch_impl",
+    "torch._C._ExcludeDispatchKeyGuard",
+    "torch._C.DispatchKey.AutocastPrivateUse1",
     "torch._C._acc.PrivateUse1Hooks",
     "torch._C._acc.DeviceGuard",
     "torch._C._acc.register_python_privateuseone_hook",
@@ -197,6 +201,24 @@ def takes_numbers(op: Any) -> bool:
 
 def schema(op: Any) -> Any:
     return op._schema
+
+
+@functools.cache
+def is_plain(kind: type) -> bool:
+    """Whether tensors of this class hold memory themselves; a FakeTensor, say, answers for itself."""
+    return getattr(kind, "__torch_dispatch__", None) is torch._C._disabled_torch_dispatch_impl
+
+
+class below_autocast:
+    """`with below_autocast():` operations are not cast again."""
+
+    def __enter__(self) -> None:
+        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
+        self._guard = torch._C._ExcludeDispatchKeyGuard(keys)
+        self._guard.__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._guard.__exit__(*exc)
 
 
 def modes_are_watching() -> bool:

@@ -24,11 +24,6 @@ def install() -> None:
     _follow_accelerator()
     _leave_memory_unpinned()
     _stay_on_the_device()
-    _explain_backward()
-
-
-def is_simulated(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.device.type == private.NAME
 
 
 # -- `param.data = tensor` -----------------------------------------------------------------------
@@ -216,25 +211,3 @@ def _stay_on_the_device() -> None:
 
     for name in ("new_tensor", "new"):
         setattr(torch.Tensor, name, staying(getattr(torch.Tensor, name)))
-
-
-# -- autograd ------------------------------------------------------------------------------------
-
-
-def _explain_backward() -> None:
-    """Backward over several simulated devices is refused in a sentence instead of an internal assertion."""
-    original = private.engine()
-
-    def run_backward(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(*args, **kwargs)
-        except RuntimeError as error:
-            if private.NO_QUEUE not in str(error):
-                raise
-            raise DiagError(
-                "backward on simulated GPUs works on simgpu:0 only, and this graph reaches another one.",
-                why="PyTorch's autograd engine keeps one queue for a device type registered from Python.",
-                next_step="train with the whole model on 'simgpu:0' or on the CPU; gradients so far are partial.",
-            ) from error
-
-    private.replace_engine(run_backward)
