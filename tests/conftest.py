@@ -85,14 +85,29 @@ def smollm2_path() -> Path:
     return samples.path("smollm2")
 
 
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a Chromium; tests that take it are marked `browser`."""
+    return _browser() or pytest.skip("no Chromium here")
+
+
 def pytest_collection_modifyitems(items):
-    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and not _accelerator():
-        for item in on_gpu:
-            item.add_marker(pytest.mark.skip(reason="no accelerator here"))
+    for marker, is_there, reason in (
+        ("gpu", _accelerator, "no accelerator here"),
+        ("browser", _browser, "no Chromium here"),
+    ):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not is_there():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _accelerator() -> bool:
     import torch
 
     return torch.accelerator.is_available()
+
+
+def _browser() -> str | None:
+    programs = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    return next((program for program in programs if program), None)

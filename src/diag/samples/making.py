@@ -64,10 +64,8 @@ def _mean(name: str, parameter: torch.Tensor) -> float:
 
 
 def _processor(config, words):
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
     side = config.vision_config.image_size
-    images = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    images = _image_processor_class()(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return transformers.LlavaProcessor(
         image_processor=images,
         tokenizer=words,
@@ -76,6 +74,15 @@ def _processor(config, words):
         image_token=SPECIAL[IMAGE],
         num_additional_image_tokens=1,
     )
+
+
+def _image_processor_class():
+    """The one that needs no torchvision; early transformers 5 gives it the plain name."""
+    try:
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    except ImportError:
+        return transformers.CLIPImageProcessor
+    return CLIPImageProcessorPil
 
 
 @contextlib.contextmanager

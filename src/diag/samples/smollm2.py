@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from diag.errors import CheckpointError, DiagError
 from diag.samples import cache
@@ -57,12 +58,18 @@ def _convert(gguf: Path, target: Path) -> None:
             gguf.parent,
             gguf_file=gguf.name,
             dtype=torch.float32,
-            quantization_config=transformers.GgufConfig(dequantize=True),
             trust_remote_code=False,
+            **_dequantized(transformers),
         )
         model.save_pretrained(target, max_shard_size=SAMPLES["smollm2"].shard_nbytes)
         words = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         words.save_pretrained(target)
+
+
+def _dequantized(transformers: Any) -> dict[str, Any]:
+    """Early transformers 5 always dequantizes and has no setting for it."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _from_hub() -> Path:
