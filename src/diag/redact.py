@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -175,11 +176,17 @@ def _homes() -> list[str]:
 
 def _known_secrets(environ: Mapping[str, str]) -> Iterator[str]:
     """Values that the environment itself calls secret, longest first; short and plain words would hit other text."""
-    found = {value for name, value in environ.items() if is_secret_name(name)}
-    for name, value in environ.items():
+    yield from _secrets_among(frozenset(environ.items()))
+
+
+@lru_cache(maxsize=4)
+def _secrets_among(items: frozenset[tuple[str, str]]) -> tuple[str, ...]:
+    """A page holds thousands of texts, and the environment seldom changes between them."""
+    found = {value for name, value in items if is_secret_name(name)}
+    for name, value in items:
         if name.lower().endswith("_proxy") and "@" in value:
             found |= _passwords(value)
-    yield from sorted((value for value in found if _is_telling(value)), key=len, reverse=True)
+    return tuple(sorted((value for value in found if _is_telling(value)), key=len, reverse=True))
 
 
 def _passwords(address: str) -> set[str]:

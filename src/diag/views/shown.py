@@ -124,7 +124,9 @@ def _card(item: Finding, opened: bool) -> str:
     names = ", ".join(item.tensors[:_NAMES]) + _more(len(item.tensors), _NAMES)
     pairs = [("where", item.module), ("tensors", names), *(("why", text) for text in item.because)]
     body = _facts([*pairs, *(("to decide", text) for text in item.check)])
-    body += "".join(tag("p", tag("b", "Fix: ") + escape(fix.because)) + _code(fix.code) for fix in item.fixes)
+    body += "".join(
+        tag("p", tag("b", "Fix: ") + escape(_sentence(fix.because))) + _code(fix.code) for fix in item.fixes
+    )
     body += _facts([("avoid", text) for text in item.avoid]) + _links(item.sources[:_NOTES])
     attributes = {"open": "open"} if opened else {}
     return tag("details", tag("summary", head) + body, class_=f"notice finding {_TONES[item.severity]}", **attributes)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from diag.views.wording import bytes_text, count_text
+from diag.views.wording import bytes_text
 
 ANY = "any"
 ORDERS = ("model order", "largest first", "by name")
@@ -63,8 +63,8 @@ def totals_text(chosen: pd.DataFrame, table: pd.DataFrame) -> str:
     """How many tensors and bytes were chosen, of how many; tied tensors count once."""
     n, nbytes = _once(chosen)
     n_all, nbytes_all = _once(table)
-    names = f"{len(chosen):,} of {count_text(len(table), 'name')}"
-    return f"{names}, {n:,} of {count_text(n_all, 'tensor')}, {bytes_text(nbytes)} of {bytes_text(nbytes_all)}"
+    names = f"{len(chosen):,} of {len(table):,} names, {n:,} of {n_all:,} tensors"
+    return f"{names}, {bytes_text(nbytes)} of {bytes_text(nbytes_all)}"
 
 
 def condensed(table: pd.DataFrame) -> pd.DataFrame:

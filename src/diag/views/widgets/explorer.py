@@ -117,7 +117,7 @@ def _line(found: dict[Any, Any]) -> tuple[str, ...]:
     place = place_of(found["device"], found["mapped_device"], found["backing"])
     where = tag("span", escape(place.text), class_="status bad") if place.is_missing else escape(place.text)
     dtype = found["dtype"] if found["quantization"] == "none" else f"{found['dtype']} ({found['quantization']})"
-    shape = " × ".join(map(str, found["shape"])) or "scalar"
+    shape = "\u00a0×\u00a0".join(map(str, found["shape"])) or "scalar"
     size = _number(bytes_text(found["nbytes"]))
     return breakable(found["name"]), where, size, escape(shape), escape(dtype), escape(found["module_class"])
 

@@ -1,0 +1,118 @@
+"""A JupyterLab of our own on loopback, and a headless Chromium that looks at it. Skipped where there is no Chromium."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "build" / "screenshots"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: where it is, its token, and the folder whose notebooks it serves."""
+
+    url: str
+    token: str
+    folder: Path
+
+    def notebook(self, name: str) -> str:
+        """Its address, in a workspace of its own, so that no other notebook is open beside it."""
+        return f"{self.url}/lab/workspaces/{name.partition('.')[0]}/tree/{name}?token={self.token}"
+
+
+def chromium() -> str | None:
+    """The path of a Chromium or Chrome: `$DIAG_CHROMIUM`, else what the system has."""
+    named = os.environ.get("DIAG_CHROMIUM")
+    found = [named] if named else [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    return next((path for path in found if path), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[object]:
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    path = chromium()
+    if path is None:
+        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) or set DIAG_CHROMIUM")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def lab(browser, tmp_path_factory) -> Iterator[Lab]:
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install jupyterlab")
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder, dirs_exist_ok=True)
+    token, port = secrets.token_hex(16), _free_port()
+    with open(folder / "lab.log", "wb") as log:
+        server = subprocess.Popen(_command(folder, port), stdout=log, stderr=log, env=_environment(folder, token))
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_up(url, token, server)
+            yield Lab(url, token, folder)
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+@pytest.fixture
+def page(browser, request) -> Iterator[object]:
+    """A desktop page; a failing test leaves a picture of it."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+    opened = context.new_page()
+    yield opened
+    opened.screenshot(path=SHOTS / f"last-{request.node.name}.png")
+    context.close()
+
+
+def _command(folder: Path, port: int) -> list[str]:
+    options = ["--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--ServerApp.root_dir={folder}", "--allow-root"]
+    return [sys.executable, "-m", "jupyterlab", *options, "--ServerApp.port_retries=0"]
+
+
+def _environment(folder: Path, token: str) -> dict[str, str]:
+    """Settings, state and history of this JupyterLab stay in the folder: nothing of the user's is read or written."""
+    private = {
+        name: str(folder / ".jupyter" / name)
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+                     "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
+    }  # fmt: skip
+    return {**os.environ, **private, "JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait_until_up(url: str, token: str, server: subprocess.Popen) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            raise RuntimeError(f"JupyterLab ended with exit code {server.returncode}; see lab.log")
+        try:
+            with urllib.request.urlopen(f"{url}/api/status?token={token}", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError("JupyterLab did not come up within 60 s")
