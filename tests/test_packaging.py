@@ -27,7 +27,9 @@ EXTRAS = PROJECT["optional-dependencies"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 ALL = [*RUNTIME, *(Requirement(text) for name in EXTRAS for text in EXTRAS[name])]
 # Import names that differ from the distribution's.
-DISTRIBUTION = {"PIL": "pillow", "huggingface_hub": "huggingface-hub", "jupyter_client": "jupyter-client"}
+DISTRIBUTION = {"PIL": "pillow"}
+# Imported, and not declared because a declared library always brings it: which one.
+BROUGHT_BY = {"IPython": "ipykernel"}
 
 
 def pins(file: str) -> dict[str, Version]:
@@ -181,17 +183,42 @@ def test_an_ordinary_install_is_light():
     }
 
 
+def imports_that_must_work(tree: ast.AST) -> set[str]:
+    """The top-level modules a file imports, less those in a `try` that goes on without them."""
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h.type) for h in node.handlers if h.type)
+        for line in node.body
+        for inner in ast.walk(line)
+    }
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and node not in guarded:
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level and node not in guarded:
+            names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
 def test_every_library_the_package_imports_is_declared():
     declared = {canonicalize_name(wanted.name) for wanted in ALL}
-    used: dict[str, Path] = {}
-    for file in (ROOT / "src" / "diag").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                names = [node.module]
-            used.update({name.partition(".")[0]: file for name in names})
-    foreign = {n: f for n, f in used.items() if n not in sys.stdlib_module_names and n not in ("diag", "_pytest")}
-    assert {n: f.name for n, f in foreign.items() if canonicalize_name(DISTRIBUTION.get(n, n)) not in declared} == {}
+    known = {"diag", *sys.stdlib_module_names, *BROUGHT_BY}
+    used = {
+        name: file.name
+        for file in (ROOT / "src" / "diag").rglob("*.py")
+        for name in imports_that_must_work(ast.parse(file.read_text())) - known
+    }
+    assert {n: f for n, f in used.items() if canonicalize_name(DISTRIBUTION.get(n, n)) not in declared} == {}
+    assert "torch" in used
+
+
+@pytest.mark.parametrize("module", BROUGHT_BY)
+def test_what_is_imported_undeclared_is_brought_by_a_declared_library(module):
+    declared = {canonicalize_name(wanted.name) for wanted in RUNTIME}
+    assert BROUGHT_BY[module] in declared
+    brings = [Requirement(line) for line in importlib.metadata.requires(BROUGHT_BY[module]) or []]
+    assert module.lower() in {canonicalize_name(one.name) for one in brings if one.marker is None}
 
 
 def test_python_and_licence_are_stated():
