@@ -37,11 +37,6 @@ _MEMORY = (
         (7, r"exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process|died with.*sigkill:? ?9",
          "the process was killed, as the system does when memory runs out"),
     ),
-    *_rows(
-        "memory-already-taken",
-        (12, r"process \d+ has [1-9]\d*\.\d+ gib memory in use\. process \d+ has",
-         "another process is named as a holder of the memory"),
-    ),
 )  # fmt: skip
 
 _MOVED = _rows(

@@ -128,7 +128,13 @@ def _with_error(evidence: Evidence, error: BaseException, model: Any) -> Evidenc
     from diag.diagnosis.frames import locate, report_of
 
     trace = locate(error, model) if isinstance(model, nn.Module) else None
-    return replace(evidence, report=report_of(error), trace=trace, live=True)
+    return replace(evidence, report=report_of(error), trace=trace, live=True, distributed=_is_distributed())
+
+
+def _is_distributed() -> bool:
+    import os
+
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
 def _on_meta(inputs: Any, path: str = "inputs") -> list[str]:

@@ -48,7 +48,7 @@ class ModelFacts:
     `newcomers` those that were not there when the model was loaded. `wrong_values` differ from the checkpoint beyond
     training, `not_stored` are in no file, `not_finite` hold NaN or infinities, `wrong_buffers` differ from what the
     module computes when it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless`
-    packed weights without state. `frozen_out` are trainable tensors that got no gradient because they are offloaded.
+    packed weights without state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got no gradient because they are offloaded.
     """
 
     class_name: str = ""
@@ -66,6 +66,7 @@ class ModelFacts:
     stateless: tuple[str, ...] = ()
     dead_adapter: tuple[str, ...] = ()
     frozen_out: tuple[str, ...] = ()
+    bare_meta: tuple[str, ...] = ()
     off_meta_state: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     first_device: str = ""
@@ -90,7 +91,10 @@ class Trace:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known. `facts` is None without a model; `report` is None without an error or text."""
+    """What is known. `facts` is None without a model; `report` is None without an error or text.
+
+    `live` says that the error is an exception of this process, `distributed` that several processes may be at work.
+    """
 
     rows: tuple[Row, ...] = ()
     facts: ModelFacts | None = None
@@ -100,6 +104,7 @@ class Evidence:
     inputs_on_meta: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
     live: bool = False
+    distributed: bool = True
     notes: tuple[str, ...] = field(default_factory=tuple)
 
     @property

@@ -37,6 +37,7 @@ def facts_of(model: nn.Module, rows: tuple[Row, ...], spec: Any = None, values: 
         lost_ties=tuple(_lost_ties(model)),
         unpacked=(*_unpacked(model, modules), *never_packed(modules)),
         stateless=tuple(_stateless(modules)),
+        bare_meta=tuple(_bare_meta(modules)),
         frozen_out=tuple(_frozen_out(model)),
         off_meta_state=tuple(r.name for r in rows if r.kind == "quant_state" and r.device == "meta"
                              and not _weight_is_meta(rows, r)),
@@ -204,6 +205,15 @@ def _quantization_config(model: nn.Module) -> dict[str, Any]:
         else (config.to_dict() if hasattr(config, "to_dict") else vars(config))
     )
     return {**values, "quant_method": str(getattr(values.get("quant_method"), "value", values.get("quant_method")))}
+
+
+def _bare_meta(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Plain tensor attributes on meta, which are neither parameters nor buffers, so that no load fills them."""
+    for path, module in modules.items():
+        for key, value in module.__dict__.items():
+            held = value if isinstance(value, (list, tuple)) else [value]
+            if any(isinstance(one, torch.Tensor) and one.is_meta for one in held[:64]):
+                yield f"{path}.{key}" if path else key
 
 
 def _stateless(modules: Mapping[str, nn.Module]) -> Iterator[str]:

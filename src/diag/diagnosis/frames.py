@@ -29,6 +29,8 @@ _PLUMBING = (
     "/torch/utils/_",
     "/torch/overrides.py",
 )
+_CALLS_OF_A_MODEL = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward", "generate", "chat", "encode",
+                     "sample", "predict", "get_image_features", "get_text_features")  # fmt: skip
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 
@@ -199,7 +201,7 @@ def _inputs_on_meta(frames: list[types.FrameType], model: nn.Module, names: Mapp
     known = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     for frame in frames:
         module = _self_module(frame)
-        if module is None or id(module) not in names or frame.f_code.co_name in ("to", "cpu", "cuda", "_apply"):
+        if module is None or id(module) not in names or frame.f_code.co_name not in _CALLS_OF_A_MODEL:
             continue
         for name, value in _arguments(frame):
             if isinstance(value, torch.Tensor) and value.is_meta and id(value) not in known:

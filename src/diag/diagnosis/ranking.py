@@ -60,8 +60,8 @@ def _settle(found: dict[str, Candidate], report: Report) -> None:
     failed = bool(report.raised) or _is_failure(report.text)
     if failed and "offload-notice" in found:
         found["offload-notice"].points = 0  # it is then evidence for other causes, not the cause
-    if "memory-already-taken" not in found and (says := held_by_others(report.text)):
-        found["memory-already-taken"] = Candidate("memory-already-taken", 14, [says])
+    if "out-of-memory" in found and "memory-already-taken" not in found and (says := held_by_others(report.text)):
+        found["memory-already-taken"] = Candidate("memory-already-taken", 1 + found["out-of-memory"].points, [says])
     distributed = found.get("distributed-loader-conflict")
     if distributed and distributed.points <= 2:
         del found["distributed-loader-conflict"]
@@ -90,7 +90,7 @@ def held_by_others(text: str) -> str:
     flat = re.sub(r"\s+", " ", text).lower()
     total = re.search(rf"total capac\w+ (?:of )?{_AMOUNT}", flat)
     free = re.search(rf"of which {_AMOUNT} is free|{_AMOUNT} free", flat)
-    mine = re.search(rf"this process has {_AMOUNT}|{_AMOUNT} already allocated", flat)
+    mine = re.search(rf"this process has {_AMOUNT}|{_AMOUNT} already allocated|allocated memory {_AMOUNT}", flat)
     if not (total and free and mine):
         return ""
     size, left, own = (_gib([g for g in m.groups() if g]) for m in (total, free, mine))

@@ -30,6 +30,7 @@ class Point:
 
 
 _CALLS = ("_call_impl", "_wrapped_call_impl", "__call__", "_slow_forward")
+_MODULE_MOVES = ("to", "cuda", "cpu", "xpu", "npu", "half", "float", "bfloat16", "_apply", "convert")
 _CHILD_WEIGHT = re.compile(r"\b(?:self\.|model\.|\w+\.)\w+(?:\[[^\]]+\])?(?:\.\w+)*\.(?:weight|bias|data)\b")
 _OWN_WEIGHT = re.compile(r"\bself\.(?:weight|bias|gamma|beta|scale|g|a_2|b_2)\b")
 _OWN_OTHER = re.compile(r"\bself\.(\w+)\b(?!\s*\()(?!\.)")
@@ -102,6 +103,23 @@ class Trace:
         return kept[-1] if kept else None
 
     @property
+    def moved_module(self) -> Frame | None:
+        """The frame of a module's own .to(), .cpu() and the like; a tensor's has none."""
+        return next((f for f in reversed(self.frames) if f.inside("torch/nn/modules/module.py")
+                     and f.function.rpartition(".")[2] in _MODULE_MOVES), None)  # fmt: skip
+
+    @property
+    def forward_called_directly(self) -> bool:
+        """The forward that failed was called by name, not by calling the module: no hook can run then."""
+        for above, frame in zip(reversed(self.frames[:-1]), reversed(self.frames[1:])):
+            if frame.function.rpartition(".")[2] == "forward":
+                name = above.function.rpartition(".")[2]
+                if name == "forward" and above.file == frame.file:
+                    continue  # a subclass that calls its parent's
+                return name not in (*_CALLS, "new_forward", "decorate_context", "wrapper", "checkpoint")
+        return False
+
+    @property
     def hook_right_above(self) -> bool:
         """accelerate's hook called the forward that failed."""
         kept = [f for f in self.frames if f.function.rpartition(".")[2] not in _CALLS]
@@ -164,6 +182,8 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
     """A weight read from outside its own module's forward, or a module whose hook was passed by."""
     if site is None:
         return
+    if trace.forward_called_directly:
+        yield Point("forward-bypasses-hook", 7, f"{order}; the forward was called directly, and a hook only runs when the module is called")
     if _CHILD_WEIGHT.search(code):
         yield Point("weight-used-outside-hook", 7, f"{order}; the failing line reads another module's weight: {code}")
     elif (
@@ -234,8 +254,7 @@ def _copy(trace: Trace) -> Iterator[Point]:
     if trace.passes("accelerate/utils/operations.py") or trace.calls("send_to_device"):
         yield Point("input-on-meta", 8, "an input, not a weight, was on meta when accelerate's hook moved the inputs")
     yield from _copied_from(trace, said)
-    moved = next((f for f in reversed(trace.frames) if f.function.rpartition(".")[2] in ("to", "cuda", "cpu", "_apply", "convert", "xpu", "half")
-                  or _MOVE.search(f.code)), None)  # fmt: skip
+    moved = trace.moved_module or next((f for f in reversed(trace.frames) if _MOVE.search(f.code)), None)
     suffix = trace.says("to_empty()insteadof")
     dispatched = trace.offload_seen or trace.auto_map
     if trace.calls("cpu", "xpu", "npu") and not suffix:
@@ -247,7 +266,7 @@ def _copy(trace: Trace) -> Iterator[Point]:
     if moved is not None or suffix:
         yield Point(
             "moved-after-dispatch",
-            6 if dispatched else 4,
+            (6 if dispatched else 4) - (2 if not suffix and trace.moved_module is None else 0),
             "a module was moved" + (" after a load with a map" if dispatched else ""),
         )
         yield Point("never-materialised", 3 if dispatched else 5, "a module was moved whose tensors have no data here")
@@ -275,6 +294,8 @@ def _copied_from(trace: Trace, said: str) -> Iterator[Point]:
     if trace.passes("sentence_transformers") and not trace.passes("threading.py", "concurrent/futures"):
         yield Point("concurrent-load", 3, "sentence-transformers moves a model right after building it")
     site = trace.site
+    if site is not None and "state_dict" in site.code:
+        yield Point("saving-offloaded-model", 8, f"the values of a state dict were asked for: {site.code}")
     walked = site is not None and re.search(
         r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(", site.code
     )
@@ -345,7 +366,7 @@ _WORDS = (
     ),
     ("quantization-state-lost", r"quant_state|params4bit|absmax", "the state of a 4-bit weight is named"),
     ("hooks-removed", r"remove_hook|remove_all_hooks|afterremovinghooks", "offload hooks were taken off"),
-    ("moved-after-dispatch", r"enable_model_cpu_offload.*\.to\(|\.cpu\(\)", "a model was moved"),
+    ("moved-after-dispatch", r"enable_model_cpu_offload.*\.to\(|(?<!tensor)\.cpu\(\)", "a model was moved"),
     ("training-offloaded-layers", r"sfttrainer|optimizer\.step|trainer\.train\(", "a training loop is part of it"),
     (
         "input-on-meta",

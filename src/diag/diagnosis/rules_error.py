@@ -20,8 +20,6 @@ _NEEDS_OFFLOADED = ("weight-used-outside-hook", "moved-after-dispatch", "forward
 _USER_ACTS = ("quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "compiled-hooks", "concurrent-load",
               "distributed-loader-conflict", "adapter-on-offloaded-base", "out-of-memory", "memory-already-taken",
               "environment-mismatch", "training-offloaded-layers")  # fmt: skip
-_MOVERS = ("to", "cpu", "cuda", "xpu", "npu", "half", "float", "_apply", "convert", "<lambda>")
-_SAVERS = ("save_pretrained", "save_file", "save_model", "save", "_save", "serialize_file", "_tobytes", "_to_ndarray")
 
 
 def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
@@ -69,7 +67,10 @@ def about_meta(report: Report) -> bool:
 
 def _allowed(candidates: list[Candidate], e: Evidence, broken: bool) -> list[Candidate]:
     """Takes out causes that the state contradicts; a text that only one place raises stays."""
-    if not e.has_state:
+    if not e.distributed:  # an exception of this process, which runs alone
+        candidates = [c for c in candidates if c.cause != "distributed-loader-conflict" or c.points >= _SPECIFIC]
+    from_source = e.report is not None and "While copying the parameter" in e.report.text  # the other side is meta
+    if not e.has_state or from_source:
         return candidates
     kept = []
     for candidate in candidates:
@@ -155,6 +156,9 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
         yield make("saving-offloaded-model", "shown", trace.tensors, module=where, silent=False,
                    because=("The weights are offloaded and healthy; a state dict with placeholders was saved.",))  # fmt: skip
+    elif is_copy_out_of_meta(e.report.text) and "state_dict" in (reading.site.code if reading.site else ""):
+        yield make("saving-offloaded-model", "shown", module=where, silent=False,
+                   because=("The weights are offloaded and healthy; a state dict with placeholders was read.",))  # fmt: skip
     elif is_copy_out_of_meta(e.report.text) and _moved_module(reading):
         yield make("moved-after-dispatch", "shown", trace.tensors, module=where,
                    because=("The weights are offloaded and healthy; the failing call moves a module.",))  # fmt: skip
@@ -168,9 +172,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
 
 def _moved_module(reading: Reading) -> bool:
     """A module's own .to() or .cpu() is in the trace, not a tensor's."""
-    return any(
-        f.function.rpartition(".")[2] in _MOVERS and "torch/nn/modules/module.py" in f.file for f in reading.frames
-    ) or any(f.function in ("wrapper",) and "big_modeling" in f.file for f in reading.frames)
+    return reading.moved_module is not None or reading.passes("accelerate/big_modeling.py")
 
 
 # --- ranked ---------------------------------------------------------------------------------------------------

@@ -82,6 +82,12 @@ def _is_new(row: Row, facts: ModelFacts) -> bool:
     return any(row.module == path or row.module.startswith(f"{path}.") for path in facts.newcomers)
 
 
+def bare_meta(e: Evidence) -> Iterator[Finding]:
+    if e.facts and e.facts.bare_meta and not any(row.is_orphan for row in e.rows):
+        yield make("never-materialised", "shown", e.facts.bare_meta,
+                   because=("These are plain attributes, neither parameters nor buffers: built on meta, and no load fills them.",))  # fmt: skip
+
+
 def _raises_nothing(rows: Sequence[Row]) -> bool:
     """A Linear or convolution without bias computes with random memory and raises nothing."""
     return all("Norm" not in row.module_class and row.local_name == "weight" for row in rows)
@@ -114,7 +120,7 @@ def replaced_modules(e: Evidence) -> Iterator[Finding]:
     facts = e.facts
     if facts is None:
         return
-    tied = {name for pair in facts.lost_ties for name in pair}  # the lost tie says more than the exchange
+    tied = {name for pair in _lost_ties(facts) for name in pair}  # the lost tie says more than the exchange
     new = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied
            and (_is_new(row, facts) or row.module in facts.strays)]  # fmt: skip
     wrong = [row.name for row in new if row.name in facts.wrong_values]
@@ -128,38 +134,47 @@ def replaced_modules(e: Evidence) -> Iterator[Finding]:
 
 
 def uninitialised(e: Evidence) -> Iterator[Finding]:
+    """One finding for all values that were never loaded, with every kind of evidence for it."""
     facts = e.facts
     if facts is None:
         return
-    tied = {name for pair in facts.lost_ties for name in pair}
-    skip = {row.name for row in e.rows if _is_new(row, facts)} | tied
-    wrong = [name for name in facts.wrong_values if name not in skip]
-    added = [name for name in facts.not_stored if name not in skip]
-    for names, certainty, why in (
-        (
-            facts.wrong_buffers,
-            "shown",
-            "These buffers are not saved, and differ from what the model computes when it is built.",
-        ),
-        (facts.not_finite, "shown", "These tensors hold values that no training gives: NaN, infinities or leftovers."),
-        (wrong, "shown", "Their values have nothing to do with the checkpoint's files."),
-        (added, "likely", "The checkpoint has no such tensors: they were newly initialised at random."),
-        (
-            facts.dead_adapter,
-            "likely",
-            "The adapter was loaded for inference, and all its outer matrices are zero: it changes nothing.",
-        ),
-    ):
-        if names:
-            yield make("uninitialised-values", certainty, tuple(names), because=(why,))
+    skip = {row.name for row in e.rows if _is_new(row, facts)} | {n for pair in _lost_ties(facts) for n in pair}
+    groups = (
+        (facts.wrong_buffers, "are not saved, and differ from what the model computes when it is built"),
+        (facts.not_finite, "hold values that no training gives: NaN, infinities or leftovers"),
+        ([n for n in facts.wrong_values if n not in skip], "have nothing to do with the checkpoint's files"),
+    )
+    shown = [(names, f"{len(names)} tensors {why}.") for names, why in groups if names]
+    if shown:
+        names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
+        yield make("uninitialised-values", "shown", names, because=tuple(why for _, why in shown))
+    else:
+        yield from _likely_uninitialised(facts, skip)
+
+
+def _likely_uninitialised(facts: ModelFacts, skip: set[str]) -> Iterator[Finding]:
+    added = tuple(name for name in facts.not_stored if name not in skip)
+    if added:
+        yield make("uninitialised-values", "likely", added,
+                   because=("The checkpoint has no such tensors: they were newly initialised at random.",))  # fmt: skip
+    if facts.dead_adapter:
+        yield make("uninitialised-values", "likely", facts.dead_adapter,
+                   because=("The adapter was loaded for inference, and its outer matrices are all zero: it changes nothing.",))  # fmt: skip
 
 
 def lost_ties(e: Evidence) -> Iterator[Finding]:
-    if e.facts and e.facts.lost_ties:
-        names = tuple(dict.fromkeys(name for pair in e.facts.lost_ties for name in pair))
-        pairs = "; ".join(f"{a} and {b}" for a, b in e.facts.lost_ties)
+    pairs = _lost_ties(e.facts) if e.facts else ()
+    if pairs:
+        names = tuple(dict.fromkeys(name for pair in pairs for name in pair))
+        said = "; ".join(f"{a} and {b}" for a, b in pairs)
         yield make("tied-weights-split", "shown", names, silent=True,
-                   because=(f"The model declares them tied, and their values differ: {pairs}.",))  # fmt: skip
+                   because=(f"The model declares them tied, and their values differ: {said}.",))  # fmt: skip
+
+
+def _lost_ties(facts: ModelFacts) -> tuple[tuple[str, str], ...]:
+    """Lost ties of a source that is right itself; where the source is garbage, the tie is not what went wrong."""
+    garbage = {*facts.wrong_values, *facts.not_finite}
+    return tuple((follower, source) for follower, source in facts.lost_ties if source not in garbage)
 
 
 # --- quantization, gradients ----------------------------------------------------------------------------------
@@ -198,5 +213,5 @@ def inputs(e: Evidence) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    replaced_modules, uninitialised, lost_ties, quantization, training, inputs,
+    bare_meta, replaced_modules, uninitialised, lost_ties, quantization, training, inputs,
 )  # fmt: skip
