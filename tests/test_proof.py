@@ -132,7 +132,7 @@ def test_a_probe_of_ones_own_is_used_and_named(tmp_path, monkeypatch):
     (tmp_path / "my_probes.py").write_text("def norm(model):\n    return model.model.norm.weight * 2\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     proof = diag.prove(load(device_map="none", probe="my_probes:norm"))
-    assert proof.proved and proof.probes == ("my_probes:norm",)
+    assert proof.proved and proof.probes == ("my_probes:norm", "generation")
 
 
 def test_a_prompt_is_a_probe_even_with_a_colon_in_it():

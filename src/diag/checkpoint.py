@@ -17,8 +17,7 @@ from typing import Any
 from diag.errors import CheckpointError
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin)\Z")
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.bin")
-_SETTINGS_ONLY = ("*.json", "*.model", "*.txt", "*.jinja")
+_PINNED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,9 @@ def find_checkpoint(model: str) -> Checkpoint:
         return _local(model, Path(samples.path(model)))
     if os.path.isdir(model):
         return _local(model, Path(model))
+    if model in _PINNED:
+        folder = Path(_PINNED[model])
+        return _local(model, folder, revision=folder.name)
     if _looks_like_a_path(model):
         raise CheckpointError(
             f"the folder {model!r} does not exist.",
@@ -63,6 +65,13 @@ def find_checkpoint(model: str) -> Checkpoint:
             next_step="give an existing folder, a hub id (owner/name) or a sample: " + ", ".join(samples.names()) + ".",
         )
     return _from_hub(model)
+
+
+def is_local(model: str) -> bool:
+    """Whether this names a sample, a folder, or at least a path, so that the hub need not be asked."""
+    from diag import samples
+
+    return model in samples.names() or os.path.isdir(model) or model in _PINNED or _looks_like_a_path(model)
 
 
 def _looks_like_a_path(model: str) -> bool:
@@ -212,54 +221,17 @@ def _truncated(path: Path, fact: str) -> CheckpointError:
 
 
 def _from_hub(model: str) -> Checkpoint:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from diag import hub
 
-    try:
-        folder = Path(snapshot_download(model, allow_patterns=list(_SETTINGS_ONLY)))
-        wanted = list(_WANTED[:-1]) if _has_safetensors(folder, model) else list(_WANTED)
-        folder = Path(snapshot_download(model, allow_patterns=wanted))
-    except HFValidationError as e:
-        raise CheckpointError(
-            f"{model!r} is neither a folder, a sample nor a hub id.",
-            why=_first_line(e),
-            next_step="a hub id reads owner/name; samples: " + _sample_names() + ".",
-        ) from e
-    except GatedRepoError as e:
-        raise CheckpointError(
-            f"the repository {model!r} is gated.",
-            why=_first_line(e),
-            next_step="accept its terms on its page, then set HF_TOKEN.",
-        ) from e
-    except RepositoryNotFoundError as e:
-        raise CheckpointError(
-            f"the hub has no model {model!r}, or it is private.",
-            why=_first_line(e),
-            next_step="check the spelling; for a private one set HF_TOKEN. Samples: " + _sample_names() + ".",
-        ) from e
-    except Exception as e:  # connection, proxy, TLS, offline mode: the hub library has many classes for "not reached"
-        raise CheckpointError(f"{model!r} is not in the cache, and the hub could not be asked.", why=_first_line(e),
-                              next_step="connect, or copy the model here and name its folder. Samples work offline: "
-                              + _sample_names() + ".") from e  # fmt: skip
+    folder = hub.fetch(model)
     return _local(model, folder, revision=folder.name)
 
 
-def _has_safetensors(folder: Path, model: str) -> bool:
-    if (folder / "model.safetensors.index.json").exists() or (folder / "model.safetensors").exists():
-        return True
-    if os.environ.get("HF_HUB_OFFLINE", "") in ("1", "ON", "YES", "TRUE"):
-        return any(folder.glob("*.safetensors"))
-    from huggingface_hub import list_repo_files
-
-    return any(name.endswith(".safetensors") for name in list_repo_files(model))
+def check_folder(folder: Path) -> None:
+    """Raises CheckpointError where config, weights or a shard are missing or cut off."""
+    _local(str(folder), folder)
 
 
-def _sample_names() -> str:
-    from diag import samples
-
-    return ", ".join(samples.names())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def pin(folders: Mapping[str, str]) -> None:
+    """Lets this process take these hub models from these snapshot folders, without asking the hub again."""
+    _PINNED.update(folders)

@@ -29,6 +29,21 @@ class Holder:
     nbytes: int | None
 
 
+@dataclass(frozen=True)
+class ComputeMode:
+    """Who may use a GPU: `mode` is Default, Exclusive_Process or Prohibited, as nvidia-smi says it."""
+
+    index: str
+    uuid: str
+    mode: str
+
+
+def compute_modes() -> tuple[ComputeMode, ...]:
+    """The compute mode of every NVIDIA GPU; empty without nvidia-smi. Never raises."""
+    rows = _ask("--query-gpu=index,uuid,compute_mode")
+    return tuple(ComputeMode(*row[:3]) for row in rows if len(row) >= 3)
+
+
 def gpu_holders() -> tuple[Holder, ...]:
     """The holders on every NVIDIA GPU, largest first; empty without nvidia-smi. Never raises.
 

@@ -6,20 +6,21 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from diag.errors import CouldNotJudgeError
+from diag.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes, without_adapter
 from diag.notes import collecting
 from diag.tensors import accelerator_type
 
-DEFAULT_PROMPT = "The capital of France is"
+__all__ = ["DEFAULT_PROMPT", "NEW_TOKENS", "Answer", "ask", "input_device", "is_function"]
+
 NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
-_MAX_POSITIONS = 64
 
 
 @dataclass(frozen=True)
@@ -56,45 +57,60 @@ class Answer:
 def ask(model: Any, probe: str | None = None, folder: str | None = None, notes: list[str] | None = None) -> Answer:
     """Runs the probe twice and generates a few tokens; leaves the model as it was.
 
-    `probe` is a prompt, `package.module:function(model)` returning a tensor, or None for the default. `folder` is
-    where the tokenizer is; without one, fixed token ids are used. Warnings are added to `notes`.
-    Raises what the model raises, and CouldNotJudgeError where no input can be made for it.
+    `probe` is a prompt, a saved request (`request.json` or `.safetensors`), `package.module:function(model)` returning
+    a tensor, or None for the default. `folder` is where the tokenizer is; without one, fixed token ids are used.
+    Warnings are added to `notes`. Raises what the model raises, and CouldNotJudgeError where no input can be made.
     """
     with _ready(model), collecting([] if notes is None else notes):
-        if probe is not None and _is_function(probe):
-            return _ask_function(model, probe)
-        inputs, tokenizer, name = make_inputs(model, probe, folder)
-        start = time.perf_counter()
-        first = _forward(model, inputs)
-        seconds = time.perf_counter() - start
-        second = _forward(model, inputs)
-        problem = _problem(first)
-        if problem:
-            return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=name, problem=problem)
-        one, two = _to_array(first), _to_array(second)
-        tokens = _generate(model, inputs)
-        text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer is not None and tokens else ""
-        return Answer(one, tokens, text, _same_bits(one, two), seconds, name)
+        if probe is not None and is_function(probe):
+            return _ask_function(model, probe, folder)
+        made = make_inputs(model, probe, folder)
+        inputs = _on(input_device(model), made.tensors)
+        answer = _twice(lambda: _forward(model, inputs), made.name)
+        return answer if answer.problem else _with_generation(answer, model, inputs, made.tokenizer)
 
 
-def _is_function(probe: str) -> bool:
+def is_function(probe: str) -> bool:
+    """Whether a probe is written as `package.module:function`."""
     module, colon, name = probe.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def _ask_function(model: Any, probe: str) -> Answer:
+def _ask_function(model: Any, probe: str, folder: str | None) -> Answer:
+    """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
     from diag.loading import import_function
 
     function = import_function(probe, "probe")
+    answer = _twice(lambda: _tensor_in(function(model), f"the probe {probe}"), probe)
+    if answer.problem:
+        return answer
+    try:
+        made = make_inputs(model, None, folder)
+    except CouldNotJudgeError:
+        return answer
+    return _with_generation(answer, model, _on(input_device(model), made.tensors), made.tokenizer)
+
+
+def _twice(run: Callable[[], Any], name: str) -> Answer:
     start = time.perf_counter()
-    first = function(model)
+    first = run()
     seconds = time.perf_counter() - start
-    second = function(model)
+    second = run()
     problem = _problem(first)
     if problem:
-        return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=probe, problem=problem)
+        return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=name, problem=problem)
     one, two = _to_array(first), _to_array(second)
-    return Answer(one, (), "", _same_bits(one, two), seconds, probe)
+    return Answer(one, (), "", _same_bits(one, two), seconds, name)
+
+
+def _with_generation(answer: Answer, model: Any, inputs: Mapping[str, torch.Tensor], tokenizer: Any) -> Answer:
+    tokens = _generate(model, inputs)
+    text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer is not None and tokens else ""
+    return replace(answer, tokens=tokens, text=text)
+
+
+def _on(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 @contextlib.contextmanager
@@ -108,81 +124,6 @@ def _ready(model: Any) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-def make_inputs(model: Any, probe: str | None, folder: str | None) -> tuple[dict[str, torch.Tensor], Any, str]:
-    """Inputs on the device where the model's first layer runs, the tokenizer if there is one, and the probe's name."""
-    config = model.config
-    tokenizer = _tokenizer(folder) if folder else None
-    name = probe or DEFAULT_PROMPT
-    if tokenizer is not None:
-        ids = tokenizer(name, return_tensors="pt").input_ids[:, :_MAX_POSITIONS]
-    else:
-        if probe is not None:
-            raise CouldNotJudgeError(
-                "a text probe needs a tokenizer, and this model has none beside it.",
-                why="the probe was given as text." + (f" Looked in {folder!r}." if folder else ""),
-                next_step="leave the probe out for fixed token ids, or give package.module:function.",
-            )
-        ids, name = _fixed_ids(config), "fixed token ids"
-    inputs = {"input_ids": ids} if _takes(model, "input_ids") else {}
-    _add_image(model, inputs)
-    if not inputs:
-        raise CouldNotJudgeError(
-            f"diag can't make an input for {type(model).__name__}.",
-            why=f"its main input is {getattr(model, 'main_input_name', 'unknown')!r}.",
-            next_step="give a probe: package.module:function that takes the model and returns a tensor.",
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        start = getattr(config, "decoder_start_token_id", None) or 0
-        inputs["decoder_input_ids"] = torch.full((1, 1), start)
-    device = input_device(model)
-    return {key: value.to(device) for key, value in inputs.items()}, tokenizer, name
-
-
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
-        return None  # many checkpoints come without one; then fixed ids are asked
-
-
-def _fixed_ids(config: Any) -> torch.Tensor:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    size = int(getattr(text, "vocab_size", 0) or 100)
-    return torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
-
-
-def _takes(model: Any, name: str) -> bool:
-    import inspect
-
-    forward = getattr(type(model), "forward", None)
-    return forward is not None and name in inspect.signature(forward).parameters
-
-
-def _add_image(model: Any, inputs: dict[str, torch.Tensor]) -> None:
-    """A fixed image, with as many image tokens in the text as the model's vision tower gives."""
-    vision = getattr(model.config, "vision_config", None)
-    alone = getattr(model, "main_input_name", "") == "pixel_values"
-    if not _takes(model, "pixel_values") or (vision is None and not alone):
-        return
-    source = vision or model.config
-    size, channels = getattr(source, "image_size", 224), getattr(source, "num_channels", 3)
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.rand((1, channels, height, width), generator=generator)
-    token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
-    if alone and "input_ids" not in inputs:
-        inputs["pixel_values"] = pixels
-    elif token is not None and "input_ids" in inputs and hasattr(source, "patch_size"):
-        patches = (height // source.patch_size) * (width // source.patch_size)
-        if getattr(model.config, "vision_feature_select_strategy", "default") == "full":
-            patches += 1
-        images = torch.full((1, patches), int(token))
-        inputs["input_ids"] = torch.cat([inputs["input_ids"][:, :1], images, inputs["input_ids"][:, 1:]], dim=1)
-        inputs["pixel_values"] = pixels
 
 
 def input_device(model: Any) -> torch.device:
@@ -207,18 +148,22 @@ def _device(device: Any, model: Any) -> torch.device:
 
 
 def _forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    extra = {"use_cache": False} if _takes(model, "use_cache") else {}
-    output = model(**inputs, **extra)
-    for name in ("logits", "last_hidden_state", "pooler_output"):
+    extra = {"use_cache": False} if takes(model, "use_cache") and "use_cache" not in inputs else {}
+    return _tensor_in(model(**inputs, **extra), f"the answer of {type(model).__name__}")
+
+
+def _tensor_in(output: Any, whose: str) -> Any:
+    """The logits, or the last hidden state, or the first tensor of what came back."""
+    for name in ("logits", "last_hidden_state", "logits_per_image", "pooler_output"):
         value = getattr(output, name, None)
         if isinstance(value, torch.Tensor):
             return value
     for value in output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]:
         if isinstance(value, torch.Tensor):
             return value
-    raise CouldNotJudgeError(
-        f"the answer of {type(model).__name__} holds no tensor.", next_step="give a probe that returns one."
-    )
+    if output is None or isinstance(output, (str, int, float, bool, list)):
+        return output  # a probe's mistake, named by `_problem`
+    raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
 
 
 def _problem(output: Any) -> str:
@@ -234,7 +179,7 @@ def _to_array(output: torch.Tensor) -> np.ndarray:
     values = output.detach().to("cpu")
     values = values.to(torch.float32 if values.dtype != torch.float64 else torch.float64)
     width = values.shape[-1] if values.dim() else 1
-    return np.ascontiguousarray(values.reshape(-1, width)[-_MAX_POSITIONS:].numpy())
+    return np.ascontiguousarray(values.reshape(-1, width)[-MAX_POSITIONS:].numpy())
 
 
 def _same_bits(one: np.ndarray, two: np.ndarray) -> bool:
@@ -242,16 +187,19 @@ def _same_bits(one: np.ndarray, two: np.ndarray) -> bool:
 
 
 def _generate(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
-    can = getattr(model, "can_generate", None)
-    if can is None or not can() or "input_ids" not in inputs:
+    can, main = getattr(model, "can_generate", None), getattr(without_adapter(model), "main_input_name", "input_ids")
+    if can is None or not can() or main not in inputs:
         return ()
     arguments = {key: value for key, value in inputs.items() if key != "decoder_input_ids"}
-    output = model.generate(
-        **arguments, attention_mask=torch.ones_like(inputs["input_ids"]), max_new_tokens=NEW_TOKENS, do_sample=False,
-        pad_token_id=_pad_token(model),
-    )  # fmt: skip
-    skip = 1 if getattr(model.config, "is_encoder_decoder", False) else inputs["input_ids"].shape[1]
+    if main == "input_ids":
+        arguments.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    output = model.generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=_pad_token(model))
+    skip = inputs["input_ids"].shape[1] if main == "input_ids" and not _is_encoder_decoder(model) else 1
     return tuple(int(token) for token in output[0, skip:].tolist())
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
 
 
 def _pad_token(model: Any) -> int:

@@ -1,4 +1,4 @@
-"""What runs in a cell's own process: plan, load and ask, or be the twin. Everything in and out can be pickled."""
+"""What runs in a cell's own process: look, fetch, plan, load and ask, or be the twin. All in and out can be pickled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a plan comes to, small enough to send home. `failure` is set where the load would not begin."""
+    """What a plan comes to, small enough to send home. `failure` is set where the load would not begin.
+
+    `fingerprint` changes with the files of checkpoint, adapter and saved request, `loader_fingerprint` with the file
+    of the user's loader or probe. `nbytes` is the size of the weight files, `placed` the bytes per device that the
+    map places there, `written` the bytes that offloading copies to disk.
+    """
 
     spec: LoadSpec
     fingerprint: str = ""
@@ -36,6 +41,9 @@ class Planned:
     n_linear: int = 0
     spilled: str = ""
     failure: Failure | None = None
+    loader_fingerprint: str = ""
+    placed: Mapping[str, int] = field(default_factory=dict)
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,23 @@ class Survey:
 
 
 @dataclass(frozen=True)
+class Ask:
+    """One cell's request: the spec, the memory that planning may count on, hub models' folders, and what to pack."""
+
+    spec: LoadSpec
+    free: Mapping[Any, int] | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
+    packed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Measured:
-    """One cell: how the load went, where everything is, and the answer (numpy bytes) or the failure."""
+    """One cell: how the load went, where everything is, and the answer (numpy bytes) or the failure.
+
+    `causes` are what a diagnosis of the model or of its error says, first cause first, each with its title.
+    `adapter` says in a sentence whether the adapter changes the answer. `free_before` and `free_after` are bytes by
+    device, `others` the processes that held memory beside this one.
+    """
 
     load_seconds: float | None = None
     peak_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -62,13 +85,38 @@ class Measured:
     notes: tuple[str, ...] = ()
     missing_keys: tuple[str, ...] = ()
     failure: Failure | None = None
+    packed: tuple[str, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
+    adapter: str = ""
+    free_before: Mapping[str, int] = field(default_factory=dict)
+    free_after: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[Any, ...] = ()
 
 
-def survey(request: tuple[tuple[LoadSpec, ...], Mapping[Any, int] | None]) -> Survey:
-    """Plans each spec (all of one model and hardware); reads no weights."""
+def look(specs: tuple[LoadSpec, ...]) -> Any:
+    """The check before the first cell, in a process of its own, so that nothing it does can hang the caller."""
+    from diag.preflight import look_before
+
+    return look_before(specs)
+
+
+def fetch(model: str) -> str | Failure:
+    """Downloads a hub model into the cache; its snapshot folder, or why that failed."""
+    from diag import hub
+
+    try:
+        return str(hub.fetch(model))
+    except Exception as error:
+        return describe(error, "load_error")
+
+
+def survey(request: tuple[Any, ...]) -> Survey:
+    """Plans each spec (all of one model and hardware); reads no weights. `request`: specs, free memory, hub folders."""
+    from diag.checkpoint import pin
     from diag.machine import accelerator_name, device_names, free_memory, use_hardware
 
-    specs, frozen = request
+    specs, frozen, *folders = request
+    pin(folders[0] if folders else {})
     use_hardware(None)
     free = dict(frozen) if frozen is not None else free_memory()
     devices, accelerator = tuple(device_names()), accelerator_name()
@@ -76,70 +124,116 @@ def survey(request: tuple[tuple[LoadSpec, ...], Mapping[Any, int] | None]) -> Su
 
 
 def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
+    from diag.checkpoint import find_checkpoint
     from diag.planning import plan_load
+    from diag.preflight import check_offload_folder
+    from diag.sweep import ownfiles
 
-    fingerprint = ""
+    fingerprint, own = "", ""
     try:
-        from diag.checkpoint import find_checkpoint
-
         checkpoint = find_checkpoint(spec.model)
-        fingerprint = checkpoint.fingerprint
+        fingerprint = checkpoint.fingerprint + ownfiles.data_fingerprint(spec)
+        own = ownfiles.code_fingerprint(spec)
         plan = plan_load(spec, free)
+        written = ownfiles.bytes_written(plan)
+        if plan.needs_disk:
+            check_offload_folder(spec, written)
     except Exception as error:
-        return Planned(spec, fingerprint, failure=describe(error, "load_error"))
+        return Planned(spec, fingerprint, failure=describe(error, "load_error"), loader_fingerprint=own)
     text = None if plan.resolved_map is None else json.dumps(dict(sorted(plan.resolved_map.items())))
-    return Planned(spec, fingerprint, checkpoint.nbytes, text, plan.packed, plan.n_linear, plan.spilled)
+    placed = {ownfiles.device_text(device): size for device, size in (plan.nbytes or {}).items()}
+    return Planned(spec, fingerprint, checkpoint.nbytes, text, plan.packed, plan.n_linear, plan.spilled, None, own,
+                   placed, written)  # fmt: skip
 
 
-def measure(request: tuple[LoadSpec, Mapping[Any, int] | None]) -> Measured:
+def measure(ask: Ask) -> Measured:
     """Loads one spec, tabulates it and asks its probe; a failure comes back as a value."""
+    from diag.checkpoint import pin
+    from diag.machine import use_hardware
+    from diag.sweep import neighbours
+
+    pin(ask.folders)
+    use_hardware(ask.spec.hardware)
+    before, others = neighbours.free_by_device(), neighbours.others()
+    measured = _measure(ask)
+    return _with(measured, free_before=before, free_after=neighbours.free_by_device(), others=others)
+
+
+def _measure(ask: Ask) -> Measured:
     from diag import posix
     from diag.loading import load
     from diag.machine import accelerator_peaks
     from diag.planning import linear_layers
-    from diag.probing import ask
-    from diag.proof import main_dtype, runs_cpu_kernels, tokenizer_folder
+    from diag.probing import ask as ask_model
+    from diag.proof import main_dtype, packed_modules, runs_cpu_kernels, tokenizer_folder
+    from diag.sweep import naming
     from diag.tensors import placement
 
-    spec, free = request
+    spec = ask.spec
     before = posix.host_bytes()
-    outcome = load(spec, free_memory=free)
+    outcome = load(spec, free_memory=ask.free)
     if outcome.model is None:
         assert outcome.error is not None
-        return Measured(peak_bytes=dict(outcome.peak_bytes), notes=outcome.notes,
-                        failure=describe(outcome.error, "load_error"))  # fmt: skip
-    notes = list(outcome.notes)
-    table = placement(outcome.model)
-    answer, failure = None, None
+        return _not_loaded(outcome)
+    model, notes = outcome.model, list(outcome.notes)
+    table = placement(model)
+    answer: Any = None
+    error: Exception | None = None
+    failure: Failure | None = None
     try:
-        answer = ask(outcome.model, spec.probe, tokenizer_folder(spec), notes).to_bytes()
-    except Exception as error:
-        failure = describe(error, "unchecked" if isinstance(error, DiagError) else "forward_error")
+        answer = ask_model(model, spec.probe, tokenizer_folder(spec), notes)
+    except Exception as raised:
+        error, failure = raised, describe(raised, "unchecked" if isinstance(raised, DiagError) else "forward_error")
     peaks = {**outcome.peak_bytes, **accelerator_peaks()}
     peaks["cpu"] = max(outcome.peak_bytes.get("cpu", 0), posix.peak_host_bytes() - before)
+    suspicious = spec.loader is not None or error is not None or (answer is not None and bool(answer.problem))
     return Measured(
-        outcome.seconds, peaks, table, answer, runs_cpu_kernels(outcome.model), main_dtype(outcome.model),
-        len(linear_layers(outcome.model)), tuple(notes), outcome.missing_keys, failure,
+        outcome.seconds, peaks, table, None if answer is None else answer.to_bytes(), runs_cpu_kernels(model),
+        main_dtype(model), len(linear_layers(model)), tuple(notes), outcome.missing_keys, failure,
+        packed_modules(model), naming.causes_of(model, error, spec) if suspicious else (),
+        naming.adapter_effect(model, spec, answer),
     )  # fmt: skip
 
 
-def be_twin(request: tuple[LoadSpec, tuple[str, ...]]) -> bytes | str:
+def _not_loaded(outcome: Any) -> Measured:
+    from diag.sweep import naming
+
+    failure = describe(outcome.error, "load_error")
+    causes = () if failure.status == "unsupported" else naming.causes_of(None, outcome.error, outcome.spec)
+    return Measured(peak_bytes=dict(outcome.peak_bytes), notes=outcome.notes, failure=failure, causes=causes)
+
+
+def _with(measured: Measured, **values: Any) -> Measured:
+    from dataclasses import replace
+
+    return replace(measured, **values)
+
+
+def be_twin(ask: Ask) -> bytes | str:
     """The twin's answer as bytes, or in a sentence why there is none."""
+    from diag.checkpoint import pin
     from diag.proof import reference_answer
 
-    answer = reference_answer(*request)
+    pin(ask.folders)
+    answer = reference_answer(ask.spec, ask.packed)
     return answer if isinstance(answer, str) else answer.to_bytes()
 
 
 def describe(error: BaseException, otherwise: str) -> Failure:
     """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory."""
     reason = getattr(error, "why", "") or _first_line(error)
+    if isinstance(error, DiagError) and error.what not in reason:
+        reason = f"{_ended(error.what)} {reason}" if reason else error.what
     status = otherwise
     if is_out_of_memory(error):
         status = "out_of_memory"
     elif isinstance(error, UnsupportedError):
-        status = "unsupported"
+        status, reason = "unsupported", error.why or error.what
     return Failure(status, type(error).__name__, str(error), reason)
+
+
+def _ended(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _first_line(error: BaseException) -> str:

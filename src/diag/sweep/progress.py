@@ -15,7 +15,7 @@ class Progress:
     """Counts rows, as a bar that tqdm draws or as lines."""
 
     def __init__(self, total: int, shown: bool, on_row: Callable[[dict[str, Any]], None] | None = None) -> None:
-        self._total, self._shown, self._on_row = total, shown, on_row
+        self._total, self.shown, self._on_row = total, shown, on_row
         self._done = 0
         self._start = time.perf_counter()
         self._bar: Any = None
@@ -44,7 +44,7 @@ class Progress:
             self._on_row(row)
 
     def say(self, text: str) -> None:
-        if not self._shown:
+        if not self.shown:
             return
         if self._bar is not None:
             self._bar.write(text)

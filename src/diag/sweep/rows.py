@@ -14,12 +14,24 @@ from diag.probing import Answer
 from diag.proof import judge
 from diag.spec import LoadSpec
 from diag.sweep.cell import Failure, Measured, Planned
+from diag.sweep.facts import facts_of
+from diag.sweep.neighbours import in_words, to_json
+
+RETRIED = ("killed", "timeout", "out_of_memory")
+
+# Errors after which the question that a row asks was never reached: no access, network, file or room.
+NO_ACCESS = frozenset({
+    "CheckpointError", "ConnectionError", "ConnectTimeout", "CouldNotJudgeError", "GatedRepoError", "HfHubHTTPError",
+    "HFValidationError", "HTTPError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "OSError", "ReadTimeout",
+    "RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError", "PermissionError", "FileNotFoundError",
+})  # fmt: skip
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "os error 28", "File too large")
 
 MATRIX_COLUMNS = (
     "model", "device_map", "quantization", "hardware", "status", "simulated", "load_seconds", "forward_seconds",
     "peak_host_bytes", "peak_device_bytes", "n_resident", "n_offloaded", "n_missing", "n_quantized", "max_abs_diff",
     "kl_divergence", "top1_agreement", "repeatable", "quality_kl", "reference", "error_type", "error_text", "reason",
-    "answer", "shared_with", "warnings",
+    "answer", "shared_with", "warnings", "free_bytes_before", "free_bytes_after", "held_by",
 )  # fmt: skip
 
 _DTYPES = {
@@ -39,17 +51,37 @@ class References:
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per spec, all columns, numbers as numbers and text as text."""
-    return pd.DataFrame(
+    """One row per spec, all columns, numbers as numbers and text as text. `attrs["rows"]` keeps what has no column."""
+    frame = pd.DataFrame(
         {name: pd.Series([row.get(name) for row in rows], dtype=_DTYPES.get(name, "string")) for name in MATRIX_COLUMNS}
     )
+    frame.attrs["rows"] = [{"spec": row.get("spec"), "facts": row.get("facts")} for row in rows]
+    return frame
+
+
+def could_not_judge(row: dict[str, Any]) -> bool:
+    """Whether a row says nothing about the model: never run, no twin, no access, no room."""
+    status, text = row["status"], str(row.get("error_text") or "")
+    if status in ("unchecked", "not_run"):
+        return True
+    if status not in ("load_error", "forward_error"):
+        return False
+    return (status == "load_error" and row.get("error_type") in NO_ACCESS) or any(part in text for part in _NO_ROOM)
+
+
+def is_final(row: dict[str, Any], retry_failed: bool) -> bool:
+    """Whether a stored row need not be done again. What could not be judged is always tried again."""
+    if could_not_judge(row) and row["status"] != "unchecked":
+        return False
+    return not (retry_failed and row["status"] in RETRIED)
 
 
 def blank_row(spec: LoadSpec, status: str, reason: str) -> dict[str, Any]:
     """A row for a cell that never came to a measurement."""
     row: dict[str, Any] = dict.fromkeys(MATRIX_COLUMNS)
     row.update(model=spec.model, device_map=spec.device_map_text, quantization=spec.quantization,
-               hardware=spec.hardware_text, simulated=spec.simulated, status=status, reason=reason)  # fmt: skip
+               hardware=spec.hardware_text, simulated=spec.simulated, status=status, reason=reason,
+               spec=spec.to_json(), facts=None)  # fmt: skip
     return row
 
 
@@ -68,8 +100,10 @@ def measured_row(plan: Planned, measured: Measured, references: References) -> d
     if measured.answer is not None:
         answer = Answer.from_bytes(measured.answer)
         sentences = [_judge_into(row, answer, measured, references)]
-    sentences += [_packed_sentence(plan, measured, row), _missing_sentence(measured), plan.spilled]
+    sentences += [_cause_sentence(measured, row), _packed_sentence(plan, measured, row), measured.adapter,
+                  _missing_sentence(measured), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
     row["reason"] = " ".join(_sentence(s) for s in sentences if s)
+    row["facts"] = facts_of(plan, measured)
     return row
 
 
@@ -81,7 +115,7 @@ def shared_row(row: dict[str, Any], spec: LoadSpec) -> dict[str, Any]:
 
 
 def blank_facts(spec: LoadSpec) -> dict[str, Any]:
-    names = ("model", "device_map", "quantization", "hardware", "simulated")
+    names = ("model", "device_map", "quantization", "hardware", "simulated", "spec")
     return {name: blank_row(spec, "", "")[name] for name in names}
 
 
@@ -92,7 +126,14 @@ def _load_facts(measured: Measured) -> dict[str, Any]:
         "peak_host_bytes": measured.peak_bytes.get("cpu"),
         "peak_device_bytes": json.dumps(devices, sort_keys=True) if devices else None,
         "warnings": "\n".join(measured.notes) or None,
+        "free_bytes_before": _json_or_none(measured.free_before),
+        "free_bytes_after": _json_or_none(measured.free_after),
+        "held_by": _json_or_none(to_json(measured.others)),
     }
+
+
+def _json_or_none(value: Any) -> str | None:
+    return json.dumps(value, sort_keys=True) if value else None
 
 
 def _placement_facts(table: pd.DataFrame | None) -> dict[str, Any]:
@@ -131,6 +172,20 @@ def _quality(answer: Answer, unquantized: Answer | str) -> float | None:
     if isinstance(unquantized, str) or answer.problem or unquantized.outputs.shape != answer.outputs.shape:
         return None
     return distance(answer.outputs, unquantized.outputs).kl_divergence
+
+
+def _cause_sentence(measured: Measured, row: dict[str, Any]) -> str:
+    """Names what is wrong with the model; a healthy row of a healthy model says nothing."""
+    if not measured.causes:
+        return ""
+    cause, title = measured.causes[0]
+    return f"Cause: {cause} ({title.rstrip('.')})"
+
+
+def _others_sentence(measured: Measured, row: dict[str, Any]) -> str:
+    """Who held memory on the devices, where that may explain the row."""
+    held = [other for other in measured.others if other.device != "cpu" or row["status"] == "out_of_memory"]
+    return f"Before the load, {in_words(held)}" if held else ""
 
 
 def _packed_sentence(plan: Planned, measured: Measured, row: dict[str, Any]) -> str:

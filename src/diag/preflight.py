@@ -1,0 +1,133 @@
+"""One check before the first cell: may the models be read, is there room, are the devices free to use. In seconds.
+
+What it finds ends in "could not judge": nothing is known about the model then, and nothing was loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diag import hub
+from diag.checkpoint import find_checkpoint, is_local
+from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
+from diag.gpuholders import compute_modes, gpu_holders
+from diag.hardware import format_size
+from diag.spec import LoadSpec
+
+_RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a small model
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was found before the first cell.
+
+    `refused` maps a model to why it can't be read; `folders` a hub model to its snapshot in the cache; `to_fetch` one
+    that is not there to the bytes to download; `machine` is why nothing can be judged on this machine's own devices.
+    """
+
+    refused: Mapping[str, DiagError] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    to_fetch: Mapping[str, int] = field(default_factory=dict)
+    machine: DiagError | None = None
+    notes: tuple[str, ...] = ()
+
+
+def look_before(specs: Sequence[LoadSpec]) -> Before:
+    """Checks each model once, and this machine's devices. Reads headers and asks the hub, 5 s a question at most."""
+    refused: dict[str, DiagError] = {}
+    folders: dict[str, str] = {}
+    to_fetch: dict[str, int] = {}
+    notes: list[str] = []
+    for model in dict.fromkeys(spec.model for spec in specs):
+        try:
+            access = _access(model)
+        except DiagError as error:
+            refused[model] = error
+            continue
+        if access is None:
+            continue
+        if access.folder is None:
+            to_fetch[model] = access.nbytes
+        else:
+            folders[model] = str(access.folder)
+        if access.note:
+            notes.append(access.note)
+    machine = devices_in_the_way() if any(not spec.simulated for spec in specs) else None
+    return Before(refused, folders, to_fetch, machine, tuple(notes))
+
+
+def _access(model: str) -> hub.Access | None:
+    """The hub's answer; None for a sample or a folder, whose files are checked here."""
+    if is_local(model):
+        find_checkpoint(model)
+        return None
+    access = hub.look(model)
+    if access.folder is not None:
+        from diag.checkpoint import check_folder
+
+        check_folder(access.folder)
+    return access
+
+
+def devices_in_the_way() -> DiagError | None:
+    """Why this machine's accelerators can't be used now: exclusive mode and held by another, or prohibited."""
+    holders = [holder for holder in gpu_holders() if holder.pid is not None and holder.owner != "this process"]
+    for gpu in compute_modes():
+        held = [holder for holder in holders if holder.uuid == gpu.uuid]
+        if gpu.mode == "Prohibited":
+            return CouldNotJudgeError(
+                f"GPU {gpu.index} takes no work: its compute mode is Prohibited.",
+                next_step=f"nvidia-smi -i {gpu.index} -c DEFAULT, or hide it with CUDA_VISIBLE_DEVICES.",
+            )
+        if gpu.mode.startswith("Exclusive") and held:
+            one = held[0]
+            return CouldNotJudgeError(
+                f"GPU {gpu.index} is in exclusive mode, and {one.program or 'a process'} (pid {one.pid}) holds it.",
+                why=f"compute mode {gpu.mode} admits one process at a time; {format_size(one.nbytes or 0)} are held.",
+                next_step="wait for that process, choose another GPU with CUDA_VISIBLE_DEVICES, or simulate one.",
+            )
+    return None
+
+
+def check_offload_folder(spec: LoadSpec, nbytes: int) -> None:
+    """Raises CouldNotJudgeError where weights that go to disk would not fit, or can't be written.
+
+    `nbytes` is what the load will write: nothing for safetensors, which are read where they are.
+    """
+    if spec.offload_folder is None:
+        import tempfile
+
+        folder, name = Path(tempfile.gettempdir()), "the folder for temporary files"
+    else:
+        folder, name = Path(spec.offload_folder), "the offload folder"
+    if folder.exists() and not folder.is_dir():
+        raise CouldNotJudgeError(f"{name} {str(folder)!r} is a file.", next_step="give a folder as offload_folder.")
+    there = next((one for one in (folder, *folder.parents) if one.exists()), Path.cwd())
+    if not os.access(there, os.W_OK):
+        raise CouldNotJudgeError(
+            f"{name} {str(folder)!r} can't be written to.",
+            next_step="give another offload_folder, or change its permissions.",
+        )
+    free = shutil.disk_usage(there).free
+    if free < nbytes:
+        raise CouldNotJudgeError(
+            f"there is no room in {name} {str(folder)!r}.",
+            why=f"{format_size(nbytes)} of weights are written there, and {format_size(free)} are free.",
+            next_step="make room, give an offload_folder on another disk, or use safetensors: they are not copied.",
+        )
+
+
+def check_results_place(path: Path) -> None:
+    """Raises CheckpointError where the results file has no room to grow: a run that can't keep its rows is no use."""
+    folder = next((one for one in (path.absolute().parent, *path.absolute().parents) if one.exists()), Path.cwd())
+    free = shutil.disk_usage(folder).free
+    if free < _RESULTS_ROOM:
+        raise CheckpointError(
+            f"there is no room for the results file {str(path)!r}.",
+            why=f"{format_size(free)} are free there, and a run keeps some {format_size(_RESULTS_ROOM)} of rows.",
+            next_step="make room there, or give a path on another disk.",
+        )

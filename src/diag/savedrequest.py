@@ -1,0 +1,116 @@
+"""A request that was kept in a file, to be asked again: `probe="request.json"` or `probe="request.safetensors"`.
+
+JSON holds a prompt (`{"prompt": "…"}`, also `inputs` or `text`), a chat (`{"messages": […]}`), token ids (`[1, 2, 3]`)
+or the arguments of the model's forward by name as nested lists. A safetensors file holds those arguments as tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diag.errors import CouldNotJudgeError
+
+SUFFIXES = (".json", ".safetensors")
+_TEXT_KEYS = ("prompt", "inputs", "text")
+_NOT_ASKED = ("labels", "parameters", "stream", "model", "max_tokens", "temperature")
+
+
+def is_saved_request(probe: str | None) -> bool:
+    """Whether this probe is the path of a file: one word that ends in `.json` or `.safetensors`."""
+    return probe is not None and probe.lower().endswith(SUFFIXES) and "\n" not in probe
+
+
+def read_request(path: str, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """The arguments of the model's forward. Numbers with a fraction get `dtype`, the model's own.
+
+    Raises CouldNotJudgeError for a file that is not there, not readable, or needs a tokenizer that is not there.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CouldNotJudgeError(
+            f"the saved request {path!r} is not there.",
+            why=f"looked in {str(Path.cwd())!r}; a probe that ends in {' or '.join(SUFFIXES)} is the path of a file.",
+            next_step="give the path of the file, or a prompt that does not end that way.",
+        )
+    if file.suffix.lower() == ".safetensors":
+        return {name: _as(tensor, dtype) for name, tensor in _tensors_of(file).items()}
+    return _from_json(file, tokenizer, dtype)
+
+
+def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except Exception as e:  # SafetensorError, OSError: each means that the file can't be used
+        raise _unreadable(file, e) from e
+
+
+def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise _unreadable(file, e) from e
+    if isinstance(value, Mapping) and isinstance(value.get("body"), (str, Mapping)):  # a logged HTTP request
+        value = json.loads(value["body"]) if isinstance(value["body"], str) else value["body"]
+    text = value if isinstance(value, str) else _text_in(value)
+    if text is not None:
+        return dict(_tokenizer(tokenizer, file)(text, return_tensors="pt"))
+    if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
+        return _chat(value["messages"], _tokenizer(tokenizer, file), file)
+    if isinstance(value, list):
+        value = {"input_ids": value}
+    if not isinstance(value, Mapping):
+        raise _unreadable(file, ValueError(f"it holds a {type(value).__name__}"))
+    names = [name for name in value if name not in _NOT_ASKED]
+    try:
+        return {name: _as(_batched(torch.tensor(value[name]), name), dtype) for name in names}
+    except (TypeError, ValueError) as e:
+        raise _unreadable(file, e) from e
+
+
+def _text_in(value: Any) -> str | None:
+    if not isinstance(value, Mapping):
+        return None
+    return next((value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
+
+
+def _chat(messages: list[Any], tokenizer: Any, file: Path) -> dict[str, torch.Tensor]:
+    try:
+        done = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
+        raise _unreadable(file, e) from e
+    return dict(done)
+
+
+def _tokenizer(tokenizer: Any, file: Path) -> Any:
+    if tokenizer is None:
+        raise CouldNotJudgeError(
+            f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it.",
+            next_step='save the token ids instead: {"input_ids": [[…]]}.',
+        )
+    return tokenizer
+
+
+def _batched(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    """One request is a batch of one: ids and masks without a batch dimension get it."""
+    return tensor[None] if tensor.dim() == 1 and name.endswith(("ids", "mask")) else tensor
+
+
+def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _unreadable(file: Path, error: Exception) -> CouldNotJudgeError:
+    return CouldNotJudgeError(
+        f"the saved request {str(file)!r} can't be used.",
+        why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
+        next_step='save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.',
+    )

@@ -1,0 +1,75 @@
+"""Under which key a row, a load and a twin's answer are kept: it changes with all that could change the value. Pure."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from diag.spec import LoadSpec
+from diag.sweep.cell import Planned
+
+
+def row_key(plan: Planned, machine: Sequence[str]) -> str:
+    """Changes with the spec, its files, the libraries, diag, and for this machine its devices."""
+    return _key("row", plan.spec.to_json(), _files(plan), versions(), _machine(plan, machine))
+
+
+def load_key(plan: Planned, machine: Sequence[str]) -> str:
+    """Equal for specs that come to the same load: same resolved map, quantization, dtype and the rest."""
+    spec = plan.spec
+    values = {**spec.to_json(), "device_map": plan.resolved_map, "max_memory": None}
+    if plan.failure is not None or spec.loader is not None:
+        values["device_map"] = f"as asked: {spec.device_map_text}"
+    return _key("load", values, _files(plan), versions(), _machine(plan, machine))
+
+
+def twin_key(plan: Planned, quantization: str, packed: Sequence[str], threads: int) -> str:
+    """Thread count included: sums over more threads may round differently."""
+    spec = plan.spec
+    own_probe = plan.loader_fingerprint if spec.probe is not None and ":" in spec.probe else ""
+    facts = [spec.model, quantization, spec.dtype, spec.adapter, spec.probe, own_probe, list(packed)]
+    return _key("twin", facts, plan.fingerprint, versions(), threads)
+
+
+def needed_references(
+    plan: Planned, packed: Sequence[str] | None, threads: int
+) -> dict[str, tuple[LoadSpec, tuple[str, ...]]] | None:
+    """The twin first, and last, for the quality figure, the unquantized model: key to spec and what to pack.
+
+    `packed` are the modules that the load was found to hold packed, if it is done; None is for not yet. The result is
+    None where that decides and is not known: nobody knows beforehand what a user's loader packs.
+    """
+    spec = plan.spec
+    if spec.quantization == "none":
+        return {twin_key(plan, "none", (), threads): (spec, ())}
+    if spec.loader is None:
+        packed = plan.packed
+    elif packed is None:
+        return None
+    needed = {twin_key(plan, spec.quantization, packed, threads): (spec, tuple(packed))}
+    if spec.quantization != "as-stored":
+        plain = spec.replace(quantization="none")
+        needed[twin_key(plan, "none", (), threads)] = (plain, ())
+    return needed
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    from diag.environment import versions as installed
+
+    return installed()
+
+
+def _files(plan: Planned) -> list[str]:
+    return [plan.fingerprint, plan.loader_fingerprint]
+
+
+def _machine(plan: Planned, machine: Sequence[str]) -> Any:
+    return "" if plan.spec.simulated else tuple(machine)
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

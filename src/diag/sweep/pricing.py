@@ -1,0 +1,136 @@
+"""What a matrix will take, before anything is loaded; and which loads to do first where not all can be done. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diag.hardware import format_size
+from diag.sweep.cell import Planned
+
+_CALM_SHARE = 0.5  # of the host's memory: above, a person is asked first
+
+
+@dataclass(frozen=True)
+class Price:
+    """`rows` asked for: `stored` are known, `refused` end before a weight is read, `shared` ride on another's load.
+
+    `loads` and `twins` are what is left to load; `nbytes` is what all of them read in bytes; `host_bytes` is the most
+    that is held in host memory at once, of `free_bytes`; `written` goes to the offload folder at most at once.
+    `seconds` is an estimate (None before any load of these was measured); `refusals` are the rules, each once.
+    """
+
+    rows: int
+    stored: int
+    refused: int
+    shared: int
+    loads: int
+    twins: int
+    nbytes: int
+    host_bytes: int
+    free_bytes: int
+    written: int
+    workers: int
+    seconds: float | None = None
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def is_large(self) -> bool:
+        """More than half of the host's free memory."""
+        return self.free_bytes > 0 and self.host_bytes > _CALM_SHARE * self.free_bytes
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows} rows", f"{self.loads} loads and {self.twins} reference loads"]
+        beside = ((self.shared, "share a load"), (self.stored, "stored already"), (self.refused, "refused beforehand"))
+        parts += [f"{count} {word}" for count, word in beside if count]
+        if self.loads:
+            parts.append(f"{format_size(self.nbytes)} to read")
+            parts.append(
+                f"at most {format_size(self.host_bytes)} of {format_size(self.free_bytes)} host memory at once"
+            )
+            parts.append(f"{format_size(self.written)} written to the offload folder" if self.written
+                         else "nothing written to the offload folder")  # fmt: skip
+            parts.append(f"{self.workers} at a time")
+            parts.append(f"about {duration(self.seconds)}" if self.seconds is not None
+                         else "time is estimated after the first load")  # fmt: skip
+        return "; ".join(parts) + "."
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load and the rows it serves; the first plan is the one that is loaded."""
+
+    key: str
+    plans: tuple[Planned, ...]
+
+    @property
+    def host_bytes(self) -> int:
+        """What it holds in host memory, simulated GPUs included: all but what is on a real accelerator or disk."""
+        plan = self.plans[0]
+        if not plan.placed:
+            return plan.nbytes
+        return sum(size for device, size in plan.placed.items() if device == "cpu" or device.startswith("simgpu"))
+
+
+def price(
+    loads: Sequence[Load], twins: Mapping[str, int], *, rows: int, stored: int, refusals: Sequence[str], free: int,
+    workers: int, seconds: float | None = None,
+) -> Price:  # fmt: skip
+    """`twins` maps each reference load to its bytes, `refusals` holds one text per refused row, `free` host bytes."""
+    served = sum(len(load.plans) for load in loads)
+    sizes = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
+    written = sorted((load.plans[0].written for load in loads), reverse=True)
+    nbytes = sum(load.plans[0].nbytes for load in loads) + sum(twins.values())
+    total = None if seconds is None else seconds * (len(loads) + len(twins)) / max(1, workers)
+    return Price(rows, stored, len(refusals), served - len(loads), len(loads), len(twins), nbytes, sum(sizes[:workers]),
+                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)))  # fmt: skip
+
+
+def most_informative_first(loads: Sequence[Load]) -> list[Load]:
+    """Greedy: each next load is the one that shows most that none before it showed.
+
+    A load shows its model, machine, quantization, the places its weights go to, and answers as many rows as share it.
+    Ties keep the order given.
+    """
+    left, ordered = list(loads), list[Load]()
+    seen: set[Any] = set()
+    while left:
+        best = max(left, key=lambda load: (_worth(load, seen), -left.index(load)))
+        left.remove(best)
+        ordered.append(best)
+        seen |= _shows(best)
+    return ordered
+
+
+def _worth(load: Load, seen: set[Any]) -> float:
+    new = len(_shows(load) - seen)
+    return 2.0 * new + len(load.plans) / (1.0 + len(load.plans))
+
+
+def _shows(load: Load) -> set[Any]:
+    spec, places = load.plans[0].spec, _places(load.plans[0])
+    return {
+        ("model", spec.model), ("machine", spec.hardware_text), ("quantization", spec.quantization, spec.hardware_text),
+        ("places", places, spec.hardware_text), ("places and quantization", places, spec.quantization == "none"),
+    }  # fmt: skip
+
+
+def _places(plan: Planned) -> tuple[str, ...]:
+    if plan.resolved_map is None:
+        return (f"as {plan.spec.device_map_text}" if plan.spec.loader else "no map",)
+    return tuple(sorted({str(device) for device in json.loads(plan.resolved_map).values()}))
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(42.4), duration(150), duration(7300)
+    ('42 s', '2 min 30 s', '2 h 2 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{max(1, whole)} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,135 @@
+"""What one call of matrix() knows so far, and the two ways a row becomes known: measured, or read from the file."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from diag.errors import DiagError
+from diag.probing import Answer
+from diag.spec import LoadSpec
+from diag.sweep import keys
+from diag.sweep.cell import Measured, Planned
+from diag.sweep.isolate import Death
+from diag.sweep.pricing import duration
+from diag.sweep.progress import Progress
+from diag.sweep.rows import is_final, shared_row
+from diag.sweep.store import Store
+
+
+@dataclass(frozen=True)
+class Options:
+    """How matrix() was called. Times in seconds, `memory_limit` in bytes for each cell."""
+
+    timeout: float | None = 600.0
+    workers: int | None = None
+    memory_limit: int | None = None
+    budget: float | None = None
+    max_loads: int | None = None
+    deadline: float | None = None
+    retry_failed: bool = False
+    fresh: bool = False
+    yes: bool = True
+    cancelled: Callable[[], bool] | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether some loads may be left out on purpose, so that their order matters."""
+        return self.budget is not None or self.max_loads is not None
+
+
+@dataclass
+class Sweep:
+    """One call of matrix. Rows go to the store as they come."""
+
+    specs: list[LoadSpec]
+    store: Store
+    options: Options
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+    plans: dict[LoadSpec, Planned] = field(default_factory=dict)
+    free: Mapping[Any, int] | None = None
+    machine: tuple[str, ...] = ()
+    pinned: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
+    workers: int = 1
+    rows: dict[LoadSpec, dict[str, Any]] = field(default_factory=dict)
+    references: dict[str, Answer | str] = field(default_factory=dict)
+    measured: dict[str, Measured | Death] = field(default_factory=dict)
+    left_out: dict[LoadSpec, str] = field(default_factory=dict)
+    queued: set[str] = field(default_factory=set)
+    seconds_measured: list[float] = field(default_factory=list)
+    cells: int = 0
+    cells_done: int = 0
+    unsaved: str = ""
+
+    @property
+    def seconds_per_load(self) -> float:
+        """The average of the loads measured so far; 0 before the first."""
+        return sum(self.seconds_measured) / len(self.seconds_measured) if self.seconds_measured else 0.0
+
+    def note_seconds(self, seconds: float) -> None:
+        """One more load was measured; after the first, says about how long the rest will take."""
+        self.seconds_measured.append(seconds)
+        left = self.cells - self.cells_done
+        if len(self.seconds_measured) == 1 and left > 0:
+            rest = duration(seconds * left / self.workers)
+            self.progress.say(f"the first load took {seconds:.1f} s, so the other {left} take about {rest}")
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.started
+
+    def is_over(self) -> bool:
+        """Whether the caller has cancelled, or the deadline for the whole run has passed."""
+        cancelled = self.options.cancelled
+        return self.past_deadline or (cancelled is not None and cancelled())
+
+    @property
+    def past_deadline(self) -> bool:
+        return self.options.deadline is not None and self.elapsed > self.options.deadline
+
+    def row_key(self, plan: Planned) -> str:
+        return keys.row_key(plan, self.machine)
+
+    def load_key(self, plan: Planned) -> str:
+        return keys.load_key(plan, self.machine)
+
+    def keep(self, plan: Planned, row: dict[str, Any], table: pd.DataFrame | None) -> None:
+        """One more row is known: in memory, in the file, and to whoever watches."""
+        row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
+        self.rows[plan.spec] = row
+        with self.saving():
+            extra = {"versions": keys.versions()}
+            self.store.save(self.row_key(plan), plan.spec.to_json(), row, table, extra)
+        self.progress.row(row)
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """A full disk must not cost what is already known: the run goes on in memory, and says so."""
+        try:
+            yield
+        except DiagError as error:
+            if not self.unsaved:
+                self.unsaved = str(error)
+                self.progress.say(f"rows are no longer saved: {error.what}")
+
+    def take_stored(self) -> None:
+        """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
+        stored = self.store.rows()
+        usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
+        by_load: dict[str, str] = {}
+        for key, row in usable.items():
+            if row.get("load_key"):
+                by_load.setdefault(row["load_key"], key)
+        for spec, plan in self.plans.items():
+            if (own := self.row_key(plan)) in usable:
+                self.rows[spec] = usable[own]
+                self.progress.row(usable[own], from_file=True)
+            elif plan.failure is None and (same := by_load.get(self.load_key(plan))) is not None:
+                self.keep(plan, shared_row(usable[same], spec), self.store.placement(same))

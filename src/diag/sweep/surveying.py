@@ -1,0 +1,102 @@
+"""Before the first load: one check of access, room and devices; downloads; then the plan of every spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diag.errors import DiagError
+from diag.hardware import format_size
+from diag.preflight import Before
+from diag.spec import LoadSpec
+from diag.sweep.cell import Failure, Planned, Survey, describe
+from diag.sweep.isolate import Death, Ended, Task, run
+from diag.sweep.state import Sweep
+
+_CELL = "diag.sweep.cell"
+_LOOK_SECONDS = 60.0
+
+
+def survey(sweep: Sweep) -> None:
+    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds."""
+    before = _look(sweep)
+    for note in before.notes:
+        sweep.progress.say(note)
+    sweep.pinned.update(before.folders)
+    refused = {model: describe(error, "load_error") for model, error in before.refused.items()}
+    refused.update(_fetch(sweep, before))
+    for spec in sweep.specs:
+        if (failure := refused.get(spec.model)) is not None:
+            sweep.plans[spec] = Planned(spec, failure=failure)
+        elif before.machine is not None and not spec.simulated:
+            sweep.plans[spec] = Planned(spec, failure=_held(before.machine))
+    _plan(sweep, [spec for spec in sweep.specs if spec not in sweep.plans])
+
+
+def from_death(death: Death, when: str) -> Failure:
+    """A process that did not come back, as a row's failure."""
+    status = "load_error" if death.status == "raised" else death.status
+    return Failure(status, death.error_type, death.text, f"{death.error_type} {when}: {short(death.text)}")
+
+
+def short(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it left no message"
+
+
+def _look(sweep: Sweep) -> Before:
+    task = Task("look", f"{_CELL}:look", tuple(sweep.specs), _LOOK_SECONDS)
+    for ended in _run(sweep, [task]):
+        if isinstance(ended.value, Before):
+            return ended.value
+        if ended.death is not None and not sweep.is_over():
+            sweep.progress.say(f"the check before the first load gave no result: {short(ended.death.text)}")
+    return Before()
+
+
+def _held(error: DiagError) -> Failure:
+    return Failure(
+        "not_run", type(error).__name__, str(error), f"Could not be judged: {error.what} {error.why}".strip()
+    )
+
+
+def _fetch(sweep: Sweep, before: Before) -> dict[str, Failure]:
+    """Downloads what the cache does not hold; without a time limit of its own, since that is the network's."""
+    failed: dict[str, Failure] = {}
+    for model, nbytes in before.to_fetch.items():
+        sweep.progress.say(f"downloading {model}: {format_size(nbytes)}")
+    for ended in _run(sweep, [Task(model, f"{_CELL}:fetch", model, None) for model in before.to_fetch]):
+        if isinstance(ended.value, str):
+            sweep.pinned[ended.key] = ended.value
+        elif isinstance(ended.value, Failure):
+            failed[ended.key] = ended.value
+        elif ended.death is not None:
+            failed[ended.key] = from_death(ended.death, "while downloading")
+    return failed
+
+
+def _plan(sweep: Sweep, specs: list[LoadSpec]) -> None:
+    """Plans in processes of their own: one per model and hardware, since a simulated machine is set up for each."""
+    groups: dict[tuple[str, Any], list[LoadSpec]] = {}
+    for spec in specs:
+        groups.setdefault((spec.model, spec.hardware), []).append(spec)
+    members = {str(number): group for number, group in enumerate(groups.values())}
+    if members:
+        sweep.progress.say(f"planning {len(specs)} loads")
+    for key, group in members.items():  # one after the other: the first tells the next what memory is free
+        request = (tuple(group), sweep.free, dict(sweep.pinned))
+        for ended in _run(sweep, [Task(key, f"{_CELL}:survey", request, sweep.options.timeout)]):
+            _take(sweep, ended, group)
+
+
+def _take(sweep: Sweep, ended: Ended, group: list[LoadSpec]) -> None:
+    if isinstance(ended.value, Survey):
+        sweep.free = sweep.free or ended.value.free_memory
+        sweep.machine = ended.value.devices
+        sweep.plans.update({plan.spec: plan for plan in ended.value.plans})
+    elif ended.death is not None and ended.death.status != "not_run":
+        failure = from_death(ended.death, "while planning, before any weight was read")
+        sweep.plans.update({spec: Planned(spec, failure=failure) for spec in group})
+
+
+def _run(sweep: Sweep, tasks: list[Task]) -> Any:
+    return run(tasks, workers=1, threads=1, cancelled=sweep.is_over)
