@@ -136,3 +136,8 @@ def test_loading_twice_registers_one_hook(shell):
     run(shell, "%load_ext diag", "%reload_ext diag", BROKEN, "%diag on")
     shown, _ = run(shell, FAILS)
     assert shown.count("The cause of") == 1
+
+
+def test_an_exception_that_was_caught_is_explained_by_name(shell):
+    run(shell, BROKEN, f"try:\n    {FAILS}\nexcept RuntimeError as error:\n    caught = error")
+    assert "never-materialised" in run(shell, "%diag caught")[0]

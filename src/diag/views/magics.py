@@ -16,9 +16,9 @@ from diag.views.markup import View, escape, notice, tag
 from diag.views.shown import findings_view
 
 _USAGE = (
-    "%diag explains the last exception of this notebook; %diag on shows the card under every device-related traceback "
-    "as it happens, %diag off ends that; %%diag runs a cell and stops it at the first operation that mixes meta and "
-    "real data (%%diag model names the modules of that model)."
+    "%diag explains the last exception of this notebook, %diag NAME one that was caught; %diag on shows the card under "
+    "every device-related traceback as it happens, %diag off ends that; %%diag runs a cell and stops it at the first "
+    "operation that mixes meta and real data (%%diag model names the modules of that model)."
 )
 _NOTHING = "No cell of this notebook has failed yet, so there is nothing to explain."
 _WATCHED = "Watched: no operation of this cell mixed meta and real data."
@@ -52,7 +52,7 @@ class _Diag:
             self._shell.magics_manager.magics[kind].pop("diag", None)
 
     def diag(self, line: str, cell: str | None = None) -> Any:
-        """%diag | %diag on | %diag off | %%diag [model]: explains the last exception, or runs a cell under watch."""
+        """%diag [error] | %diag on | %diag off | %%diag [model]: explains an exception, or runs a cell under watch."""
         __tracebackhide__ = True
         if cell is not None:
             return self._watched(line.strip(), cell)
@@ -61,7 +61,7 @@ class _Diag:
             self._always = word == "on"
             _say("diag is on: a card follows every device-related traceback." if self._always else "diag is off.")
         elif word:
-            _say(_USAGE)
+            self._explain_named(line.strip())
         else:
             self._explain_last()
         return None
@@ -76,6 +76,15 @@ class _Diag:
     def _explain_last(self) -> None:
         error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
         _say(_NOTHING) if error is None else _show(_safely(self._card, error))
+
+    def _explain_named(self, expression: str) -> None:
+        """An exception that was caught, by name: `%diag error`, `%diag outcome.error`."""
+        try:
+            value = self._shell.ev(expression)
+        except Exception:
+            value = None
+        error = value if isinstance(value, BaseException) else getattr(value, "error", None)
+        _show(_safely(self._card, error)) if isinstance(error, BaseException) else _say(_USAGE)
 
     def _card(self, error: BaseException) -> View:
         return card(error, self._shell.user_ns)

@@ -1,0 +1,169 @@
+"""Common advice from the web, tried on a model that is really broken, and the fixes of the catalogue, proved.
+
+The patient has two blocks on disk whose hooks were taken off: the state behind the headline error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from diag.outcome import Proof
+from diag.reproduce import get
+from diag.reproduce.scenario import Stage
+from diag.spec import LoadSpec
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What people are told to do, done: `act` returns the model to use afterwards. `when` says what it is good for."""
+
+    says: str
+    act: Callable[[Stage], Any]
+    when: str
+
+
+def try_advice() -> Any:
+    """One row per advice: what it does to the broken model, the verdict of the proof, and when it is right.
+
+    Plays the scenario anew for each; some seconds in all. `verdict` is `proved`, `wrong answer` or `fails`.
+    """
+    import pandas as pd
+
+    rows = [(one.says, *_tried(one), one.when) for one in ADVICE]
+    return pd.DataFrame(rows, columns=["advice", "verdict", "what_happened", "right_when"])
+
+
+def try_fixes(names: Iterable[str]) -> Any:
+    """One row per scenario: its cause as diagnosed, the first fix, and the proof of applying it. Seconds for each."""
+    import pandas as pd
+
+    rows = [(name, *_fixed(name)) for name in names]
+    return pd.DataFrame(rows, columns=["scenario", "diagnosed", "fix", "verdict", "proof"])
+
+
+def _tried(advice: Advice) -> tuple[str, str]:
+    from diag.proof import prove
+
+    with get("hooks-removed").run() as stage, _quiet():
+        spec = LoadSpec(str(stage.checkpoint()), device_map="none")
+        try:
+            model = advice.act(stage)
+        except Exception as error:
+            return "fails", _first_line(error)
+        return _judged(prove(model, spec))
+
+
+def _judged(proof: Proof) -> tuple[str, str]:
+    if proof.proved:
+        return "proved", proof.reason
+    return ("fails" if "raised" in proof.reason else "wrong answer"), proof.reason
+
+
+def _fixed(name: str) -> tuple[str, str, str, str]:
+    from diag.errors import DiagError
+    from diag.fixes import fix
+
+    with get(name).run() as stage, _quiet():
+        found = stage.diagnose()
+        first = found[0].fixes[0]
+        try:
+            outcome = fix(found)
+        except DiagError as error:
+            return found[0].cause, first.because, "by hand", error.next_step or error.what
+        if outcome.error is not None or outcome.proof is None:
+            return found[0].cause, first.because, "fails", str(outcome.error)
+        verdict = "proved" if outcome.proof.proved else "not proved"
+        return found[0].cause, first.because, verdict, outcome.proof.reason
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and progress bars: what the libraries say while bad advice is tried is part of the verdict."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+
+
+# --- the advice -------------------------------------------------------------------------------------------------------
+
+
+def _move(stage: Stage) -> Any:
+    return stage.model.to("cpu")
+
+
+def _empty(stage: Stage) -> Any:
+    return stage.model.to_empty(device="cpu")
+
+
+def _tie(stage: Stage) -> Any:
+    stage.model.tie_weights()
+    return stage.model
+
+
+def _load_state(stage: Stage) -> Any:
+    stage.model.load_state_dict(_state(stage), strict=False)
+    return stage.model
+
+
+def _load_and_assign(stage: Stage) -> Any:
+    stage.model.load_state_dict(_state(stage), strict=False, assign=True)
+    return stage.model
+
+
+def _dispatch_again(stage: Stage) -> Any:
+    from accelerate import dispatch_model
+
+    return dispatch_model(stage.model, stage.model.hf_device_map, offload_dir=str(stage.folder / "again"))
+
+
+def _reload(stage: Stage, **arguments: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
+
+
+def _reload_auto(stage: Stage) -> Any:
+    return _reload(stage, device_map="auto")
+
+
+def _reload_plain(stage: Stage) -> Any:
+    return _reload(stage)
+
+
+def _reload_low_memory_off(stage: Stage) -> Any:
+    return _reload(stage, low_cpu_mem_usage=False)
+
+
+def _state(stage: Stage) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    for file in sorted(stage.checkpoint().glob("*.safetensors")):
+        state.update(load_file(file))
+    return state
+
+
+ADVICE = (
+    Advice("Move the model: model.to(device).", _move, "Nothing is on meta, and no map placed the model."),
+    Advice("Use to_empty() instead, as the error text says.", _empty, "You fill every parameter and buffer yourself."),
+    Advice("Call model.tie_weights().", _tie, "Only a tie was lost."),
+    Advice("Load the state dict into it again.", _load_state, "The parameters have memory: never for meta ones."),
+    Advice("Load the state dict with assign=True.", _load_and_assign, "The file holds every tensor, buffers included."),
+    Advice("Dispatch it again with accelerate.", _dispatch_again, "The weights are real, before the first dispatch."),
+    Advice("Load again with device_map='auto'.", _reload_auto, "The cause was in what was done after loading."),
+    Advice("Load again without a device_map.", _reload_plain, "The whole model fits on one device."),
+    Advice(
+        "Load with low_cpu_mem_usage=False.",
+        _reload_low_memory_off,
+        "In version 5 it is ignored: this is an ordinary load.",
+    ),
+)

@@ -1,0 +1,91 @@
+"""What the walkthrough needs beside diag itself: a check of what was learned, and what the kernel still holds."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from diag.errors import DiagError
+from diag.views.markup import View, breakable, escape, notice, tag
+from diag.views.wording import bytes_text, count_text, list_text
+
+
+class NotAsTaughtError(DiagError, AssertionError):
+    """A check at the end of a notebook failed: what it says is not so here."""
+
+
+def check(learned: Mapping[str, object]) -> View:
+    """The end of a notebook: each sentence, and whether it holds here. Raises NotAsTaughtError that names the others.
+
+    >>> check({"two and two are four": 2 + 2 == 4})
+    All of it holds here:
+    ✓ two and two are four
+    """
+    wrong = [says for says, holds in learned.items() if not holds]
+    if wrong:
+        raise NotAsTaughtError(
+            f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold: {'; '.join(wrong)}.",
+            why="the cells above gave something else, perhaps because a parameter was changed or a cell was skipped.",
+            next_step="restart the kernel and run all cells; with the defaults every statement holds.",
+        )
+    head = "All of it holds here:"
+    items = "".join(tag("li", tag("span", "✓ ", class_="status good") + escape(says)) for says in learned)
+    html = notice("good", head, [])[: -len("</div>")] + tag("ul", items, class_="checked") + "</div>"
+    return View(html, "\n".join([head, *(f"✓ {says}" for says in learned)]))
+
+
+def held() -> View:
+    """Which models earlier cells left in this kernel, how much memory they hold, and how to let go of them.
+
+    Looks at every object of this process once (a moment); collects garbage first.
+    """
+    found = list(_models())
+    if not found:
+        return _plain("This kernel holds no model: nothing of an earlier load takes memory.")
+    lines = [_describe(model, names) for model, names in found]
+    total = bytes_text(sum(_nbytes(model) for model, _ in found))
+    title = f"This kernel already holds {count_text(len(found), 'model')} of earlier cells, {total}"
+    free = "A load now has that much less room. To free it: %xdel and the name, or restart the kernel."
+    return View(notice("warn", title, [*map(breakable, lines), escape(free)]), "\n".join([title, *lines, free]))
+
+
+def _models() -> Iterator[tuple[Any, list[str]]]:
+    """Outermost modules that hold data, with the notebook's names for them."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    gc.collect()
+    module = torch.nn.Module
+    every = [one for one in gc.get_objects() if issubclass(type(one), module)]
+    inner = {id(part) for one in every for part in one._modules.values() if part is not None}
+    names = _names()
+    for one in every:
+        if id(one) not in inner and _nbytes(one):
+            yield one, names.get(id(one), [])
+
+
+def _nbytes(model: Any) -> int:
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not t.is_meta}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _names() -> dict[int, list[str]]:
+    """The notebook's variables by the identity of the model they are or carry."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    found: dict[int, list[str]] = {}
+    for name, value in list(getattr(shell, "user_ns", {}).items()):
+        if not name.startswith("_"):
+            for one in (value, getattr(value, "model", None), getattr(getattr(value, "stage", None), "model", None)):
+                found.setdefault(id(one), []).append(name)
+    return found
+
+
+def _describe(model: Any, names: list[str]) -> str:
+    where = f"as {list_text(names)}" if names else "without a name of its own, perhaps in an output of this notebook"
+    return f"{type(model).__name__}, {bytes_text(_nbytes(model))}, {where}"
+
+
+def _plain(words: str) -> View:
+    return View(tag("p", escape(words), class_="soft"), words)
