@@ -92,4 +92,3 @@ def test_it_runs_from_top_to_bottom_as_it_is(path, tmp_path):
     papermill.execute_notebook(path, tmp_path / path.name, cwd=tmp_path, progress_bar=False, kernel_name="python3")
     nb = nbformat.read(tmp_path / path.name, as_version=4)
     assert not [cell for cell in nb.cells for output in cell.get("outputs", []) if output.output_type == "error"]
-    assert "widgets" not in nb.metadata

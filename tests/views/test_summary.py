@@ -83,6 +83,29 @@ def test_a_row_without_a_reason_shows_its_error():
     assert "KeyError: 'x'" in shown.text
 
 
+def test_the_cause_that_a_row_names_stands_beside_its_reason():
+    reason = "It ran out. Cause: out-of-memory (A device or the host ran out of memory). More."
+    row = frame(failed("auto", "none", "out_of_memory", reason)).iloc[0]
+    assert summary.reason_text(row) == "It ran out. More."
+    assert summary.cause_text(row) == "A device or the host ran out of memory (out-of-memory)"
+
+
+def test_the_cause_of_an_error_comes_from_the_catalogue():
+    text = "Tensor on device cuda:0 is not on the expected device meta!"
+    row = frame(failed("auto", "none", "forward_error", "", error_type="RuntimeError", error_text=text)).iloc[0]
+    assert summary.cause_text(row)
+
+
+def test_an_unknown_error_is_given_no_cause():
+    row = frame(failed("auto", "none", "load_error", "", error_type="E", error_text="zxcv qwer")).iloc[0]
+    assert summary.cause_text(row) == ""
+
+
+def test_a_run_that_could_not_judge_says_so_before_anything_else():
+    rows = failed("auto", "none", "load_error", "no access", error_type="GatedRepoError")
+    assert summary.headline(frame(rows)).text.splitlines()[1].startswith("Could not judge smollm2: no access")
+
+
 def test_the_whole_error_is_there_to_be_opened():
     long = "first line\n" + "x" * 500
     shown = summary.failures(frame(failed("auto", "none", "load_error", "short", error_text=long)))

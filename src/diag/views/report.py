@@ -25,7 +25,6 @@ from diag.views.execute import ERROR, Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
 from diag.views.markup import View
 from diag.views.notebooks import REPORT, check_parameters, find_notebook
-from diag.views.verdict import NO_ACCESS
 from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
@@ -136,11 +135,17 @@ def _exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
     error = ended.why.partition(":")[0]
     if ended.how == ERROR and error in _names(SpecError):
         return Exit.WRONG_USAGE
-    if ended.how == ERROR and error in NO_ACCESS | _names(DiagError):
+    if ended.how == ERROR and error in _no_access() | _names(DiagError):
         return Exit.NOT_JUDGED
     if not ended.ok:
         return Exit.DIED
     return Exit(verdict["exit_code"]) if verdict else Exit.AS_EXPECTED
+
+
+def _no_access() -> frozenset[str]:
+    from diag.sweep.rows import NO_ACCESS  # imports torch
+
+    return NO_ACCESS
 
 
 def _names(error: type[Exception]) -> set[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
 
-from diag.views.markup import View, breakable, escape, table, tag
+import diag
+from diag.views.markup import View, breakable, escape, notice, table, tag
 from diag.views.plots import status
 from diag.views.rows import Group, badge, grouped, label, plain_label
 from diag.views.verdict import VERDICT_MIME, Advice, judge, machine_text, status_counts_text
@@ -24,6 +26,7 @@ from diag.views.wording import (
 
 _FINE = ("ok",)
 _TEXT_LIMIT = 400
+_CAUSE = re.compile(r"Cause: (?P<id>[a-z0-9-]+) \((?P<title>.*?)\)\.?(?=\s|$)")  # as a row's reason names it
 
 
 def headline(frame: pd.DataFrame) -> View:
@@ -34,6 +37,9 @@ def headline(frame: pd.DataFrame) -> View:
         for name, count in verdict.counts
     )
     advice, words = _advice(verdict.best, verdict.smallest)
+    if verdict.unjudged:
+        advice = notice("warn", f"{verdict.unjudged}.", []) + advice
+        words = [f"{verdict.unjudged}.", *words]
     return View(
         tag("h1", escape(verdict.headline)) + tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
         "\n".join([f"{verdict.headline} ({status_counts_text(verdict)}).", *words]),
@@ -95,8 +101,8 @@ def visible_frame(frame: pd.DataFrame) -> str:
 
 
 def reason_text(row: pd.Series) -> str:
-    """The row's own reason, or else its error in one line."""
-    reason = sentence(row["reason"]).strip()
+    """The row's own reason without the cause in it, or else its error in one line."""
+    reason = re.sub("  +", " ", _CAUSE.sub("", sentence(row["reason"]))).strip()
     if reason:
         return reason
     error, text = sentence(row["error_type"]), sentence(row["error_text"]).strip()
@@ -105,17 +111,15 @@ def reason_text(row: pd.Series) -> str:
 
 
 def cause_text(row: pd.Series) -> str:
-    """The catalogue's title for the row's error text; empty where there is none or it does not know it."""
-    import diag
-
-    diagnose = getattr(diag, "diagnose", None)
+    """The cause that the row names, or what the catalogue reads from its error; empty where nobody knows it."""
+    named = _CAUSE.search(sentence(row["reason"]))
+    if named:
+        return f"{named['title']} ({named['id']})"
     text = sentence(row["error_text"]).strip()
-    if diagnose is None or not text or row["status"] == "unsupported":
+    if not text or row["status"] == "unsupported":
         return ""
-    found = [
-        finding for finding in diagnose(text=f"{sentence(row['error_type'])}: {text}") if finding.cause != "unknown"
-    ]
-    return found[0].title if found else ""
+    found = diag.diagnose(text=f"{sentence(row['error_type'])}: {text}")
+    return next((f"{finding.title} ({finding.cause})" for finding in found if finding.cause != "unknown"), "")
 
 
 def label_of(rows: list[pd.Series]) -> str:

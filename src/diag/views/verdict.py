@@ -25,14 +25,6 @@ from diag.views.wording import (
 VERDICT_MIME = "application/vnd.diag.verdict+json"
 
 
-# Errors after which the question that a matrix asks was never reached: no access, network, file or room.
-NO_ACCESS = {
-    "CheckpointError", "ConnectionError", "ConnectTimeout", "GatedRepoError", "HfHubHTTPError", "HFValidationError",
-    "HTTPError", "LocalEntryNotFoundError", "OfflineModeIsEnabled", "OSError", "ReadTimeout", "RepositoryNotFoundError",
-    "RevisionNotFoundError", "EntryNotFoundError", "PermissionError", "FileNotFoundError",
-}  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Advice:
     """One combination and why it is the one to take; `code` is its keyword arguments."""
@@ -49,7 +41,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The frame in a few values. `best` is None where nothing works, `smallest` where `best` is about as small."""
+    """The frame in a few values. `best` is None where nothing works, `smallest` where `best` is about as small.
+
+    `unjudged` says in a sentence why the run could not judge, and is empty where it could.
+    """
 
     models: tuple[str, ...]
     total: int
@@ -58,6 +53,7 @@ class Verdict:
     best: Advice | None
     smallest: Advice | None
     exit_code: Exit
+    unjudged: str = ""
 
     @property
     def works(self) -> int:
@@ -86,6 +82,9 @@ class Verdict:
 
 def judge(frame: pd.DataFrame) -> Verdict:
     """The verdict of a matrix frame; an empty frame is one that could not judge."""
+    from diag import gate  # imports torch
+
+    gated = gate.judge(frame)
     counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
     machines = [
         (str(machine), int((rows["status"] == "ok").sum()), len(rows))
@@ -99,7 +98,8 @@ def judge(frame: pd.DataFrame) -> Verdict:
         machines=tuple(machines),
         best=None if best is None else _advice(best, _why(best)),
         smallest=_smaller(frame, best),
-        exit_code=Exit.AS_EXPECTED if any(_judged(row) for row in _rows(frame)) else Exit.NOT_JUDGED,
+        exit_code=gated.exit_code,
+        unjudged=gated.headline if gated.exit_code is Exit.NOT_JUDGED else "",
     )
 
 
@@ -137,12 +137,6 @@ def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
 def _order(status: str) -> int:
     known = ["ok", "wrong_output", "forward_error", "load_error", "out_of_memory", "killed", "timeout"]
     return known.index(status) if status in known else len(known)
-
-
-def _judged(row: pd.Series) -> bool:
-    if row["status"] in ("unchecked", "not_run"):
-        return False
-    return not (row["status"] == "load_error" and str(row["error_type"]) in NO_ACCESS)
 
 
 def _rank(row: pd.Series) -> tuple[Any, ...]:
