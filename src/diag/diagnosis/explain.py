@@ -64,13 +64,21 @@ def _findings(report: Report, candidates: Sequence[Candidate]) -> list[Finding]:
     kept = [c for c in candidates if c.points * 2 > first.points or c is first][:_SHOWN]
     second = kept[1].points if len(kept) > 1 else 0
     sure = first.points >= _CERTAIN_POINTS and first.points - second >= _LEAD
-    return [_finding(report, c, "likely" if c is first and sure else "possible", alone=len(kept) == 1) for c in kept]
+    return [
+        _finding(report, c, "likely" if c is first and sure else "possible", alone=len(kept) == 1, first=c is first)
+        for c in kept
+    ]
 
 
-def _finding(report: Report, candidate: Candidate, certainty: str, alone: bool) -> Finding:
+def _finding(report: Report, candidate: Candidate, certainty: str, alone: bool, first: bool) -> Finding:
     entry = causes.get(candidate.cause)
     check = [] if alone and certainty == "likely" else [entry.check]
-    if candidate.cause in _AMBIGUOUS and _about_meta(report.text) and "becausetheywereoffloaded" not in _flat(report):
+    if (
+        first
+        and candidate.cause in _AMBIGUOUS
+        and _about_meta(report.text)
+        and "becausetheywereoffloaded" not in _flat(report)
+    ):
         check.insert(0, _FIRST_CHECK)
     return Finding(
         cause=entry.id,

@@ -10,7 +10,7 @@ from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.clues_messages import CLUES
 from diag.diagnosis.readings import Point, read_points
 from diag.diagnosis.report import Report
-from diag.diagnosis.texts import mixed_devices, is_copy_out_of_meta, is_value_of_meta, needs_value, squash
+from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, needs_value, squash
 
 _ENOUGH = 3
 

@@ -183,7 +183,11 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
     if site is None:
         return
     if trace.forward_called_directly:
-        yield Point("forward-bypasses-hook", 7, f"{order}; the forward was called directly, and a hook only runs when the module is called")
+        yield Point(
+            "forward-bypasses-hook",
+            7,
+            f"{order}; the forward was called directly, and a hook only runs when the module is called",
+        )
     if _CHILD_WEIGHT.search(code):
         yield Point("weight-used-outside-hook", 7, f"{order}; the failing line reads another module's weight: {code}")
     elif (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from diag import hooks
 from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
-from diag.diagnosis.making import make
 from diag.diagnosis.finding import Finding
+from diag.diagnosis.making import make
 
 _PARTS_OF_ADAPTERS = ("lora_", "lora_embedding", ".ia3_", ".vera_", ".modules_to_save.")
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from diag.reproduce.common import (
-    disk_map, load, load_offloaded, logits, remember_right_answer, run, token_ids,
+    disk_map,
+    load,
+    load_offloaded,
+    logits,
+    remember_right_answer,
+    run,
+    token_ids,
 )  # fmt: skip
 from diag.reproduce.scenario import Scenario, Stage, steps
 

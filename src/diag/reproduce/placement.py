@@ -5,7 +5,6 @@ from __future__ import annotations
 from diag.reproduce.common import disk_map, load, logits, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
 
-
 # an older layout: the norm and the head are left out
 GAP = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else "cpu" for n in range(6)}
 

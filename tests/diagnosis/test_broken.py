@@ -1,0 +1,151 @@
+"""Broken states of every sample: the cause comes first and the culprits are named, by state alone."""
+
+from __future__ import annotations
+
+import types
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from diag import LoadSpec, load
+from diag.diagnosis.engine import diagnose
+from diag.tensors import PLACEMENT_COLUMNS
+
+
+def _offloaded(sample: str) -> nn.Module:
+    return load(LoadSpec(sample, device_map="offload")).model
+
+
+def _plain(sample: str) -> nn.Module:
+    return load(LoadSpec(sample, device_map="none")).model
+
+
+def _stranded(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.is_meta}
+
+
+def _owners_on_meta(model: nn.Module) -> list[str]:
+    return [path for path, m in model.named_modules() if any(p.is_meta for p in m.parameters(recurse=False))]
+
+
+def test_removed_hooks_are_named_with_every_stranded_weight(any_sample):
+    from accelerate.hooks import remove_hook_from_module
+
+    model = _offloaded(any_sample)
+    remove_hook_from_module(model, recurse=True)
+    found = diagnose(model)
+    assert found[0].cause == "hooks-removed"
+    assert found[0].certainty == "shown"
+    assert _stranded(model) <= set(found[0].tensors)
+
+
+def test_one_removed_hook_is_found_among_many(any_sample):
+    from accelerate.hooks import remove_hook_from_module
+
+    model = _offloaded(any_sample)
+    path = _owners_on_meta(model)[2]
+    remove_hook_from_module(model.get_submodule(path))
+    found = diagnose(model)
+    assert (found[0].cause, found[0].module) == ("hooks-removed", path)
+
+
+def test_an_overwritten_forward_is_found(any_sample):
+    model = _offloaded(any_sample)
+    path = _owners_on_meta(model)[3]
+    module = model.get_submodule(path)
+    module.forward = types.MethodType(type(module).forward, module)
+    found = diagnose(model)
+    assert (found[0].cause, found[0].module) == ("forward-bypasses-hook", path)
+
+
+def test_a_model_without_data_is_found(any_sample):
+    from accelerate import init_empty_weights
+
+    model_class, name = type(_plain(any_sample)), str(_plain(any_sample).config._name_or_path)
+    with init_empty_weights():
+        model = model_class.from_pretrained(name)
+    found = diagnose(model)
+    assert [one.cause for one in found] == ["never-materialised"]
+    assert _stranded(model) <= set(found[0].tensors)
+
+
+def test_a_layer_with_random_values_is_found(any_sample):
+    model = _plain(any_sample)
+    name, parameter = [(n, p) for n, p in model.named_parameters() if p.dim() == 2 and "emb" not in n][2]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        parameter.copy_(torch.randn_like(parameter) * parameter.std())
+    found = diagnose(model)
+    assert (found[0].cause, found[0].severity, found[0].tensors) == ("uninitialised-values", "silent", (name,))
+
+
+def test_scaled_rotary_frequencies_are_found():
+    model = _plain("tiny")
+    model.model.rotary_emb.inv_freq.mul_(0.5)
+    assert diagnose(model)[0].tensors == ("model.rotary_emb.inv_freq",)
+
+
+def test_plain_attributes_left_on_meta_are_found():
+    model = _plain("tiny")
+    model.model.layers[0].extra = torch.ones(3, device="meta")
+    found = diagnose(model)
+    assert (found[0].cause, found[0].tensors) == ("never-materialised", ("model.layers.0.extra",))
+
+
+def test_a_key_that_the_checkpoint_lacks_is_called_newly_initialised(tiny_copy):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    key = "model.layers.2.self_attn.q_proj.weight"
+    index = json.loads((tiny_copy / "model.safetensors.index.json").read_text())
+    shard = tiny_copy / index["weight_map"].pop(key)
+    save_file({k: v for k, v in load_file(shard).items() if k != key}, shard, {"format": "pt"})
+    (tiny_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = diagnose(load(LoadSpec(str(tiny_copy), device_map="none")).model)
+    assert (found[0].cause, found[0].certainty, found[0].tensors) == ("uninitialised-values", "likely", (key,))
+
+
+def test_an_adapter_that_changes_nothing_is_found(tmp_path):
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    peft.get_peft_model(_plain("tiny"), config).save_pretrained(tmp_path)
+    found = diagnose(peft.PeftModel.from_pretrained(_plain("tiny"), str(tmp_path)))
+    assert found[0].cause == "uninitialised-values"
+    assert all("lora_B" in name for name in found[0].tensors)
+
+
+# --- a table that was kept --------------------------------------------------------------------------------------
+
+
+def _table(**values) -> pd.DataFrame:
+    row = {"name": "layer.weight", "kind": "parameter", "module": "layer", "module_class": "Linear", "shape": (2, 2),
+           "dtype": "float32", "numel": 4, "nbytes": 16, "device": "meta", "mapped_device": pd.NA,
+           "execution_device": pd.NA, "backing": "none", "quantization": "none", "tied_group": 0}  # fmt: skip
+    return pd.DataFrame([{**row, **values}], columns=list(PLACEMENT_COLUMNS))
+
+
+def test_a_table_whose_map_meant_disk_says_that_the_hooks_are_gone():
+    assert diagnose(placement=_table(mapped_device="disk"))[0].cause == "hooks-removed"
+
+
+def test_a_table_without_a_map_says_that_nothing_was_filled():
+    assert diagnose(placement=_table())[0].cause == "never-materialised"
+
+
+def test_a_table_of_offloaded_tensors_is_healthy():
+    assert list(diagnose(placement=_table(backing="offloaded", mapped_device="disk", execution_device="cuda:0"))) == []
+
+
+# --- devices that are not here ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["xpu:0", "mps:0", "npu:1", "cuda:3"])
+def test_both_orders_of_the_headline_text_are_told_apart_on_any_device(device):
+    first = diagnose(text=f"RuntimeError: Tensor on device {device} is not on the expected device meta!")[0]
+    later = diagnose(text=f"RuntimeError: Tensor on device meta is not on the expected device {device}!")[0]
+    assert first.because[0].startswith("The first operand is on meta")
+    assert later.because[0].startswith("A later operand is on meta")

@@ -1,0 +1,70 @@
+"""The catalogue: complete, and every real case has one primary cause."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from diag.diagnosis import causes
+from diag.diagnosis.cases import CASES
+from diag.diagnosis.explain import main, main_causes
+from diag.errors import DiagError
+
+
+def test_every_cause_of_the_contract_has_an_entry_and_a_place_in_the_precedence():
+    assert len(causes.CATALOGUE) == 30
+    assert sorted(causes.PRECEDENCE) == sorted(causes.CATALOGUE)
+    assert causes.PRECEDENCE[-1] == "unknown"
+
+
+def test_every_real_case_has_exactly_one_primary_cause_that_exists():
+    assert len(CASES) == 72
+    assert {case.cause for case in CASES.values()} <= set(causes.CATALOGUE)
+    assert sum(len(entry.cases) for entry in causes.CATALOGUE.values()) == 72
+
+
+@pytest.mark.parametrize("cause", causes.ids())
+def test_every_entry_explains_proves_rules_out_and_says_what_to_do(cause):
+    entry = causes.get(cause)
+    assert len(entry.explanation) > 100
+    assert entry.proves
+    assert entry.rules_out
+    assert entry.check.endswith("?") or cause == "unknown"
+    assert entry.fix.endswith(".")
+    assert entry.avoid
+
+
+def test_an_unknown_id_names_the_nearest_one():
+    with pytest.raises(DiagError, match="did you mean 'hooks-removed'"):
+        causes.get("hook-removed")
+
+
+def test_links_are_public_threads():
+    assert all(link.startswith("https://github.com/") for link in causes.get("hooks-removed").links)
+
+
+def test_explaining_a_text_needs_neither_torch_nor_pandas():
+    code = "import sys; from diag.diagnosis.explain import explain_text; explain_text('CUDA out of memory'); " \
+           "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'numpy', 'transformers')))"  # fmt: skip
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_line_explains_a_file_and_tells_unknown_apart(tmp_path, capsys):
+    known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+    known.write_text("ValueError: `.half()` is not supported for quantized model.")
+    unknown.write_text("good morning")
+    assert main([str(known)]) == 0
+    assert "quantized-cast (likely)" in capsys.readouterr().out
+    assert main([str(unknown)]) == 3
+    assert "No known cause" in capsys.readouterr().out
+    assert main([str(tmp_path / "missing.txt")]) == 2
+
+
+def test_the_command_line_lists_causes_and_explains_one(capsys):
+    assert main_causes([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 30
+    assert main_causes(["hooks-removed"]) == 0
+    assert "Avoid:" in capsys.readouterr().out
+    assert main_causes(["no-such"]) == 2

@@ -1,0 +1,124 @@
+"""A false alarm is as bad as a miss: nothing is found on a healthy model."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from diag import LoadSpec, load
+from diag.diagnosis.engine import diagnose
+from diag.tensors import placement
+
+
+@pytest.mark.parametrize("device_map", ["none", "cpu", "disk", "offload"])
+def test_no_map_of_any_sample_raises_an_alarm(any_sample, device_map):
+    assert list(diagnose(load(LoadSpec(any_sample, device_map=device_map)).model)) == []
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4", "nf4-double"])
+def test_no_quantization_of_any_sample_raises_an_alarm(any_sample, quantization):
+    assert list(diagnose(load(LoadSpec(any_sample, device_map="none", quantization=quantization)).model)) == []
+
+
+@pytest.mark.parametrize("device_map", ["auto", "offload", "sequential"])
+def test_no_simulated_gpus_raise_an_alarm(device_map):
+    assert list(diagnose(load(LoadSpec("tiny", device_map=device_map, hardware="2x300MiB+8GiB")).model)) == []
+
+
+def _offloaded() -> nn.Module:
+    return load(LoadSpec("tiny", device_map="offload")).model
+
+
+def _cpu_offload() -> nn.Module:
+    from accelerate import cpu_offload
+
+    model = load(LoadSpec("tiny", device_map="none")).model
+    return cpu_offload(model, execution_device="cpu")
+
+
+def _logging_wrapper() -> nn.Module:
+    model = _offloaded()
+    for module in model.modules():
+        if "forward" in module.__dict__:
+            module.forward = _logged(module.forward)
+    return model
+
+
+def _logged(forward):
+    def wrapper(*args, **kwargs):
+        return forward(*args, **kwargs)
+
+    return wrapper
+
+
+def _second_hook() -> nn.Module:
+    from accelerate.hooks import ModelHook, add_hook_to_module
+
+    model = _offloaded()
+    add_hook_to_module(model.model.layers[5].mlp.up_proj, ModelHook(), append=True)
+    return model
+
+
+def _trained() -> nn.Module:
+    model = load(LoadSpec("tiny", device_map="none")).model
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter) * parameter.abs().mean())
+    return model.train()
+
+
+def _with_adapter() -> nn.Module:
+    import peft
+
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    return peft.get_peft_model(load(LoadSpec("tiny", device_map="none")).model, config)
+
+
+def _half() -> nn.Module:
+    return load(LoadSpec("tiny", device_map="none")).model.half()
+
+
+def _custom() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+
+
+@pytest.mark.parametrize(
+    "make", [_cpu_offload, _logging_wrapper, _second_hook, _trained, _with_adapter, _half, _custom]
+)
+def test_healthy_variants_raise_no_alarm(make):
+    assert list(diagnose(make())) == []
+
+
+def test_the_model_is_left_as_it_was_found():
+    model = _offloaded()
+    before = placement(model)
+    state = copy.deepcopy({k: v for k, v in model.state_dict().items() if not v.is_meta})
+    diagnose(model)
+    assert placement(model).equals(before)
+    assert all(torch.equal(state[name], model.state_dict()[name]) for name in state)
+
+
+def test_a_model_is_freed_after_its_findings_are_dropped():
+    model = _offloaded()
+    alive = weakref.ref(model)
+    found = diagnose(model)
+    one = list(found)
+    del model, found
+    gc.collect()
+    assert alive() is None
+    assert one == []
+
+
+def test_the_random_state_of_the_caller_is_left_alone():
+    model = load(LoadSpec("tiny", device_map="none")).model
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    diagnose(model)
+    assert torch.equal(torch.rand(2), expected)

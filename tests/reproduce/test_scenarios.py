@@ -1,0 +1,98 @@
+"""Each scenario fails for real, and is diagnosed as itself; each fix is proved, or honestly not."""
+
+from __future__ import annotations
+
+import pytest
+
+from diag import reproduce
+from diag.diagnosis import causes
+from diag.diagnosis.engine import diagnose
+from diag.errors import DiagError
+from diag.fixes import fix
+
+NOT_PROVABLE = {
+    "missing-weight-data": "the checkpoint itself lacks a tensor",
+    "missing-weight-data/files-gone": "the files are gone",
+    "uninitialised-values/buffer": "no input is known for that class",
+}
+BY_HAND = ("constructor-on-meta", "environment-mismatch", "offload-notice")
+
+
+@pytest.fixture(scope="module", params=reproduce.names())
+def stage(request):
+    with reproduce.get(request.param).run() as played:
+        yield played
+
+
+def test_the_failure_is_real(stage):
+    if stage.scenario.silent or stage.scenario.cause == "offload-notice":
+        assert stage.error is None
+    else:
+        assert stage.error is not None
+        assert not isinstance(stage.error, DiagError)
+
+
+def test_it_is_diagnosed_as_itself(stage):
+    assert stage.diagnose()[0].cause == stage.scenario.cause
+
+
+def test_the_exception_alone_is_enough_where_there_is_one(stage):
+    if stage.error is not None and stage.scenario.cause != "memory-already-taken":
+        assert diagnose(error=stage.error)[0].cause == stage.scenario.cause
+
+
+def test_every_step_is_named_and_explained_and_shows_its_code(stage):
+    for played in stage.played:
+        assert played.step.name in ("build", "load", "break", "run")
+        assert played.step.says.endswith(".")
+        assert played.step.code.strip()
+
+
+def test_the_first_fix_is_proved_or_honestly_not():
+    for name in reproduce.names():
+        with reproduce.get(name).run() as stage:
+            found = stage.diagnose()
+            if stage.scenario.cause in BY_HAND:
+                with pytest.raises(DiagError):
+                    fix(found)
+                continue
+            fixed = fix(found)
+            proved = fixed.proof is not None and fixed.proof.proved is True
+            assert proved is (name not in NOT_PROVABLE), f"{name}: {fixed.proof or fixed.error}"
+
+
+def test_every_cause_is_shown_or_says_why_not():
+    shown = {one.cause for one in reproduce.scenarios()}
+    for cause in causes.ids():
+        assert causes.get(cause).can_be_shown == (cause in shown), cause
+
+
+def test_a_silent_scenario_gives_a_wrong_answer():
+    for name in ("forward-bypasses-hook", "submodule-replaced", "uninitialised-values", "tied-weights-split/lost"):
+        with reproduce.get(name).run() as stage:
+            assert stage.is_wrong, name
+
+
+def test_steps_can_be_played_one_at_a_time():
+    with reproduce.get("hooks-removed").start() as stage:
+        assert stage.play().step.name == "load"
+        assert not stage.finished
+        assert stage.play().step.name == "break"
+        assert "is not on the expected device meta" in stage.play().error
+        assert stage.finished
+        with pytest.raises(DiagError, match="over"):
+            stage.play()
+
+
+def test_a_scenario_that_does_not_exist_names_the_nearest():
+    with pytest.raises(DiagError, match="did you mean"):
+        reproduce.get("hooks-remove")
+    with pytest.raises(DiagError, match="can't be shown here"):
+        reproduce.get("distributed-loader-conflict")
+
+
+def test_the_folder_goes_with_the_stage():
+    with reproduce.get("quantized-cast").start() as stage:
+        folder = stage.folder
+        assert folder.exists()
+    assert not folder.exists()

@@ -1,0 +1,163 @@
+"""plan, fix, materialise, input_device, and the lines for a service."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from diag import LoadSpec, load
+from diag.diagnosis.engine import diagnose
+from diag.errors import CouldNotJudgeError, DiagError, MetaWithoutDataError
+from diag.fixes import explain_exception, fix, input_device, materialise, plan, require_materialised
+from diag.proof import prove
+from diag.repairs import refill
+
+IDS = torch.tensor([[5, 17, 42]])
+
+
+def _offloaded(sample: str = "tiny") -> nn.Module:
+    return load(LoadSpec(sample, device_map="offload")).model
+
+
+def _without_hooks(model: nn.Module) -> nn.Module:
+    from accelerate.hooks import remove_hook_from_module
+
+    remove_hook_from_module(model, recurse=True)
+    return model
+
+
+def test_materialise_brings_every_sample_in_and_keeps_its_answer(any_sample):
+    model = materialise(_offloaded(any_sample))
+    assert not any(p.is_meta for p in model.parameters())
+    assert not any("_hf_hook" in m.__dict__ for m in model.modules())
+    assert prove(model, LoadSpec(any_sample, device_map="none")).proved is not False
+
+
+def test_materialise_keeps_ties():
+    model = materialise(_offloaded())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_materialise_is_all_or_nothing():
+    model = _offloaded()
+    from accelerate.hooks import remove_hook_from_module
+
+    remove_hook_from_module(model.model.layers[5].mlp.up_proj)
+    before = {name: parameter for name, parameter in model.named_parameters()}
+    with pytest.raises(MetaWithoutDataError, match=r"model\.layers\.5\.mlp\.up_proj\.weight"):
+        materialise(model)
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+    assert "_hf_hook" in model.model.layers[5].mlp.gate_proj.__dict__
+
+
+def test_after_materialise_the_model_can_be_moved():
+    assert materialise(_offloaded()).to("cpu")(IDS).logits.shape == (1, 3, 512)
+
+
+def test_input_device_is_real_where_model_device_is_meta():
+    from accelerate import cpu_offload
+
+    model = load(LoadSpec("tiny", device_map="none")).model
+    cpu_offload(model, execution_device="cpu")
+    assert model.device.type == "meta"
+    assert input_device(model) == torch.device("cpu")
+
+
+def test_input_device_follows_the_first_hook_on_simulated_gpus():
+    model = load(LoadSpec("tiny", device_map="offload", hardware="2x300MiB+8GiB")).model
+    assert input_device(model) == torch.device("simgpu:0")
+
+
+def test_the_guard_lets_offloaded_models_through_and_refuses_stranded_ones():
+    model = _offloaded()
+    assert any(p.is_meta for p in model.parameters())  # the guard of the first analysis would refuse this one
+    assert require_materialised(model) is model
+    with pytest.raises(MetaWithoutDataError) as refused:
+        require_materialised(_without_hooks(model))
+    assert "Why:" in str(refused.value)
+    assert "diag.diagnose(model)" in str(refused.value)
+
+
+def test_a_repaired_model_is_the_same_object_and_is_proved():
+    model = _without_hooks(_offloaded())
+    fixed = fix(diagnose(model))
+    assert fixed.model is model
+    assert fixed.proof.proved is True
+
+
+def test_a_fix_that_can_not_be_right_says_not_proved(tiny_copy):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    key = "model.layers.2.mlp.up_proj.weight"
+    index = json.loads((tiny_copy / "model.safetensors.index.json").read_text())
+    shard = tiny_copy / index["weight_map"].pop(key)
+    save_file({k: v for k, v in load_file(shard).items() if k != key}, shard, {"format": "pt"})
+    (tiny_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    fixed = None
+    try:
+        fixed = fix(diagnose(load(LoadSpec(str(tiny_copy), device_map="none")).model))
+    except CouldNotJudgeError:
+        return
+    assert str(fixed.proof).startswith("not proved")
+
+
+def test_findings_without_a_model_or_spec_say_what_to_pass():
+    with pytest.raises(DiagError, match="nothing to apply a fix to"):
+        fix(diagnose(text="Tensor on device cuda:0 is not on the expected device meta!"))
+
+
+def test_nothing_to_fix_on_a_healthy_model():
+    with pytest.raises(DiagError, match="nothing to fix"):
+        fix(diagnose(_offloaded()))
+
+
+def test_a_plan_does_nothing_and_puts_what_a_person_does_last():
+    found = diagnose(_without_hooks(_offloaded()))
+    fixes = plan(found[0], LoadSpec("tiny", device_map="auto"))
+    assert [one.action for one in fixes] == ["refill", "reload", "by-hand"]
+    assert fixes[1].spec == LoadSpec("tiny", device_map="auto")
+    assert all("to_empty" not in one.code for one in fixes)
+
+
+def test_a_reload_says_how_much_it_reads_again(tiny_path):
+    found = diagnose(_without_hooks(_offloaded()))
+    reload = plan(found[0], LoadSpec(str(tiny_path)))[1]
+    assert reload.nbytes > 1_000_000
+    assert "MiB of weights again" in reload.because
+
+
+def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
+    model = load(LoadSpec("tiny", device_map="none")).model
+    model.extra = nn.Parameter(torch.ones(2))
+    with pytest.raises(CouldNotJudgeError, match="'extra'"):
+        refill(model, ["extra"])
+
+
+def test_the_files_are_never_written(tiny_copy):
+    before = {f.name: (f.stat().st_mtime_ns, f.stat().st_size) for f in tiny_copy.iterdir()}
+    model = _without_hooks(load(LoadSpec(str(tiny_copy), device_map="offload")).model)
+    fix(diagnose(model))
+    assert {f.name: (f.stat().st_mtime_ns, f.stat().st_size) for f in tiny_copy.iterdir()} == before
+
+
+def test_an_exception_is_explained_in_the_log_and_the_client_gets_an_id(caplog):
+    model = _without_hooks(_offloaded())
+    with caplog.at_level(logging.ERROR, logger="diag"):
+        try:
+            model(IDS)
+        except RuntimeError as error:
+            number = explain_exception(error)
+    assert number.isalnum()
+    assert number in caplog.text
+    assert "hooks-removed" in caplog.text
+    assert "model.layers.4" in caplog.text
+
+
+def test_explaining_never_raises(caplog):
+    assert explain_exception(ValueError("anything"), model=object())
+    assert "no diagnosis" in caplog.text
