@@ -40,7 +40,7 @@ def test_rows_arrive_one_is_opened_and_a_run_is_cancelled(lab, page):
     notebook = NotebookPage(page, lab, write(lab.folder, "panel.ipynb", *cells), SHOTS)
     output = notebook.run(0)
     output.get_by_role("button", name="Price").click()
-    output.get_by_text(re.compile("4 rows; 1 refused")).wait_for(timeout=LONG)
+    output.get_by_text(re.compile("4 rows; 3 loads")).wait_for(timeout=LONG)
     notebook.shot("matrix-price")
     output.get_by_role("button", name="Run", exact=True).click()
     output.get_by_role("button", name="disk · none").wait_for(timeout=LONG)

@@ -220,7 +220,8 @@ def test_the_price_is_told_before_a_weight_is_read(tmp_path, live):
     panel = panel_for(tmp_path, quantizations=["none", "nf4"])
     assert panel.widget is not None
     panel._price.click()
-    assert "4 rows; 1 refused before a weight is read; 3 different loads to do" in panel._status.value
+    assert "4 rows; 3 loads and 2 reference loads" in panel._status.value
+    assert "1 refused beforehand" in panel._status.value and "to read" in panel._status.value
     assert not (tmp_path / "r.sqlite").exists()
 
 

@@ -15,9 +15,9 @@ from diag.views.markup import View, escape, notice, table, tag
 from diag.views.rows import badge
 from diag.views.widgets.details import details_of, row_line
 from diag.views.widgets.form import Form
+from diag.views.widgets.kept import stored_rows
 from diag.views.widgets.live import Live, button, html, row, scoped
 from diag.views.widgets.paging import Pager
-from diag.views.widgets.pricing import price, stored_rows
 from diag.views.widgets.running import Run
 from diag.views.wording import map_text
 
@@ -131,6 +131,8 @@ class MatrixPanel(Live):
         if not self._read_form():
             return
         self._say("Planning, without reading a weight …")
+        from diag.sweep.run import price
+
         found = price(self.specs, self.results)
         refusals = "".join(tag("li", escape(text)) for text in found.refusals)
         self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
