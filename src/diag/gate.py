@@ -82,7 +82,8 @@ def judge(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
     partners, missing = _partners(rows, baseline)
     verdicts = tuple(_verdict(row, partner, baseline) for row, partner in zip(rows, partners))
     warnings = [*_warnings(verdicts, missing, baseline, rows), *_not_saved(frame)]
-    code = _exit_code(verdicts, baseline, bool(frame.attrs.get("not_saved")))
+    nothing = all(could_not_judge(row) for row in rows) or bool(frame.attrs.get("not_saved"))
+    code = _exit_code(verdicts, baseline, nothing)
     headline = _headline(code, verdicts, rows, baseline, frame)
     return Gate(code, headline, verdicts, missing, tuple(warnings), baseline.path if baseline else "")
 
@@ -148,12 +149,11 @@ def _others_took_the_memory(row: Mapping[str, Any]) -> bool:
     return bool(strangers) and not row.get("simulated") and row["status"] in ("ok", "out_of_memory")
 
 
-def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, not_saved: bool) -> Exit:
+def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, nothing: bool) -> Exit:
     standings = [verdict.standing for verdict in verdicts]
     if "worse" in standings:
         return Exit.WORSE
-    unjudged, known = standings.count("unjudged"), len(standings) - standings.count("unjudged")
-    if not_saved or not known or (baseline is not None and unjudged):
+    if nothing or (baseline is not None and "unjudged" in standings):
         return Exit.NOT_JUDGED
     nothing_in_common = baseline is not None and all(standing == "new" for standing in standings)
     return Exit.NOT_JUDGED if nothing_in_common else Exit.AS_EXPECTED
@@ -174,6 +174,8 @@ def _headline(
             return f"Could not judge {which}{models}: {_one_line(unjudged[0].reason)}"
         if frame.attrs.get("not_saved"):
             return f"Could not judge {models}: {_one_line(str(frame.attrs['not_saved']))}"
+        if rows and all(could_not_judge(row) for row in rows):
+            return f"Could not judge {models}: {_one_line(str(rows[0].get('reason') or ''))}"
         return f"Could not judge {models}: " + ("nothing was asked." if not rows else
                                                  "the baseline has no row in common with this run.")  # fmt: skip
     against = "" if baseline is None else ", as in the baseline"

@@ -18,6 +18,7 @@ from diag.hardware import format_size
 
 SECONDS = 5.0  # for one question to the hub
 _SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")
+_NOBODY_ANSWERED = {"TransportError", "ConnectionError", "TimeoutError", "Timeout", "OfflineModeIsEnabled"}
 _WHAT_HELPS = "copy the model here and name its folder, or use a sample, which works offline: "
 
 
@@ -45,12 +46,12 @@ def look(model: str) -> Access:
         return Access(model, _cached_or_raise(model, "offline mode is on (HF_HUB_OFFLINE): the hub is not asked", ""))
     try:
         info = _ask(model)
-    except _unreachable() as e:
+    except Exception as e:
+        if not _is_unreachable(e):
+            raise _refused(model, e) from e
         why = f"{endpoint()} did not answer within {SECONDS:.0f} s: {_first_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
-    except Exception as e:
-        raise _refused(model, e) from e
     return _compare_with_cache(model, info)
 
 
@@ -66,10 +67,10 @@ def fetch(model: str) -> Path:
         has = (folder / "model.safetensors.index.json").exists() or _lists_safetensors(model)
         weights = ["*.safetensors"] if has else ["*.bin"]
         return Path(snapshot_download(model, allow_patterns=[*_SETTINGS, *weights]))
-    except _unreachable() as e:
-        raise _not_reached(model, f"the download broke off: {_first_line(e)}", "run it again to go on; ") from e
     except Exception as e:
-        raise _refused(model, e) from e
+        if not _is_unreachable(e):
+            raise _refused(model, e) from e
+        raise _not_reached(model, f"the download broke off: {_first_line(e)}", "run it again to go on; ") from e
 
 
 def is_offline() -> bool:
@@ -199,24 +200,9 @@ def _refused(model: str, error: Exception) -> CheckpointError:
     return _not_reached(model, why, "try again later, or check HF_ENDPOINT; ")
 
 
-def _unreachable() -> tuple[type[BaseException], ...]:
-    """The classes that mean: nobody answered. huggingface_hub 1.x and later speaks through httpx."""
-    from huggingface_hub import errors
-
-    kinds: list[type[BaseException]] = [ConnectionError, TimeoutError, errors.OfflineModeIsEnabled]
-    try:
-        import httpx
-
-        kinds.append(httpx.TransportError)
-    except ImportError:
-        pass
-    try:
-        import requests
-
-        kinds += [requests.ConnectionError, requests.Timeout]
-    except ImportError:
-        pass
-    return tuple(kinds)
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether nobody answered. By the names of the classes: huggingface_hub has changed its HTTP library twice."""
+    return bool(_NOBODY_ANSWERED & {kind.__name__ for kind in type(error).__mro__})
 
 
 def _sample_names() -> str:
