@@ -46,7 +46,7 @@ def test_materialise_is_all_or_nothing():
     from accelerate.hooks import remove_hook_from_module
 
     remove_hook_from_module(model.model.layers[5].mlp.up_proj)
-    before = {name: parameter for name, parameter in model.named_parameters()}
+    before = dict(model.named_parameters())
     with pytest.raises(MetaWithoutDataError, match=r"model\.layers\.5\.mlp\.up_proj\.weight"):
         materialise(model)
     assert all(before[name] is parameter for name, parameter in model.named_parameters())

@@ -112,7 +112,7 @@ def restore_forward(model: nn.Module, names: Iterable[str]) -> nn.Module:
     return model
 
 
-def restore_tie(model: nn.Module) -> nn.Module:
+def restore_tie(model: Any) -> nn.Module:
     """Ties what the model declares tied, following its sources."""
     for follower, source in tie_sources(model).items():
         path, _, local = source.rpartition(".")
@@ -164,10 +164,10 @@ def without_data(model: nn.Module, missing: list[str]) -> MetaWithoutDataError:
     total = sum(1 for _ in entries(model))
     shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
     return MetaWithoutDataError(
-        f"{len(missing)} of {total} tensors of {type(model).__name__} are on meta and nobody holds their data: {shown}.",
+        f"{len(missing)} of {total} tensors of {type(model).__name__} are on meta, and nobody has their data: {shown}.",
         why="no hook with a store of weights serves them, so there is nothing to bring in.",
-        next_step="diag.diagnose(model) says how it came to that; loading again is the usual fix. to_empty() would give "
-        "uninitialised weights.",
+        next_step="diag.diagnose(model) says how it came to that; loading again is the usual fix. to_empty() would "
+        "give uninitialised weights.",
     )
 
 
@@ -198,7 +198,7 @@ def _like(entry: Entry, value: torch.Tensor) -> Any:
     if entry.kind != "parameter":
         return value
     old: Any = entry.tensor
-    kept = {k: v for k, v in old.__dict__.items()} if type(old) is nn.Parameter else {}
+    kept = dict(old.__dict__) if type(old) is nn.Parameter else {}
     new = nn.Parameter(value, requires_grad=old.requires_grad)
     new.__dict__.update(kept)
     return new
@@ -211,7 +211,8 @@ def _share(model: nn.Module, follower: str, source: str) -> None:
         b = model.get_submodule(source.rpartition(".")[0])
     except AttributeError:
         return
-    left, right = a._parameters.get(follower.rpartition(".")[2]), b._parameters.get(source.rpartition(".")[2])
+    left: Any = a._parameters.get(follower.rpartition(".")[2])
+    right: Any = b._parameters.get(source.rpartition(".")[2])
     alike = left is not None and right is not None and left is not right and left.shape == right.shape
     if alike and not left.is_meta and not right.is_meta and left.device == right.device and torch.equal(left, right):
         a._parameters[follower.rpartition(".")[2]] = right
@@ -222,8 +223,8 @@ def _carriers(model: nn.Module, names: Iterable[str]) -> list[str]:
     from diag.forwards import Reach, reaches_wrapper
 
     index = HookIndex(model)
-    found = {serving.carrier_path: serving.carrier for name in names for serving in index.serving(name.rpartition(".")[0])
-             if serving.hook.offload}  # fmt: skip
+    serving = [one for name in names for one in index.serving(name.rpartition(".")[0]) if one.hook.offload]
+    found = {one.carrier_path: one.carrier for one in serving}
     return [path for path, module in found.items() if reaches_wrapper(module) is not Reach.YES]
 
 
@@ -237,7 +238,7 @@ def _input_module_path(model: nn.Module) -> str:
     return next((path for path, one in model.named_modules() if one is module), "") if module is not None else ""
 
 
-def _fresh_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+def _fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
     from diag.diagnosis.values import fresh_buffers
 
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

@@ -118,7 +118,7 @@ def _without_adapter(model: Any) -> Any:
     return get_base() if callable(get_base) and hasattr(model, "peft_config") else model
 
 
-def _renamer(model: Any, names: Mapping[str, bool]) -> Any:
+def _renamer(model: Any, names: dict[str, bool]) -> Any:
     """key -> (name in the model, the converter's pattern, the converter)."""
     prefix = str(getattr(model, "base_model_prefix", "") or "")
 
@@ -138,7 +138,7 @@ def _renamer(model: Any, names: Mapping[str, bool]) -> Any:
     by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
 
     def renamed(key: str) -> tuple[str, str, Any]:
-        name, pattern = rename_source_key(key, renamings, converters, prefix or None, names)
+        name, pattern = rename_source_key(key, renamings, converters, prefix or None, names)[:2]
         return (name, pattern, by_pattern.get(pattern)) if pattern else as_it_is(name)
 
     return renamed
@@ -148,7 +148,7 @@ def _other_targets(found: Mapping[str, Source], names: Mapping[str, bool]) -> di
     """A converter that splits one stored tensor serves several names; only the first is the group's own."""
     others: dict[str, Source] = {}
     for source in found.values():
-        targets = getattr(source.converter, "target_patterns", ())
+        targets: list[str] = list(getattr(source.converter, "target_patterns", ()))
         for target in targets[1:]:
             name = source.name.replace(targets[0], target)
             if name in names and name not in found:

@@ -54,7 +54,7 @@ class _ByOperation(TorchDispatchMode):
 
 
 class _ByFunction(TorchFunctionMode):
-    """Sees calls from Python. Simulated GPUs choose other kernels under a dispatch mode, and answers must not change."""
+    """Sees calls from Python: a dispatch mode makes simulated GPUs choose other kernels, with other last bits."""
 
     def __init__(self, check: _Check) -> None:
         super().__init__()

@@ -79,8 +79,9 @@ META_CAUSES = (
         proves=("The model's placement is healthy, and the failing line is not in the forward of the weight's owner.",),
         rules_out=("A plain model(ids) fails too, inside the owner's forward: then the hook or the data is gone.",),
         check="Does a plain model(**inputs) work, and only the other call fail?",
-        fix="Call the module instead of reading its weight, or read inside accelerate.utils.align_module_device(module), "
-        "or load so that this module is not offloaded; diag.materialise(model) brings everything in.",
+        fix="Call the module instead of reading its weight, or read inside "
+        "accelerate.utils.align_module_device(module), or load so "
+        "that this module is not offloaded; diag.materialise(model) brings everything in.",
         avoid=(".to(device) on the placeholder: there is nothing to copy.", _NO_TO_EMPTY),
     ),
     Cause(

@@ -99,7 +99,7 @@ USE_CAUSES = (
         proves=("Hooks are on the model, and the exception comes from torch._dynamo.",),
         rules_out=("The model has no hooks.",),
         check="Does the same call work without torch.compile?",
-        fix="Do not compile a dispatched model with fullgraph=True; load it on one device without a map and compile that.",
+        fix="Do not compile a dispatched model with fullgraph=True; compile one that was loaded without a map.",
         avoid=("suppress_errors: it hides the breaks and compiles nothing.",),
     ),
 )

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one row per text: breaking a pattern would hide it
 """What single texts say about the cause: data, one row per text. Standard library only.
 
 A pattern is compared with the text in lower case and without white space, so that wrapped lines still match; spaces in

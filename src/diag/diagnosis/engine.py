@@ -69,8 +69,8 @@ def _model_in(error: BaseException | None) -> Any:
     if error is None or error.__traceback__ is None:
         return None
     from diag.diagnosis.frames import model_in, report_of
-    from diag.diagnosis.readings import Trace
     from diag.diagnosis.texts import needs_value
+    from diag.diagnosis.trace import Trace
 
     reading = Trace(report_of(error))
     half_built = reading.loading and not reading.calls("forward") and not needs_value(str(error))

@@ -48,7 +48,8 @@ class ModelFacts:
     `newcomers` those that were not there when the model was loaded. `wrong_values` differ from the checkpoint beyond
     training, `not_stored` are in no file, `not_finite` hold NaN or infinities, `wrong_buffers` differ from what the
     module computes when it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless`
-    packed weights without state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got no gradient because they are offloaded.
+    packed weights without state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got
+    no gradient because they are offloaded.
     """
 
     class_name: str = ""
@@ -126,14 +127,10 @@ def rows_of(table: Any, reasons: dict[str, Any] | None = None) -> tuple[Row, ...
     rows = []
     for values in table.to_dict("records"):
         verdict = reasons.get(values["name"])
-        rows.append(
-            Row(
-                **{name: _text(values.get(name)) for name in _TEXT_COLUMNS},
-                **{name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")},
-                reason=getattr(verdict, "reason", "") or "",
-                undecided=bool(getattr(verdict, "undecided", False)),
-            )
-        )
+        fields: dict[str, Any] = {name: _text(values.get(name)) for name in _TEXT_COLUMNS}
+        fields |= {name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")}
+        reason, undecided = getattr(verdict, "reason", "") or "", bool(getattr(verdict, "undecided", False))
+        rows.append(Row(**fields, reason=reason, undecided=undecided))
     return tuple(rows)
 
 

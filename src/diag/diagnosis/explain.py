@@ -123,7 +123,7 @@ def _looked_at(reports: Sequence[Report]) -> list[str]:
             lines.append(f"{report.last.name} with {len(report.last.frames)} frames")
         else:
             lines.append(f"{len(report.text.splitlines())} lines without an exception's name")
-    return lines + ["text only, no model"]
+    return [*lines, "text only, no model"]
 
 
 def _unknown(reports: Sequence[Report]) -> Finding:
@@ -133,7 +133,8 @@ def _unknown(reports: Sequence[Report]) -> Finding:
         "The text holds no exception and no line that is known here."
     )  # fmt: skip
     return Finding(entry.id, "possible", "error", entry.title, module=_where(reports[0]) if reports else "",
-                   because=(seen,), fixes=(Fix("by-hand", entry.fix),), avoid=entry.avoid, check=(entry.check,))  # fmt: skip
+                   because=(seen,), fixes=(Fix("by-hand", entry.fix),), avoid=entry.avoid,
+                   check=(entry.check,))  # fmt: skip
 
 
 # --- command line ---------------------------------------------------------------------------------------------

@@ -131,12 +131,12 @@ def _lost_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
             yield follower, source
 
 
-def _declared_ties(model: nn.Module) -> dict[str, str]:
-    declared = {k: v for k, v in tie_sources(model).items()}
+def _declared_ties(model: Any) -> dict[str, str]:
+    declared = tie_sources(model)
     if declared:
         return declared
     config = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
     if not getattr(text, "tie_word_embeddings", False) or not hasattr(model, "get_output_embeddings"):
         return {}
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
@@ -178,7 +178,7 @@ def _unpacked(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[st
             yield f"{path}.weight"
 
 
-def _excused(model: nn.Module, config: Mapping[str, Any], with_offloaded: bool) -> list[str]:
+def _excused(model: Any, config: Mapping[str, Any], with_offloaded: bool) -> list[str]:
     """Modules that may stay at full size; those that were offloaded on request only where others are quantized."""
     keys = list(config.get("llm_int8_skip_modules") or [])
     if with_offloaded:
@@ -238,9 +238,9 @@ def never_packed(modules: Mapping[str, nn.Module]) -> Iterator[str]:
         weight = module._parameters.get("weight")
         if type(module).__name__ not in _PACKED_CLASSES or weight is None or weight.is_meta:
             continue
-        if weight.dtype.is_floating_point and not getattr(getattr(module, "state", None), "has_fp16_weights", False):
-            if getattr(weight, "quant_state", None) is None:
-                yield f"{path}.weight"
+        on_purpose = getattr(getattr(module, "state", None), "has_fp16_weights", False)
+        if weight.dtype.is_floating_point and not on_purpose and getattr(weight, "quant_state", None) is None:
+            yield f"{path}.weight"
 
 
 def _frozen_out(model: nn.Module) -> Iterator[str]:

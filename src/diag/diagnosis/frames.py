@@ -29,8 +29,8 @@ _PLUMBING = (
     "/torch/utils/_",
     "/torch/overrides.py",
 )
-_CALLS_OF_A_MODEL = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward", "generate", "chat", "encode",
-                     "sample", "predict", "get_image_features", "get_text_features")  # fmt: skip
+_CALLS_OF_A_MODEL = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward", "generate", "chat",
+                     "encode", "sample", "predict", "get_image_features", "get_text_features")  # fmt: skip
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 

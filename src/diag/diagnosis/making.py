@@ -16,7 +16,7 @@ def make(
     check: tuple[str, ...] = (),
     silent: bool | None = None,
 ) -> Finding:
-    """A finding in the catalogue's words. `silent` overrides the catalogue's severity; fixes are added by the engine."""
+    """A finding in the catalogue's words. `silent` overrides its severity; fixes are added by the engine."""
     entry = causes.get(cause)
     severity = entry.severity
     if silent is not None and severity != "info":

@@ -46,8 +46,8 @@ def _spec_from(model: Any) -> LoadSpec | None:
     placed = getattr(model, "hf_device_map", None)
     as_placed = dict(placed) if isinstance(placed, Mapping) and placed and quantization == "none" else None
     try:
-        return LoadSpec(name, device_map=_plain(as_placed) or ("auto" if quantization != "none" else "none"),
-                        dtype=_dtype(model), quantization=quantization)  # fmt: skip
+        placed_as: Any = _plain(as_placed) or ("auto" if quantization != "none" else "none")
+        return LoadSpec(name, device_map=placed_as, dtype=_dtype(model), quantization=quantization)
     except SpecError:  # a map with devices that a spec can't name
         return LoadSpec(name, device_map="auto", dtype=_dtype(model), quantization=quantization)
 

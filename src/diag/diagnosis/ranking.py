@@ -8,7 +8,8 @@ from functools import lru_cache
 
 from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.clues_messages import CLUES
-from diag.diagnosis.readings import Point, read_points
+from diag.diagnosis.point import Point
+from diag.diagnosis.readings import read_points
 from diag.diagnosis.report import Report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, needs_value, squash
 

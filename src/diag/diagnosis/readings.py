@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from diag.diagnosis.point import Point
+from diag.diagnosis.readings_copy import copy_points, value_points
 from diag.diagnosis.report import Frame, Report
 from diag.diagnosis.texts import (
     Mixed,
@@ -16,117 +17,12 @@ from diag.diagnosis.texts import (
     is_value_of_meta,
     mixed_devices,
     needs_value,
-    squash,
 )
+from diag.diagnosis.trace import Trace
 
-
-@dataclass(frozen=True)
-class Point:
-    """So many points for a cause, and the sentence that says why."""
-
-    cause: str
-    points: int
-    says: str
-
-
-_CALLS = ("_call_impl", "_wrapped_call_impl", "__call__", "_slow_forward")
-_MODULE_MOVES = ("to", "cuda", "cpu", "xpu", "npu", "half", "float", "bfloat16", "_apply", "convert")
 _CHILD_WEIGHT = re.compile(r"\b(?:self\.|model\.|\w+\.)\w+(?:\[[^\]]+\])?(?:\.\w+)*\.(?:weight|bias|data)\b")
 _OWN_WEIGHT = re.compile(r"\bself\.(?:weight|bias|gamma|beta|scale|g|a_2|b_2)\b")
 _OWN_OTHER = re.compile(r"\bself\.(\w+)\b(?!\s*\()(?!\.)")
-_TO_MODEL_DEVICE = re.compile(
-    r"\.to\(\s*(?:device=)?(?:self\.)?(?:\w+\.)*(?:device|parameters\(\)\)\.device)\s*[,)]|to_device\("
-)
-_MOVE = re.compile(r"\.(?:to|cuda|cpu|half|float|bfloat16|xpu|npu|mps|hpu)\(")
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Questions about one report's frames and text."""
-
-    report: Report
-
-    @property
-    def frames(self) -> tuple[Frame, ...]:
-        return self.report.last.frames if self.report.last and self.report.last.frames else self.report.frames
-
-    @property
-    def flat(self) -> str:
-        return squash(self.report.text)
-
-    def passes(self, *parts: str) -> bool:
-        """Whether any frame's file holds one of these parts."""
-        return any(part in frame.file for frame in self.frames for part in parts)
-
-    def calls(self, *functions: str) -> bool:
-        return any(frame.function.rpartition(".")[2] in functions for frame in self.frames)
-
-    def says(self, *texts: str) -> bool:
-        return any(text in self.flat for text in texts)
-
-    @property
-    def offload_seen(self) -> bool:
-        """Loading said that parameters were offloaded, or the map in the text holds cpu or disk."""
-        return bool(re.search(r"becausetheywereoffloaded|offload_folder|offload_state_dict|sequential_cpu_offload|cpu_offload\("
-                              r"|['\"]:['\"](?:disk|cpu)['\"]", self.flat))  # fmt: skip
-
-    @property
-    def auto_map(self) -> bool:
-        return bool(
-            re.search(
-                r"device_map=(?:['\"]?(?:auto|balanced|sequential)|\{|device_map)|device_map['\"]?:['\"]auto", self.flat
-            )
-        )
-
-    @property
-    def compiling(self) -> bool:
-        """torch.compile or export was at work; accelerate's hooks alone pass through two files of torch/_dynamo."""
-        return self.passes("torch/_subclasses/fake", "torch/_export", "torch/export") or any(
-            "torch/_dynamo/" in f.file and not f.inside("eval_frame.py", "external_utils.py", "decorators.py")
-            for f in self.frames
-        )
-
-    @property
-    def loading(self) -> bool:
-        return self.calls(
-            "from_pretrained", "_from_pretrained", "_load_pretrained_model", "from_config", "_from_config"
-        )
-
-    @property
-    def site(self) -> Frame | None:
-        """The line that failed: the last frame that is not PyTorch's own plumbing."""
-        kept = [
-            f
-            for f in self.frames
-            if "/torch/" not in f.file and "_prims" not in f.file and "accelerate/hooks" not in f.file
-        ]
-        return kept[-1] if kept else None
-
-    @property
-    def moved_module(self) -> Frame | None:
-        """The frame of a module's own .to(), .cpu() and the like; a tensor's has none."""
-        return next((f for f in reversed(self.frames) if f.inside("torch/nn/modules/module.py")
-                     and f.function.rpartition(".")[2] in _MODULE_MOVES), None)  # fmt: skip
-
-    @property
-    def forward_called_directly(self) -> bool:
-        """The forward that failed was called by name, not by calling the module: no hook can run then."""
-        for above, frame in zip(reversed(self.frames[:-1]), reversed(self.frames[1:])):
-            if frame.function.rpartition(".")[2] == "forward":
-                name = above.function.rpartition(".")[2]
-                if name == "forward" and above.file == frame.file:
-                    continue  # a subclass that calls its parent's
-                return name not in (*_CALLS, "new_forward", "decorate_context", "wrapper", "checkpoint")
-        return False
-
-    @property
-    def hook_right_above(self) -> bool:
-        """accelerate's hook called the forward that failed."""
-        kept = [f for f in self.frames if f.function.rpartition(".")[2] not in _CALLS]
-        for above, frame in zip(reversed(kept[:-1]), reversed(kept[1:])):
-            if frame.function.rpartition(".")[2] == "forward" or frame.function == "forward":
-                return above.inside("accelerate/hooks.py")
-        return False
 
 
 def read_points(report: Report) -> Iterator[Point]:
@@ -139,9 +35,9 @@ def read_points(report: Report) -> Iterator[Point]:
     elif mixed:
         yield from _two_real(trace, mixed)
     if is_copy_out_of_meta(report.text):
-        yield from _copy(trace)
+        yield from copy_points(trace)
     if is_value_of_meta(report.text):
-        yield from _value(trace)
+        yield from value_points(trace)
     if needs_value(report.text):
         yield from _need_value(trace, needs_value(report.text))
     if (mixed and mixed.with_meta) or is_copy_out_of_meta(report.text) or is_value_of_meta(report.text):
@@ -242,95 +138,6 @@ def _two_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
         )
     elif rotary:
         yield Point("device-map-incomplete", 4, "the rotary embedding's buffer is on another device than its layer")
-
-
-def _copy(trace: Trace) -> Iterator[Point]:
-    said = "a meta tensor was to be copied to a real device"
-    if trace.says("whilecopyingtheparameternamed"):
-        spread = 4 if trace.says("deepspeed", "fsdp", "zero3", "rank", "torchrun", "accelerate/commands/launch") else 0
-        yield Point(
-            "distributed-loader-conflict",
-            5 + spread,
-            "load_state_dict was given meta tensors as the source, as ranks other than 0 get",
-        )
-        yield Point("never-materialised", 5, "load_state_dict was given meta tensors as the source")
-        return
-    if trace.passes("accelerate/utils/operations.py") or trace.calls("send_to_device"):
-        yield Point("input-on-meta", 8, "an input, not a weight, was on meta when accelerate's hook moved the inputs")
-    yield from _copied_from(trace, said)
-    moved = trace.moved_module or next((f for f in reversed(trace.frames) if _MOVE.search(f.code)), None)
-    suffix = trace.says("to_empty()insteadof")
-    dispatched = trace.offload_seen or trace.auto_map
-    if trace.calls("cpu", "xpu", "npu") and not suffix:
-        yield Point(
-            "moved-after-dispatch",
-            4,
-            ".cpu() and its like are not guarded by accelerate, so they reach the placeholders",
-        )
-    if moved is not None or suffix:
-        yield Point(
-            "moved-after-dispatch",
-            (6 if dispatched else 4) - (2 if not suffix and trace.moved_module is None else 0),
-            "a module was moved" + (" after a load with a map" if dispatched else ""),
-        )
-        yield Point("never-materialised", 3 if dispatched else 5, "a module was moved whose tensors have no data here")
-    else:
-        yield Point("never-materialised", 3, said)
-        yield Point("moved-after-dispatch", 3 + dispatched, said)
-        yield Point("input-on-meta", 2, said)
-        yield Point("hooks-removed", 1, said)
-
-
-def _copied_from(trace: Trace, said: str) -> Iterator[Point]:
-    """The libraries whose frames tell what was being done."""
-    if trace.passes("safetensors/torch.py", "torch/serialization.py") or trace.calls(
-        "save_pretrained", "save_file", "save_model"
-    ):
-        yield Point("saving-offloaded-model", 10, "a state dict with placeholders was being saved")
-    if trace.passes("/peft/"):
-        yield Point("adapter-on-offloaded-base", 8, f"{said} inside PEFT")
-    if trace.passes("/bitsandbytes/"):
-        yield Point("quantization-state-lost", 8, f"{said} inside bitsandbytes: the quantization state is on meta")
-    if trace.passes("deepspeed/inference") or trace.calls("init_inference"):
-        yield Point("never-materialised", 9, "DeepSpeed's inference engine got a model that holds no data")
-    elif trace.passes("/deepspeed/", "torch/distributed/fsdp"):
-        yield Point("distributed-loader-conflict", 8, f"{said} while DeepSpeed or FSDP prepared the model")
-    if trace.passes("sentence_transformers") and not trace.passes("threading.py", "concurrent/futures"):
-        yield Point("concurrent-load", 3, "sentence-transformers moves a model right after building it")
-    site = trace.site
-    if site is not None and "state_dict" in site.code:
-        yield Point("saving-offloaded-model", 8, f"the values of a state dict were asked for: {site.code}")
-    walked = site is not None and re.search(
-        r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(", site.code
-    )
-    if walked or trace.passes("llmcompressor", "auto_gptq", "gptqmodel", "/awq/", "transformer_lens", "auto_round"):
-        yield Point("weight-used-outside-hook", 6, "library code walked the parameters and read their values")
-    if (
-        site is not None
-        and _TO_MODEL_DEVICE.search(site.code)
-        and re.search(r"ids|inputs|tokens|mask|pixel|embeds", site.code)
-    ):
-        yield Point("input-on-meta", 7, f"inputs were sent to the model's device: {site.code}")
-
-
-def _value(trace: Trace) -> Iterator[Point]:
-    said = "the value of a meta tensor was asked for"
-    built = any(
-        f.function.rpartition(".")[2] in ("__init__", "post_init", "_init_weights", "build", "setup")
-        for f in trace.frames[1:]
-    )
-    if built or trace.loading:
-        yield Point("constructor-on-meta", 9 if built else 6, f"{said} while the model was built")
-    if trace.calls("resize_token_embeddings", "_resize_token_embeddings", "load_textual_inversion"):
-        yield Point("weight-used-outside-hook", 12, "the embedding was resized while its weight is offloaded")
-    if trace.passes("generation/"):
-        yield Point("input-on-meta", 6, f"{said} in generate(), which reads the inputs")
-        yield Point("never-materialised", 4, f"{said} in generate()")
-    if not trace.frames:
-        yield Point("constructor-on-meta", 4, f"{said}; under transformers 5 most often by a model's own __init__")
-    yield Point("weight-used-outside-hook", 4 if trace.auto_map or trace.offload_seen else 2, said)
-    yield Point("never-materialised", 3, said)
-    yield Point("input-on-meta", 2, said)
 
 
 def _need_value(trace: Trace, name: str) -> Iterator[Point]:

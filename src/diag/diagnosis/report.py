@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 _STD = re.compile(r'^\s*File ["\'](?P<file>.+?)["\'], line (?P<line>\d+)(?:, in (?P<func>.+?))?\s*$')
 _IPYTHON = re.compile(r"^\s*File (?P<file>\S.*?):(?P<line>\d+)(?:, in (?P<func>[^(]+?)(?:\(.*)?)?\s*$")
 _IPYTHON_OLD = re.compile(
-    r"^\s*(?P<file>(?:[A-Za-z]:[\\/]|~|/|\./|<)[^\s:]*(?:\.py\w?|>)|[\w./\\-]+\.py) in (?P<func><[^>]+>|[\w.]+)(?:\(.*)?\s*$"
+    r"^\s*(?P<file>(?:[A-Za-z]:[\\/]|~|/|\./|<)[^\s:]*(?:\.py\w?|>)|[\w./\\-]+\.py)"
+    r" in (?P<func><[^>]+>|[\w.]+)(?:\(.*)?\s*$"
 )
 _CELL = re.compile(r"^\s*(?:Cell |Input )?(?P<file>In ?\[\d+\])(?:, line (?P<line>\d+))?(?:, in (?P<func>.+?))?\s*$")
 _RICH = re.compile(r"^\s*(?P<file>(?:[A-Za-z]:[\\/]|~|/|<)[^\s:]*):(?P<line>\d+) in (?P<func>[\w<>.]+)\s*$")

@@ -9,9 +9,9 @@ from diag.diagnosis.evidence import Evidence, names_of
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
 from diag.diagnosis.ranking import Candidate, rank
-from diag.diagnosis.readings import Trace as Reading
 from diag.diagnosis.report import Report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
+from diag.diagnosis.trace import Trace as Reading
 
 _SPECIFIC = 10  # points at which one place in one library says it
 _NEEDS_ORPHANS = ("never-materialised", "hooks-removed", "missing-weight-data", "tied-weights-split")
@@ -119,7 +119,7 @@ def _explains(finding: Finding, e: Evidence) -> bool:
 
 
 def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
-    """A model without data that was loaded in a pool's thread: another thread's empty-model context is the usual reason."""
+    """A model without data that was loaded in a pool's thread: another thread's context is the usual reason."""
     assert e.report is not None
     files = [frame.file for frame in e.report.frames]
     pool = next((n for n, file in enumerate(files) if file.endswith(("futures/thread.py", "threading.py"))), None)
@@ -147,7 +147,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     offloaded = set(names_of(e.offloaded))
     if trace.inputs_on_meta:
         yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
-                   because=("In the call these inputs are on meta, and every weight of the model has its data.",))  # fmt: skip
+                   because=("In the call these inputs are on meta, and every weight has its data.",))  # fmt: skip
         return
     if not offloaded or reading.compiling:
         return
@@ -155,19 +155,19 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
         return
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
         yield make("saving-offloaded-model", "shown", trace.tensors, module=where, silent=False,
-                   because=("The weights are offloaded and healthy; a state dict with placeholders was saved.",))  # fmt: skip
+                   because=("The weights are offloaded and healthy; placeholders were saved.",))  # fmt: skip
     elif is_copy_out_of_meta(e.report.text) and "state_dict" in (reading.site.code if reading.site else ""):
         yield make("saving-offloaded-model", "shown", module=where, silent=False,
-                   because=("The weights are offloaded and healthy; a state dict with placeholders was read.",))  # fmt: skip
+                   because=("The weights are offloaded and healthy; a state dict was read.",))  # fmt: skip
     elif is_copy_out_of_meta(e.report.text) and _moved_module(reading):
         yield make("moved-after-dispatch", "shown", trace.tensors, module=where,
                    because=("The weights are offloaded and healthy; the failing call moves a module.",))  # fmt: skip
     elif trace.tensors and not trace.own_forward:
         yield make("weight-used-outside-hook", "shown", trace.tensors, module=where,
-                   because=("The weight is offloaded and healthy, and was read outside of its module's forward.",))  # fmt: skip
+                   because=("The weight is offloaded and healthy, and was read outside its forward.",))  # fmt: skip
     elif trace.tensors and reading.calls("forward") and not reading.hook_right_above:
         yield make("forward-bypasses-hook", "shown", trace.tensors, module=where,
-                   because=("The hook is in place, and this forward was called past it: no hook is in the trace above it.",))  # fmt: skip
+                   because=("The hook is in place, and this forward was called past it.",))  # fmt: skip
 
 
 def _moved_module(reading: Reading) -> bool:

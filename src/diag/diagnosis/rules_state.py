@@ -85,7 +85,7 @@ def _is_new(row: Row, facts: ModelFacts) -> bool:
 def bare_meta(e: Evidence) -> Iterator[Finding]:
     if e.facts and e.facts.bare_meta and not any(row.is_orphan for row in e.rows):
         yield make("never-materialised", "shown", e.facts.bare_meta,
-                   because=("These are plain attributes, neither parameters nor buffers: built on meta, and no load fills them.",))  # fmt: skip
+                   because=("Plain attributes that were built on meta: no load fills them.",))  # fmt: skip
 
 
 def _raises_nothing(rows: Sequence[Row]) -> bool:
@@ -159,7 +159,7 @@ def _likely_uninitialised(facts: ModelFacts, skip: set[str]) -> Iterator[Finding
                    because=("The checkpoint has no such tensors: they were newly initialised at random.",))  # fmt: skip
     if facts.dead_adapter:
         yield make("uninitialised-values", "likely", facts.dead_adapter,
-                   because=("The adapter was loaded for inference, and its outer matrices are all zero: it changes nothing.",))  # fmt: skip
+                   because=("Its outer matrices are all zero: the adapter changes nothing.",))  # fmt: skip
 
 
 def lost_ties(e: Evidence) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ _NEED_VALUE = re.compile(r"(\w+)isonthemetadevice,weneeda`?value`?toputinon")
 
 @dataclass(frozen=True)
 class Mixed:
-    """Two devices in one operation. `expected` is the first operand's where `ordered`; `other` the one that came later."""
+    """Two devices in one operation. `expected` is the first operand's where `ordered`, `other` a later one's."""
 
     expected: str
     other: str

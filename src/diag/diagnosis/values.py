@@ -178,7 +178,7 @@ def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
     return {e.name: e.tensor for e in entries(new) if e.kind == "non_persistent_buffer"}
 
 
-def _transformers_model(model: nn.Module) -> Any:
+def _transformers_model(model: Any) -> Any:
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     module = type(base).__module__
     has_config = hasattr(base, "config") and hasattr(base, "_init_weights")

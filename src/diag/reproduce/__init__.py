@@ -59,7 +59,7 @@ def not_shown() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`diag reproduce [NAME] [--list]`: plays a scenario and diagnoses it. 0: diagnosed as itself, 1: not, 2: no such."""
+    """`diag reproduce [NAME]`: plays a scenario and diagnoses it. 0: diagnosed as itself, 1: not, 2: no such."""
     parser = argparse.ArgumentParser("diag reproduce", description="Plays a real failure step by step.")
     parser.add_argument("name", nargs="?", help="a cause, or cause/variant")
     args = parser.parse_args(argv)

@@ -19,6 +19,7 @@ class SmallConfig(PretrainedConfig):
 
 class _Small(PreTrainedModel):
     config_class = SmallConfig
+    linear: nn.Module
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):

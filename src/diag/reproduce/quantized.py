@@ -74,7 +74,7 @@ QUANTIZED_SCENARIOS = (
     Scenario(
         "quantization-skipped", "The switch that allows offload leaves the modules unquantized.", silent=True,
         steps=steps(("build", "Remember the unquantized answer.", remember_right_answer),
-                    ("load", "Load nf4 with the switch for offload and a map over CPU and disk.", load_nf4_allowing_cpu),
+                    ("load", "Load nf4 with the switch for offload, over CPU and disk.", load_nf4_allowing_cpu),
                     ("run", "Run it: the answer is the unquantized one.", run)),
     ),
     Scenario(

@@ -46,7 +46,8 @@ class Scenario:
     """The real failure behind one cause. `silent`: there is no exception, the answer is wrong.
 
     `hardware` is the simulated machine it needs, None for the CPU alone; `sample` is the model it plays with.
-    `teaches` says in a sentence what to look at. `asked` are the LoadSpec fields of the load that fails. `variant` tells several scenarios of one cause apart.
+    `teaches` says in a sentence what to look at. `asked` are the LoadSpec fields of the load that
+    fails. `variant` tells several scenarios of one cause apart.
     """
 
     cause: str
@@ -108,7 +109,7 @@ class Stage(SimpleNamespace):
         self.folder = Path(tempfile.mkdtemp(prefix="diag-scenario-"))
         self._clean = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     @property
     def finished(self) -> bool:

@@ -47,7 +47,9 @@ def make_adapter(stage: Stage) -> str:
     import peft
 
     base = load(stage)
-    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(stage.folder / "adapter")
+    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
+        str(stage.folder / "adapter")
+    )
     return "an adapter for q_proj"
 
 
