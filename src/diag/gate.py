@@ -160,7 +160,7 @@ def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, nothing: 
 
 
 def _headline(
-    code: Exit, verdicts: Sequence[Verdict], rows: Sequence[Mapping[str, Any]], baseline: Baseline | None, frame: Any
+    code: Exit, verdicts: Sequence[Verdict], rows: Sequence[dict[str, Any]], baseline: Baseline | None, frame: Any
 ) -> str:
     models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows)) or "the model"
     works = sum(row["status"] == "ok" for row in rows)

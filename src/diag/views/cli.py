@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_matrix(commands)
     _add_placement(commands)
+    _add_diff(commands)
     _add(commands, "env", "what this machine is: versions, devices, memory; works where torch is broken", "diag env")
     for name, text in (("lab", "opens JupyterLab on the notebooks"), ("test", "runs every check of a checkout")):
         _add(commands, name, text, f"python -m diag {name}", json_option=False)
@@ -136,7 +137,9 @@ def _add_report(commands: Any) -> None:
     option("--out", metavar="FILE", help="the HTML file (default: reports/MODEL.html)")
     option("--notebook", metavar="FILE", help="a notebook of your own in place of diag's report.ipynb")
     option("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help=own)
-    option("--deadline", metavar="TIME", help="for the whole run, such as 90s, 30m or 2h")
+    whose = "make the page from a notebook that somebody else's papermill ran, or that died; loads nothing"
+    option("--from", dest="from_notebook", metavar="NOTEBOOK", help=whose)
+    _add_run(command)
 
 
 def _add_matrix(commands: Any) -> None:
@@ -147,10 +150,41 @@ def _add_matrix(commands: Any) -> None:
         "diag matrix --model tiny --device-map auto,disk --quantization none,int8",
     )
     _add_grid(command)
+    _add_run(command)
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    """How much is run, and what it is held against."""
     option = command.add_argument
+    option("--plan", action="store_true", help="say what it would take (loads, bytes, disk) and stop there")
+    option("--budget", metavar="TIME", help="after it no further load begins; the most informative come first")
+    option("--max-loads", type=_count, metavar="N", help="at most so many loads; the most informative come first")
+    option("--deadline", metavar="TIME", help="for the whole run, such as 90s, 30m or 2h")
+    option("--yes", action="store_true", help="also if more than half of the host's memory would be held")
+    option("--baseline", metavar="FILE", help="exit code 1 if a row got worse than in this file")
+    new = "keep the rows as a baseline (default: the file of --baseline)"
+    option("--write-baseline", nargs="?", const=True, metavar="FILE", help=new)
     option("--retry-failed", action="store_true", help="do killed, timed-out and out-of-memory rows again")
     option("--fresh", action="store_true", help="do every row again")
-    option("--workers", type=int, metavar="N", help="cells at a time (default: as many as the machine bears)")
+    option("--workers", type=_count, metavar="N", help="cells at a time (default: as many as the machine bears)")
+
+
+def _count(text: str) -> int:
+    """A whole number above zero, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above zero")
+    return int(text)
+
+
+def _add_diff(commands: Any) -> None:
+    command = _add(
+        commands,
+        "diff",
+        "says what changed between two results files: versions, maps, statuses, sizes, answers",
+        "diag diff last-week.sqlite results.sqlite",
+    )
+    command.add_argument("old", metavar="OLD", help="the results file of the earlier run")
+    command.add_argument("new", metavar="NEW", help="the results file of the later run")
 
 
 def _add_placement(commands: Any) -> None:
@@ -185,6 +219,12 @@ def _add_grid(command: argparse.ArgumentParser) -> None:
     option("--device-map", action="append", metavar="MAPS", help=f"{several} (default: all of {', '.join(PRESETS)})")
     option("--quantization", action="append", metavar="QS", help=f"{several} (default: none, int8, nf4)")
     option("--hardware", action="append", metavar="H", help=machines)
-    option("--probe", metavar="TEXT", help="the prompt (default: the model's own)")
+    asked = "a prompt, a saved request (.json, .safetensors) or package.module:function (default: the model's own)"
+    option("--probe", metavar="PROBE", help=asked)
+    option("--loader", metavar="FUNCTION", help="package.module:function of yours in place of from_pretrained")
+    option("--adapter", metavar="FOLDER", help="a PEFT adapter to put on after the load")
+    option("--dtype", metavar="D", help="float32, bfloat16, … (default: the checkpoint's)")
+    option("--max-memory", metavar="JSON", help='such as {"0": "20GiB", "cpu": "60GiB"}')
+    option("--offload-folder", metavar="FOLDER", help="where weights for disk are written, where they are written")
     option("--timeout", metavar="TIME", default="600s", help="for each combination, such as 90s or 10m (default: 10m)")
     option("--results", metavar="FILE", help="the SQLite file that keeps the rows")

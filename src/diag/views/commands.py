@@ -20,23 +20,15 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def report(options: argparse.Namespace) -> Exit:
     """One HTML file, and its path on stdout; a line for each finished combination goes to stderr."""
-    from diag.views.notebooks import REPORT
-    from diag.views.report import write_report
+    if options.plan:
+        return _plan(options)
+    from diag.views import report as reports
 
-    result = write_report(
-        _model(options),
-        options.out,
-        device_maps=_several(options.device_map) or PRESETS,
-        quantizations=_several(options.quantization) or ("none", "int8", "nf4"),
-        hardware=options.hardware,
-        probe=options.probe,
-        timeout=_seconds(options.timeout, "--timeout"),
-        deadline=None if options.deadline is None else _seconds(options.deadline, "--deadline"),
-        results=options.results,
-        notebook=options.notebook or REPORT,
-        parameters=dict(map(_parameter, options.parameter)),
-        say=_say,
-    )
+    try:
+        result = _report_from(options) if options.from_notebook else _report(options)
+    except (DiagError, OSError) as error:
+        reports.write_refusal(error, options.out)
+        raise
     if options.json:
         _print_json(result.to_json())
     else:
@@ -44,33 +36,131 @@ def report(options: argparse.Namespace) -> Exit:
     return result.exit_code
 
 
+def _report(options: argparse.Namespace) -> Any:
+    from diag.views.notebooks import REPORT
+    from diag.views.report import write_report
+
+    return write_report(
+        _model(options),
+        options.out,
+        device_maps=_several(options.device_map) or PRESETS,
+        quantizations=_several(options.quantization) or ("none", "int8", "nf4"),
+        hardware=options.hardware,
+        probe=options.probe,
+        loader=options.loader,
+        adapter=options.adapter,
+        timeout=_seconds(options.timeout, "--timeout"),
+        budget=_time(options, "budget"),
+        max_loads=options.max_loads,
+        deadline=_time(options, "deadline"),
+        baseline=options.baseline,
+        write_baseline=options.write_baseline,
+        options={**_spec_options(options), **_run_options(options)},
+        results=options.results,
+        notebook=options.notebook or REPORT,
+        parameters=dict(map(_parameter, options.parameter)),
+        say=_say,
+    )
+
+
+def _report_from(options: argparse.Namespace) -> Any:
+    from diag.views.executed import report_from
+
+    return report_from(options.from_notebook, options.out, options.results)
+
+
 def matrix(options: argparse.Namespace) -> Exit:
     """The overview, what to use and what did not work; with `--json` every row."""
-    from diag.views import summary
-    from diag.views.verdict import judge
+    from diag import gate
+    from diag.baseline import read_baseline
+    from diag.views import gating, summary
 
-    specs = diag.grid(
+    if options.plan:
+        return _plan(options)
+    specs, results = _grid(options), options.results or "results.sqlite"
+    old, new = gating.baseline_files(options.baseline, options.write_baseline, "baseline.json")
+    baseline = None if old is None else read_baseline(old)
+    frame = diag.matrix(
+        specs,
+        results,
+        timeout=_seconds(options.timeout, "--timeout"),
+        budget=_time(options, "budget"),
+        max_loads=options.max_loads,
+        deadline=_time(options, "deadline"),
+        **{"yes": False, **_run_options(options)},
+    )
+    gated = gate.judge(frame, baseline)
+    if options.json:
+        _print_json(json.loads(frame.to_json(orient="records")))
+    else:
+        for view in (summary.overview(frame), summary.failures(frame), summary.headline(frame, gated)):
+            print(f"{visible(view.text)}\n")
+        print(f"Every row is in {results}.")
+    if new is not None and gating.judged_any(gated):
+        gating.keep_baseline(new, frame)
+        _say(f"The baseline is in {new}.")
+    return gated.exit_code
+
+
+def diff(options: argparse.Namespace) -> Exit:
+    """What changed between two results files, in words; 1 where a row got worse."""
+    from diag.diffing import diff as compare
+
+    found = compare(options.old, options.new)
+    if options.json:
+        _print_json(found.to_json())
+    else:
+        print(visible(str(found)))
+    return Exit.WORSE if found.worse else Exit.AS_EXPECTED
+
+
+def _plan(options: argparse.Namespace) -> Exit:
+    """What the run would take; loads nothing."""
+    from dataclasses import asdict
+
+    from diag.sweep.run import price
+
+    run = {name: value for name, value in _run_options(options).items() if name in ("workers", "retry_failed", "fresh")}
+    found = price(_grid(options), options.results, **run)
+    if options.json:
+        _print_json({**asdict(found), "is_large": found.is_large})
+        return Exit.AS_EXPECTED
+    print(visible(str(found)))
+    for rule in found.refusals:
+        print(visible(f"refused: {rule}"))
+    if found.is_large:
+        print("That is more than half of the host's free memory: the run asks for --yes.")
+    return Exit.AS_EXPECTED
+
+
+def _grid(options: argparse.Namespace) -> list[LoadSpec]:
+    return diag.grid(
         _model(options),
         _several(options.device_map) or PRESETS,
         _several(options.quantization) or ("none", "int8", "nf4"),
         options.hardware,
         probe=options.probe,
+        loader=options.loader,
+        adapter=options.adapter,
+        **_spec_options(options),
     )
-    frame = diag.matrix(
-        specs,
-        options.results or "results.sqlite",
-        timeout=_seconds(options.timeout, "--timeout"),
-        workers=options.workers,
-        retry_failed=options.retry_failed,
-        fresh=options.fresh,
-    )
-    if options.json:
-        _print_json(json.loads(frame.to_json(orient="records")))
-    else:
-        for view in (summary.overview(frame), summary.failures(frame), summary.headline(frame)):
-            print(f"{visible(view.text)}\n")
-        print(f"Every row is in {options.results or 'results.sqlite'}.")
-    return judge(frame).exit_code
+
+
+def _spec_options(options: argparse.Namespace) -> dict[str, Any]:
+    found = {name: getattr(options, name) for name in ("dtype", "offload_folder")}
+    memory = options.max_memory
+    found["max_memory"] = None if memory is None else _json_value(memory, "--max-memory")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _run_options(options: argparse.Namespace) -> dict[str, Any]:
+    found = {name: getattr(options, name) for name in ("workers", "retry_failed", "fresh", "yes")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _time(options: argparse.Namespace, name: str) -> float | None:
+    value = getattr(options, name)
+    return None if value is None else _seconds(value, f"--{name}")
 
 
 def placement(options: argparse.Namespace) -> Exit:

@@ -10,18 +10,13 @@ from typing import Any
 import nbformat
 from nbconvert import HTMLExporter
 
+from diag.views import endings
 from diag.views.markup import View, escape, notice, page, tag
 from diag.views.verdict import VERDICT_MIME
 from diag.views.wording import count_text
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = ("display_data", "execute_result", "error")
-_TITLES = {
-    "error": "This report is incomplete: one of its cells failed",
-    "died": "This report is incomplete: the kernel died while it was being made",
-    "timeout": "This report is incomplete: its time was up",
-    "interrupted": "This report is incomplete: it was interrupted",
-}
 
 
 def to_html(nb: Any, title: str) -> str:
@@ -40,8 +35,7 @@ def to_html(nb: Any, title: str) -> str:
 
 def death_notice(ended: Mapping[str, Any]) -> View:
     """What a reader must know first when a run did not finish; nothing when it did."""
-    how = ended.get("how", "finished")
-    if how == "finished":
+    if ended.get("how", "finished") == "finished":
         return View("", "")
     where = (
         f"It ended in cell {ended['cell']} of {ended['cells']}" if ended.get("cell") else "It ended before a cell ran"
@@ -54,7 +48,7 @@ def death_notice(ended: Mapping[str, Any]) -> View:
         "Combinations marked “not run” were not judged, and nothing below that cell of the notebook ran.",
         "To go on: run the same command again; finished rows are kept and only the missing ones are loaded.",
     )
-    title = _TITLES.get(how, "This report is incomplete")
+    title = endings.title(ended)
     return View(notice("bad", title, map(escape, sentences)), "\n".join((title, *sentences)))
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,19 @@ import nbformat
 import pandas as pd
 
 import diag
-from diag.errors import DiagError, SpecError
+from diag.baseline import read_baseline
+from diag.errors import DiagError
 from diag.exits import Exit
+from diag.gate import Gate, judge
 from diag.hardware import format_exact
 from diag.spec import PRESETS, LoadSpec
-from diag.views import plots, summary
+from diag.views import endings, gating, plots, summary
+from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
 from diag.views.execute import ERROR, Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
 from diag.views.markup import View
-from diag.views.notebooks import REPORT, check_parameters, find_notebook
+from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
@@ -57,8 +62,15 @@ def write_report(
     quantizations: Iterable[Any] = ("none", "int8", "nf4"),
     hardware: Iterable[str] | None = None,
     probe: str | None = None,
+    loader: str | None = None,
+    adapter: str | None = None,
     timeout: float = 600.0,
+    budget: float | None = None,
+    max_loads: int | None = None,
     deadline: float | None = None,
+    baseline: str | os.PathLike[str] | None = None,
+    write_baseline: str | os.PathLike[str] | bool | None = None,
+    options: Mapping[str, Any] | None = None,
     results: str | os.PathLike[str] | None = None,
     notebook: str | os.PathLike[str] = REPORT,
     parameters: Mapping[str, Any] | None = None,
@@ -66,28 +78,52 @@ def write_report(
 ) -> ReportResult:
     """Runs the report notebook and writes `out` (default `reports/<model>.html`) and the executed notebook beside it.
 
-    `hardware` None means this machine and, where it has no accelerator, a simulated pair of GPUs as well. `timeout`
-    is in seconds for each combination, `deadline` for the whole run. `parameters` are further parameters of a
-    notebook of one's own. `say` receives a line for each finished combination. What happens inside the run, a dead
-    kernel, the deadline and Ctrl-C included, ends in a report that says so and an exit code that tells. Raises
-    DiagError for values or parameters that are not valid, before anything runs.
+    Beside it go the results as JSON, a Markdown summary and JUnit. `hardware` None means this machine and, where it has
+    no accelerator, a simulated pair of GPUs as well. `timeout` is in seconds for each combination, `budget` until no
+    further load begins, `deadline` for the whole run. `baseline` is a file to hold the rows against, `write_baseline`
+    one to keep them in. `options` are the further fields of LoadSpec and arguments of `matrix` that `gating` lists,
+    `parameters` further parameters of a notebook of one's own. `say` receives a line for each finished combination.
+    What happens inside the run, a dead kernel, the deadline and Ctrl-C included, ends in a report that says so and an
+    exit code that tells. Raises DiagError for values or parameters that are not valid, before anything runs.
     """
     source = find_notebook(os.fspath(notebook))
     path = Path(out) if out is not None else Path("reports") / f"{file_name(model)}.html"
     stored = Path(results) if results is not None else path.with_suffix(".sqlite")
     machines = list(hardware) if hardware is not None else default_hardware(model)
-    specs = diag.grid(model, device_maps, quantizations, machines, probe=probe)
+    options = dict(options or {})
+    own = {name: options[name] for name in gating.SPEC_OPTIONS if name in options}
+    specs = diag.grid(model, device_maps, quantizations, machines, probe=probe, loader=loader, adapter=adapter, **own)
+    if baseline is not None and (write_baseline is None or write_baseline is False):
+        read_baseline(baseline)  # a wrong file is found now, and not after an hour
+    limits = {
+        "loader": loader, "adapter": adapter, "budget": budget, "max_loads": max_loads,
+        "baseline": None if baseline is None else os.fspath(baseline), "options": options or None,
+        "write_baseline": _baseline_name(write_baseline, baseline, path),
+        "deadline": _before(deadline) if "deadline" in declared_parameters(source) else None,
+    }  # fmt: skip
     values = {
         "model": model, "device_maps": _plain(specs, "device_map_text"),
         "quantizations": _plain(specs, "quantization"), "hardware": _plain(specs, "hardware_text"), "probe": probe,
-        "timeout": timeout, "results": str(stored), **(parameters or {}),
+        "timeout": timeout, "results": str(stored),
+        **{name: value for name, value in limits.items() if value is not None}, **(parameters or {}),
     }  # fmt: skip
     check_parameters(source, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored.parent.mkdir(parents=True, exist_ok=True)
     executed = path.with_suffix(".ipynb")
     run = run_notebook(source, executed, values, deadline=deadline, say=say)
-    return _finish(run, specs, path, executed, stored)
+    return finish(run, specs, path, stored)
+
+
+def _before(deadline: float | None) -> float | None:
+    """When the matrix stops by itself, so that what it has is still reported before the deadline."""
+    return None if deadline is None else max(1.0, deadline - min(60.0, 0.2 * deadline))
+
+
+def _baseline_name(write: Any, baseline: Any, path: Path) -> str | None:
+    if write is None or write is False:
+        return None
+    return os.fspath((baseline or path.with_suffix(".baseline.json")) if write is True else write)
 
 
 def default_hardware(model: str) -> list[str]:
@@ -95,16 +131,26 @@ def default_hardware(model: str) -> list[str]:
 
     Each of the pair holds a little more than half of the checkpoint, so that one is not enough and both are.
     """
-    from diag.checkpoint import find_checkpoint
     from diag.environment import device_names
 
     try:
-        nbytes = find_checkpoint(model).nbytes
+        nbytes = _weights_size(model)
     except DiagError:  # the run itself will say what is wrong
         return [THIS_MACHINE]
     if len(device_names()) > 1 or not 0 < nbytes <= _SIMULATE_UP_TO:
         return [THIS_MACHINE]
     return [THIS_MACHINE, f"2x{_round_size(nbytes * _SHARE)}"]
+
+
+def _weights_size(model: str) -> int:
+    """Bytes of the checkpoint; of a hub model that is not in the cache, of what would be downloaded."""
+    from diag import hub
+    from diag.checkpoint import find_checkpoint, is_local
+
+    if is_local(model):
+        return find_checkpoint(model).nbytes
+    access = hub.look(model)
+    return access.nbytes if access.folder is None else find_checkpoint(str(access.folder)).nbytes
 
 
 def file_name(model: str) -> str:
@@ -117,40 +163,42 @@ def file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"
 
 
-def _finish(run: Run, specs: Sequence[LoadSpec], path: Path, executed: Path, stored: Path) -> ReportResult:
-    nb, ended = run.nb, run.ended
+def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path) -> ReportResult:
+    """Writes everything that an executed notebook leaves: itself, the page, JSON, Markdown and JUnit."""
+    nb, ended = run.nb, endings.settled(run.ended)
     verdict = verdict_of(nb)
     if not ended.ok:
-        _put_first(nb, ended, _partial(specs, stored) if verdict is None else None)
+        _put_first(nb, ended, _partial(specs, stored) if verdict is None and specs else None)
         verdict = verdict_of(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
-        headline = f"{death_notice(ended.to_json()).text.splitlines()[0]}. {headline if verdict else ''}".strip()
+        headline = f"{endings.title(ended.to_json())}. {headline if verdict else ''}".strip()
+    code = endings.exit_code(ended, verdict)
+    executed = path.with_suffix(".ipynb")
     write_notebook(nb, executed)
-    write_text(path, to_html(nbformat.from_dict(redacted(nb)), f"{headline} | diag report"))
-    return ReportResult(path, executed, stored, redacted(headline), _exit_code(ended, verdict), ended, verdict)
+    write_text(path, to_html(_for_reading(nb, ended), f"{headline} | diag report"))
+    frame = stored_frame(specs, stored) if specs else None
+    write_summaries(path.with_suffix(""), _gate(verdict, frame, code, redacted(headline)), frame)
+    return ReportResult(path, executed, stored, redacted(headline), code, ended, verdict)
 
 
-def _exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
-    error = ended.why.partition(":")[0]
-    if ended.how == ERROR and error in _names(SpecError):
-        return Exit.WRONG_USAGE
-    if ended.how == ERROR and error in _no_access() | _names(DiagError):
-        return Exit.NOT_JUDGED
-    if not ended.ok:
-        return Exit.DIED
-    return Exit(verdict["exit_code"]) if verdict else Exit.AS_EXPECTED
+def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
+    """The gate that the notebook left, else what the stored rows say; with the outcome of the whole run."""
+    said = (verdict or {}).get("gate")
+    if said:
+        return replace(Gate.from_json(said), exit_code=code, headline=headline)
+    return replace(Gate(code, headline, ()) if frame is None else judge(frame), exit_code=code, headline=headline)
 
 
-def _no_access() -> frozenset[str]:
-    from diag.sweep.rows import NO_ACCESS  # imports torch
-
-    return NO_ACCESS
-
-
-def _names(error: type[Exception]) -> set[str]:
-    """The names of a class of errors and of those below it."""
-    return {error.__name__}.union(*map(_names, error.__subclasses__()))
+def _for_reading(nb: Any, ended: Ended) -> Any:
+    """A copy whose gate cell shows its outcome without the traceback that made papermill stop."""
+    shown = nbformat.from_dict(redacted(nb))
+    shown.metadata["diag"] = {"ended": ended.to_json()}
+    for cell in shown.cells:
+        if endings.GATE_TAG in cell.metadata.get("tags", []):
+            kept = [output for output in cell.outputs if output.get("ename") != "GateFailed"]
+            cell["outputs"] = kept
+    return shown
 
 
 def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
@@ -210,3 +258,26 @@ def _round_size(nbytes: float) -> str:
     unit = 2 ** (10 * max(0, int(math.log2(nbytes) // 10)))
     step = 10 ** max(0, math.ceil(math.log10(nbytes / unit)) - 2)
     return format_exact(math.ceil(nbytes / unit / step) * step * unit)
+
+
+def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
+    """For a job that named its report: a page, JSON, Markdown and JUnit that say why nothing was run.
+
+    Where the place is full, they go to the folder for temporary files, and a line on stderr says so.
+    """
+    if out is None:
+        return
+    name = type(error).__name__
+    ended = Ended(ERROR, why=f"{name}: {error}")
+    nb = nbformat.v4.new_notebook(metadata={"diag": {"ended": ended.to_json()}})
+    headline, code = endings.title(ended.to_json()), endings.exit_code(ended, None)
+    for path in (Path(out), Path(tempfile.gettempdir()) / Path(out).name):
+        with suppress(OSError):
+            write_text(path, to_html(nbformat.from_dict(redacted(nb)), f"{headline} | diag report"))
+            write_summaries(path.with_suffix(""), Gate(code, redacted(headline), ()))
+            if path != Path(out):
+                print(
+                    f"The report is in {redacted(str(path))}: {redacted(str(out))} could not be written.",
+                    file=sys.stderr,
+                )
+            return

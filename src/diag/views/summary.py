@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 import diag
+from diag.gate import Gate
 from diag.views.markup import View, breakable, escape, notice, table, tag
 from diag.views.plots import status
 from diag.views.rows import Group, badge, grouped, label, plain_label
-from diag.views.verdict import VERDICT_MIME, Advice, judge, machine_text, status_counts_text
+from diag.views.verdict import VERDICT_MIME, Advice, Verdict, judge, machine_text, status_counts_text
 from diag.views.wording import (
     THIS_MACHINE,
     bytes_text,
@@ -29,9 +30,28 @@ _TEXT_LIMIT = 400
 _CAUSE = re.compile(r"Cause: (?P<id>[a-z0-9-]+) \((?P<title>.*?)\)\.?(?=\s|$)")  # as a row's reason names it
 
 
-def headline(frame: pd.DataFrame) -> View:
-    """The verdict first: how many combinations work, which one to use here, and why."""
+def headline(frame: pd.DataFrame, gate: Gate | None = None) -> View:
+    """The verdict first: how many combinations work, which one to use here, and why.
+
+    A gate that has something to say (a baseline was given, or the run is not as expected) says it before all that.
+    """
     verdict = judge(frame)
+    if gate is not None and (gate.exit_code or gate.baseline):
+        return _gated(gate, _with_advice(frame, verdict), verdict)
+    view = _with_advice(frame, verdict)
+    beside = verdict.to_json() if gate is None else {**verdict.to_json(), "gate": gate.to_json()}
+    return View(tag("h1", escape(verdict.headline)) + view.html, view.text, {VERDICT_MIME: beside})
+
+
+def _gated(gate: Gate, view: View, verdict: Verdict) -> View:
+    html = tag("h1", escape(gate.headline)) + tag("p", escape(f"{verdict.headline}."), class_="lead")
+    html += "".join(tag("p", escape(text), class_="soft") for text in gate.warnings)
+    beside = {**verdict.to_json(), "headline": gate.headline, "exit_code": int(gate.exit_code), "gate": gate.to_json()}
+    return View(html + view.html, "\n".join([gate.headline, *gate.warnings, view.text]), {VERDICT_MIME: beside})
+
+
+def _with_advice(frame: pd.DataFrame, verdict: Verdict) -> View:
+    """How many of each status, and what to use."""
     tally = "".join(
         tag("li", f"{tag('b', str(count))}{status(name)}", title=status_word(name).meaning)
         for name, count in verdict.counts
@@ -41,9 +61,8 @@ def headline(frame: pd.DataFrame) -> View:
         advice = notice("warn", f"{verdict.unjudged}.", []) + advice
         words = [f"{verdict.unjudged}.", *words]
     return View(
-        tag("h1", escape(verdict.headline)) + tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
+        tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
         "\n".join([f"{verdict.headline} ({status_counts_text(verdict)}).", *words]),
-        {VERDICT_MIME: verdict.to_json()},
     )
 
 

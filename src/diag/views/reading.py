@@ -1,0 +1,86 @@
+"""Reads what people and job runners hand over as text: lists, machines, times, numbers. Standard library only."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from diag.errors import SpecError
+from diag.hardware import Hardware
+
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def several(value: Any) -> list[Any]:
+    """A list, or text that means one: JSON, Python, commas or blanks; a JSON object is one device map.
+
+    >>> several("auto, disk"), several('["auto", {"": 0}]'), several("[auto,disk]"), several(["cpu"]), several(None)
+    (['auto', 'disk'], ['auto', {'': 0}], ['auto', 'disk'], ['cpu'], [])
+    """
+    if value is None or isinstance(value, Mapping):
+        return [] if value is None else [value]
+    if not isinstance(value, str):
+        return list(value)
+    text = value.strip()
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, TypeError):
+            continue
+        if isinstance(found, (list, tuple)):
+            return list(found)
+        if isinstance(found, dict):
+            return [found]
+    if "{" in text:
+        return [text]
+    return [part for part in re.split(r"[,\s]+", text.strip("[] ,")) if part]
+
+
+def machines(value: Any) -> list[Any]:
+    """Hardware as a list, or text of one or several machines, whose own sizes may hold commas.
+
+    >>> machines("24GiB,80GiB+64GiB"), machines("this machine, 2x300MiB+8GiB"), machines(["this machine"])
+    (['24GiB,80GiB+64GiB'], ['this machine', '2x300MiB+8GiB'], ['this machine'])
+    """
+    if not isinstance(value, str) or value.strip().startswith(("[", "(")):
+        return several(value)
+    try:
+        Hardware.parse(value.strip())
+    except SpecError:
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value.strip()]
+
+
+def seconds(value: Any, name: str) -> float | None:
+    """Seconds of a number, or of `90`, `90s`, `30m` or `2h`; None for nothing. Raises SpecError."""
+    value = none(value)
+    if value is None:
+        return None
+    match = _TIME.match(str(value).strip().lower())
+    if match is None or float(match[1]) <= 0:
+        raise SpecError(f"{name} {str(value)!r} is not a time.", why="a time is a number above zero with s, m or h.",
+                        next_step="write for example 30m")  # fmt: skip
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def whole(value: Any, name: str) -> int | None:
+    """A whole number above zero, or None. Raises SpecError."""
+    value = none(value)
+    if value is None:
+        return None
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as e:
+        raise SpecError(f"{name}={value!r} is not a whole number.", next_step=f"write for example {name} 12") from e
+    if number < 1:
+        raise SpecError(f"{name}={value!r} runs nothing.", next_step="give 1 or more.")
+    return number
+
+
+def none(value: Any) -> Any:
+    """None for nothing and for the texts that mean it; any other value as it is."""
+    return None if value is None or (isinstance(value, str) and value.strip() in ("", "None", "null")) else value
