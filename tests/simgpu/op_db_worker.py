@@ -37,7 +37,7 @@ def say(**line) -> None:
 
 
 def compare(info) -> tuple[str, str]:
-    """`agrees`, `differs`, `refused` (an error only on the device) or `no samples`, and what was seen."""
+    """`agrees`, `differs`, `not repeatable` (on the CPU either), `refused` (an error only here) or `no samples`."""
     dtypes = info.supported_dtypes("cpu")
     dtype = next((d for d in (torch.float32, torch.int64, torch.bool, torch.complex64) if d in dtypes), None)
     seen = 0
@@ -50,7 +50,8 @@ def compare(info) -> tuple[str, str]:
                 if error is not None:
                     return "refused", f"{type(error).__name__}: {error}"[:300]
                 if problem := difference(here, there):
-                    return "differs", problem
+                    again, _ = attempt(info.op, sample, "cpu")
+                    return ("not repeatable" if difference(here, again) else "differs"), problem
                 seen += 1
             if seen >= SAMPLES:
                 break

@@ -88,10 +88,10 @@ def max_memory(hardware: Hardware) -> dict[int | str, int]:
 
 def host_bytes(hardware: Hardware | None = None) -> int:
     """Bytes of host memory to plan with: the simulated size, or what is available here if less."""
-    import psutil
+    from diag.hostmemory import host_memory
 
     hardware = _current if hardware is None else hardware
-    available = psutil.virtual_memory().available
+    available = host_memory().free
     return available if hardware is None or hardware.host is None else min(hardware.host, available)
 
 

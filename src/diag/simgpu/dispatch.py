@@ -8,7 +8,7 @@ and gives the bits of the CPU model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -32,6 +32,8 @@ _CAST_DOWN = (
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d.input", "conv_transpose3d.input",
 )  # fmt: skip
 
+_OTHER_LAYOUTS = ("SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1", "QuantizedPrivateUse1")
+
 _kernels: dict[Any, Callable[..., Any]] = dict(special.KERNELS)
 _libraries: list[torch.library.Library] = []  # a library takes its kernels back when it dies
 
@@ -51,6 +53,10 @@ def fallback(op: Any, *args: Any, **kwargs: Any) -> Any:
     return kernel(*args, **kwargs)
 
 
+def refuse_layout(op: Any, *args: Any, **kwargs: Any) -> NoReturn:
+    raise NotImplementedError(f"{private.NAME} holds dense tensors only; {op} would make or read another layout.")
+
+
 def install() -> None:
     """Registers everything for the life of the process."""
     everything = keep(torch.library.Library("_", "IMPL"))
@@ -62,6 +68,8 @@ def install() -> None:
         for key in ("AutogradPrivateUse1", "PrivateUse1"):
             library.impl(name.removesuffix(".default"), whole(op), key)
     follow_autocast()
+    for key in _OTHER_LAYOUTS:
+        keep(torch.library.Library("_", "IMPL")).fallback(refuse_layout, key)
 
 
 def follow_autocast() -> None:

@@ -24,6 +24,7 @@ _INTERFACES = (
     "torch._C._to_dlpack",
     "torch._C._from_dlpack",
     "torch._C._swap_tensor_impl",
+    "torch._has_compatible_shallow_copy_type",
     "torch._C._get_privateuse1_backend_name",
     "torch._C._dispatch_get_registrations_for_dispatch_key",
     "torch._C._dispatch_has_kernel_for_dispatch_key",
@@ -163,6 +164,15 @@ def swap(a: torch.Tensor, b: torch.Tensor) -> None:
 def set_memory(tensor: torch.Tensor, new: torch.Tensor) -> None:
     """Makes a tensor stand for the memory and shape of another on the same device."""
     torch.ops.aten.set_.source_Tensor.redispatch(_CPU_KEYS, tensor, new)
+
+
+def shallow_copy_check() -> Callable[..., bool]:
+    """What `Module.to` asks before it changes `param.data` in place."""
+    return torch._has_compatible_shallow_copy_type
+
+
+def replace_shallow_copy_check(check: Callable[..., bool]) -> None:
+    torch._has_compatible_shallow_copy_type = check  # type: ignore[assignment]
 
 
 # -- operations ----------------------------------------------------------------------------------

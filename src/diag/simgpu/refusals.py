@@ -86,9 +86,10 @@ def _refuse_if_simulated(values: Iterable[Any]) -> None:
 
 def refuse_in_inductor(common: ModuleType) -> None:
     """For what was compiled before the simulation was active, or moves to it inside."""
-    register = getattr(common, "register_device_op_overrides", None)
-    if register is not None:
-        register(private.NAME, _Refusing())
+    refusing = _Refusing()
+    for register, arguments in (("register_device_op_overrides", 1), ("register_backend_for_device", 2)):
+        if hasattr(common, register):
+            getattr(common, register)(private.NAME, *[refusing] * arguments)
 
 
 class _Refusing:

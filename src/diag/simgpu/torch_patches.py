@@ -24,6 +24,7 @@ def install() -> None:
     _follow_accelerator()
     _leave_memory_unpinned()
     _stay_on_the_device()
+    _make_generators()
 
 
 # -- `param.data = tensor` -----------------------------------------------------------------------
@@ -36,7 +37,7 @@ def _share_data() -> None:
     same object, which is what keeps tied weights tied.
     """
     original: Any = torch.Tensor.data
-    compatible = torch._has_compatible_shallow_copy_type
+    compatible = private.shallow_copy_check()
 
     def set_data(self: torch.Tensor, new: torch.Tensor) -> None:
         if isinstance(new, torch.Tensor) and self.device.type != new.device.type and _both_ours(self, new):
@@ -49,7 +50,7 @@ def _share_data() -> None:
         return _both_ours(input, from_) or compatible(input, from_)
 
     torch.Tensor.data = property(original.__get__, set_data, original.__delete__)  # type: ignore[assignment]
-    torch._has_compatible_shallow_copy_type = has_compatible_shallow_copy_type  # type: ignore[assignment]
+    private.replace_shallow_copy_check(has_compatible_shallow_copy_type)
 
 
 def _both_ours(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -211,3 +212,28 @@ def _stay_on_the_device() -> None:
 
     for name in ("new_tensor", "new"):
         setattr(torch.Tensor, name, staying(getattr(torch.Tensor, name)))
+
+
+# -- torch.Generator -----------------------------------------------------------------------------
+
+
+def _make_generators() -> None:
+    """`torch.Generator(device="simgpu:0")` gives one of the CPU: random numbers here are the CPU's."""
+    original: Any = torch.Generator
+
+    class SameClass(type(original)):  # type: ignore[misc]
+        def __instancecheck__(cls, value: Any) -> bool:
+            return isinstance(value, original)
+
+        def __subclasscheck__(cls, kind: type) -> bool:
+            return issubclass(kind, original)
+
+    class Generator(original, metaclass=SameClass):
+        __doc__ = original.__doc__
+
+        def __new__(cls, device: Any = "cpu") -> Any:
+            simulated = torch.device(device).type == private.NAME
+            return original(device="cpu" if simulated else device)
+
+    Generator.__module__, Generator.__qualname__ = "torch", "Generator"  # where pickle looks for it
+    torch.Generator = Generator  # type: ignore[misc, assignment]

@@ -1,0 +1,138 @@
+"""Devices that do not mix, current devices, and meta: as on a machine with GPUs, in PyTorch's words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+A, B = "simgpu:0", "simgpu:1"
+PAIR = "Expected all tensors to be on the same device, but found at least two devices, "
+ARGUMENT = "Expected all tensors to be on the same device, but got "
+
+
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (lambda: torch.ones(2, device=A) + torch.ones(2, device=B), PAIR + "simgpu:0 and simgpu:1!"),
+        (lambda: torch.ones(2) * torch.ones(2, device=B), PAIR + "simgpu:1 and cpu!"),
+        (lambda: torch.ones(2, device=A).add_(torch.ones(2, device=B)), PAIR + "simgpu:0 and simgpu:1!"),
+        (
+            lambda: torch.where(torch.ones(2, device=A) > 0, torch.ones(2, device=B), 0.0),
+            PAIR + "simgpu:0 and simgpu:1!",
+        ),
+        (lambda: torch.ones(2, 2, device=A) @ torch.ones(2, 2), ARGUMENT + "mat2 is on cpu, different from other"),
+        (lambda: F.linear(torch.ones(1, 2, device=A), torch.ones(2, 2, device=B)), ARGUMENT + "mat2 is on simgpu:1"),
+        (
+            lambda: F.embedding(torch.tensor([1]), torch.ones(3, 2, device=A)),
+            ARGUMENT + "index is on cpu, different from other tensors on simgpu:0 (when checking argument in method",
+        ),
+        (lambda: torch.cat([torch.ones(1, device=A), torch.ones(1)]), ARGUMENT + "tensors is on cpu"),
+        (
+            lambda: torch.ones(3)[torch.tensor([1], device=A)],
+            "indices should be either on cpu or on the same device as the indexed tensor (cpu)",
+        ),
+    ],
+)
+def test_an_operation_over_two_devices_fails_with_pytorchs_own_text(act, text, two_gpus):
+    with pytest.raises(RuntimeError) as caught:
+        act()
+    assert str(caught.value).startswith(text)
+
+
+def test_the_texts_are_still_the_ones_in_this_pytorch():
+    library = torch.__file__.replace("__init__.py", "lib/libtorch_cpu.so")
+    with open(library, "rb") as file:
+        content = file.read()
+    for text in (PAIR, ARGUMENT, ", different from other tensors on ", " (when checking argument in method "):
+        assert text.encode() in content
+
+
+def test_single_numbers_and_index_tensors_of_the_cpu_are_welcome(two_gpus):
+    x = torch.arange(4.0, device=B)
+    assert (x + torch.tensor(1.0)).tolist() == [1, 2, 3, 4]
+    assert x[torch.tensor([3, 0])].tolist() == [3, 0]
+    x[torch.tensor([0])] = 9.0
+    assert x.tolist() == [9, 1, 2, 3]
+
+
+def test_meta_tensors_reach_pytorchs_own_kernels(two_gpus):
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2, device="meta") * torch.ones(2, device=A)
+    assert str(caught.value) == "Tensor on device simgpu:0 is not on the expected device meta!"
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
+        torch.ones(2, device="meta").to(A)
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
+        torch.ones(2, device=A).copy_(torch.ones(2, device="meta"))
+    assert torch.ones(2, device=A).to("meta").device.type == "meta"
+
+
+def test_a_linear_without_bias_over_a_meta_weight_answers_without_an_error_as_on_a_gpu(two_gpus):
+    lost = torch.nn.Linear(4, 4, bias=False, device="meta")
+    assert lost(torch.ones(1, 4, device=A)).device == torch.device(A)
+
+
+def test_numbers_and_the_bare_name_mean_the_current_device(two_gpus):
+    assert torch.ones(1).to(1).device == torch.device(B)
+    with torch.simgpu.device(1):
+        assert torch.ones(1, device="simgpu").device == torch.device(B)
+    assert torch.ones(1, device="simgpu").device == torch.device(A)
+    with torch.accelerator.device_index(1):
+        assert torch.accelerator.current_device_index() == 1
+    with torch.device(B):
+        assert torch.nn.Linear(2, 2).weight.device == torch.device(B)
+
+
+def test_a_device_that_is_not_there_is_named(two_gpus):
+    with pytest.raises(RuntimeError, match=r"invalid device ordinal: 2\. This simulation has 2 device\(s\)"):
+        torch.ones(1, device="simgpu:2")
+
+
+def test_new_tensors_of_a_tensor_stay_on_its_device(two_gpus):
+    x = torch.ones(2, device=B)
+    for made in (x.new_tensor([1.0]), x.new_zeros(2), x.new([1.0]), torch.zeros_like(x), x.new_full((1,), 2.0)):
+        assert made.device == torch.device(B)
+
+
+def test_a_seed_gives_the_cpus_numbers(two_gpus):
+    torch.manual_seed(3)
+    here = torch.randn(4)
+    torch.manual_seed(3)
+    assert torch.equal(torch.randn(4, device=B).cpu(), here)
+
+
+def test_autocast_computes_matrix_products_in_the_low_precision_and_leaves_the_rest(two_gpus):
+    x = torch.ones(2, 2, device=A)
+    with torch.autocast("simgpu", dtype=torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        assert (x + x).dtype == torch.float32
+
+
+def test_setting_data_across_devices_keeps_the_parameter_the_same_object(two_gpus):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.note = "kept"
+    parameter.data = torch.full((3,), 2.0, device=B)
+    assert (parameter.device, parameter.tolist(), parameter.requires_grad) == (torch.device(B), [2, 2, 2], True)
+    assert parameter.note == "kept"
+    parameter.data = torch.zeros(1)
+    assert parameter.device.type == "cpu"
+
+
+def test_views_share_memory_and_copies_do_not(two_gpus):
+    x = torch.zeros(4, device=A)
+    x[1:3].fill_(5)
+    y = x.to(A, copy=True)
+    x.view(2, 2)[0, 0] = 7
+    assert x.tolist() == [7, 5, 5, 0]
+    assert y.tolist() == [0, 5, 5, 0]
+    assert x[1:].untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+
+
+def test_a_weight_that_was_mapped_at_an_odd_address_gives_the_same_bits_on_the_device(two_gpus):
+    """Once 4.8e-7 off: a copy on a 64-byte boundary takes another path of the CPU's matrix kernels."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 64)
+    for shift in range(16):
+        weight = torch.empty(512 * 64 + 16)[shift : shift + 512 * 64].view(512, 64).copy_(torch.randn(512, 64))
+        with torch.no_grad():
+            assert torch.equal(F.linear(x.to(A), weight.to(A)).cpu(), F.linear(x, weight)), f"shifted by {shift}"
