@@ -126,7 +126,8 @@ def test_every_target_makes_the_environment_first_and_once(target, tmp_path):
     (tmp_path / ".venv" / ".ready").touch()
     said = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "install.sh" not in said.stdout
-    os.utime(tmp_path / "requirements.lock")
+    later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
+    os.utime(tmp_path / "requirements.lock", (later, later))
     said = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "install.sh" in said.stdout
 
