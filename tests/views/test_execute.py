@@ -45,7 +45,7 @@ def test_a_dead_kernel_is_told_with_its_cell_and_its_signal(tmp_path):
     run = run_notebook(notebook(tmp_path, KILL, "1"), tmp_path / "out.ipynb", {})
     assert run.ended.how == "died"
     assert "SIGKILL" in run.ended.why
-    assert (run.ended.cell, run.ended.cells, run.ended.line) == (2, 3, "import os")
+    assert (run.ended.cell, run.ended.cells, run.ended.line) == (2, 3, "os.kill(os.getpid(), 9)")
     assert states(run.nb) == ["completed", "failed", "pending"]
 
 

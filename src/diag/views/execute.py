@@ -35,7 +35,7 @@ FINISHED, ERROR, DIED, TIMEOUT, INTERRUPTED = "finished", "error", "died", "time
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: `how` it did, at which cell (counted from 1, of `cells`), that cell's first line, and why."""
+    """How a run ended: `how` it did, at which cell (counted from 1, of `cells`), that cell's last line, and why."""
 
     how: str
     cell: int | None = None
@@ -221,7 +221,7 @@ def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ended:
     if error is None:
         return Ended(FINISHED, cells=len(nb.cells))
     index = watch.index
-    where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _first_line(nb.cells[index]))
+    where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _last_line(nb.cells[index]))
     if isinstance(error, DeadKernelError):
         return Ended(DIED, *where, _death(watch.exit_code))
     if isinstance(error, (CellTimeoutError, TimeoutError)):
@@ -261,5 +261,6 @@ def _truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
     return nb
 
 
-def _first_line(cell: Any) -> str:
-    return redact(next((line.strip() for line in cell.source.splitlines() if line.strip()), ""))
+def _last_line(cell: Any) -> str:
+    """What names a cell best: imports come first in it, its point last."""
+    return redact(next((line.strip() for line in reversed(cell.source.splitlines()) if line.strip()), ""))

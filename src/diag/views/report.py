@@ -28,7 +28,7 @@ from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
 from diag.views.execute import ERROR, Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
-from diag.views.markup import View
+from diag.views.markup import View, tag
 from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
@@ -217,10 +217,14 @@ def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
 def _partial(specs: Sequence[LoadSpec], stored: Path) -> View:
     """What the results file holds of `specs`; the rest shows as not run."""
     frame = stored_frame(specs, stored)
-    view = summary.headline(frame) + summary.overview(frame)
+    sections = {"Every combination": summary.overview(frame)}
     if frame["n_resident"].notna().any():
-        view = view + plots.placement_strips(specs, str(stored)) + plots.memory_and_time(frame)
-    return view + summary.answers(frame, specs[0].probe) + summary.failures(frame)
+        sections["Where the weights are"] = plots.placement_strips(specs, str(stored))
+        sections["Memory and time"] = plots.memory_and_time(frame)
+        sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
+    sections["What did not work, and why"] = summary.failures(frame)
+    titled = [View(tag("h2", title), title) + view for title, view in sections.items()]
+    return sum(titled, start=summary.headline(frame))
 
 
 def stored_frame(specs: Sequence[LoadSpec], stored: Path) -> pd.DataFrame:
