@@ -23,7 +23,7 @@ def find_notebook(name: str | Path) -> Path:
     Diag's notebooks are in `notebooks/` of a checkout; an installed package has them as data files under
     `share/diag/notebooks`, wherever its installer put them. Raises NotebookError that lists where it looked.
     """
-    tried = [Path(name), _checkout() / Path(name).name, *_installed(Path(name).name)]
+    tried = [Path(name), *_checkout(Path(name).name), *_installed(Path(name).name)]
     for path in tried:
         if path.is_file():
             return path
@@ -59,8 +59,9 @@ def declared_parameters(notebook: Path) -> set[str]:
         ) from e
 
 
-def _checkout() -> Path:
-    return Path(__file__).resolve().parents[3] / "notebooks"
+def _checkout(name: str) -> list[Path]:
+    source = Path(__file__).resolve().parents[2]
+    return [source.parent / "notebooks" / name] if source.name == "src" else []
 
 
 def _installed(name: str) -> list[Path]:
@@ -68,4 +69,4 @@ def _installed(name: str) -> list[Path]:
         files = metadata.files("diag") or []
     except metadata.PackageNotFoundError:
         return []
-    return [Path(str(file.locate())) for file in files if file.match(f"share/diag/notebooks/{name}")]
+    return [Path(str(file.locate())).resolve() for file in files if file.match(f"share/diag/notebooks/{name}")]
