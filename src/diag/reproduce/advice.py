@@ -6,7 +6,6 @@ The patient has two blocks on disk whose hooks were taken off: the state behind 
 from __future__ import annotations
 
 import contextlib
-import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from diag.outcome import Proof
 from diag.reproduce import get
-from diag.reproduce.scenario import Stage
+from diag.reproduce.scenario import Stage, without_bars
 from diag.spec import LoadSpec
 
 
@@ -73,8 +72,8 @@ def _fixed(name: str) -> tuple[str, str, str, str]:
         first = found[0].fixes[0]
         try:
             outcome = fix(found)
-        except DiagError as error:
-            return found[0].cause, first.because, "by hand", error.next_step or error.what
+        except DiagError:
+            return found[0].cause, first.because, "by hand", "nothing to prove before somebody has changed the code"
         if outcome.error is not None or outcome.proof is None:
             return found[0].cause, first.because, "fails", str(outcome.error)
         verdict = "proved" if outcome.proof.proved else "not proved"
@@ -84,7 +83,7 @@ def _fixed(name: str) -> tuple[str, str, str, str]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings and progress bars: what the libraries say while bad advice is tried is part of the verdict."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), without_bars():
         warnings.simplefilter("ignore")
         yield
 

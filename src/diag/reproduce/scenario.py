@@ -193,9 +193,24 @@ def _quiet(notes: list[str]) -> Iterator[None]:
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         try:
-            yield
+            with without_bars():
+                yield
         finally:
             logging.disable(before)
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """No progress bars of transformers: in a notebook they are widgets, which redirecting stderr does not catch."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def steps(*pairs: tuple[str, str, Callable[[Stage], Any]]) -> tuple[Step, ...]:

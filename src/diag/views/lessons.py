@@ -7,9 +7,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pandas as pd
+
 from diag.errors import DiagError
-from diag.views.markup import View, breakable, escape, notice, tag
-from diag.views.wording import bytes_text, count_text, list_text
+from diag.views.markup import View, breakable, escape, notice, table, tag, visible
+from diag.views.wording import bytes_text, count_text, list_text, sentence
 
 
 class NotAsTaughtError(DiagError, AssertionError):
@@ -34,6 +36,14 @@ def check(learned: Mapping[str, object]) -> View:
     items = "".join(tag("li", tag("span", "✓ ", class_="status good") + escape(says)) for says in learned)
     html = notice("good", head, [])[: -len("</div>")] + tag("ul", items, class_="checked") + "</div>"
     return View(html, "\n".join([head, *(f"✓ {says}" for says in learned)]))
+
+
+def in_full(frame: pd.DataFrame) -> View:
+    """A DataFrame with every text in full: it wraps, and folds into cards on a narrow screen."""
+    lines = [tuple(breakable(sentence(value)) for value in row) for row in frame.itertuples(index=False)]
+    says = count_text(len(frame), "row")
+    text = frame.to_string(index=False, max_colwidth=100)
+    return View(table([name.replace("_", " ") for name in map(str, frame.columns)], lines, says), visible(text))
 
 
 def held() -> View:

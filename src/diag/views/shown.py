@@ -98,7 +98,7 @@ def proof_view(proof: Proof) -> View:
 def fix_view(fix: Fix) -> View:
     """A fix: what it does and why, the code, what it costs, and the advice not to follow."""
     kind = "by hand: diag can't apply it" if fix.by_hand else f"diag.fix applies it ({fix.action})"
-    html = _title("Fix", kind) + tag("p", escape(fix.because)) + _code(fix.code)
+    html = _title("Fix", kind) + tag("p", escape(_sentence(fix.because))) + _code(fix.code)
     pairs = [("takes", bytes_text(fix.nbytes)), ("avoid", fix.avoid)]
     words = [visible(f"Fix: {fix.because}"), *(f"    {visible(line)}" for line in fix.code.splitlines())]
     return View(html + _facts(pairs), "\n".join([*words, *_lines([("how", kind), *pairs])]))

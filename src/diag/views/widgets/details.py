@@ -13,7 +13,8 @@ from diag.views.markup import escape, notice, tag
 from diag.views.plots import status
 from diag.views.rows import badge
 from diag.views.verdict import peaks_text
-from diag.views.widgets.explorer import placement_explorer
+from diag.views.widgets.choosing import Choice
+from diag.views.widgets.explorer import PlacementExplorer
 from diag.views.widgets.live import html
 from diag.views.wording import is_missing, seconds_text, sentence, status_word
 
@@ -39,7 +40,7 @@ def details_of(found: dict[str, Any], spec: LoadSpec | None, results: str) -> tu
     if spec is None:
         return (*parts,)
     try:
-        parts.append(placement_explorer(diag.placement_of(results, spec)).build())
+        parts.append(PlacementExplorer(diag.placement_of(results, spec), Choice()).build())
     except DiagError as error:
         parts.append(html(tag("p", escape(error.what), class_="soft")))
     return (*parts,)

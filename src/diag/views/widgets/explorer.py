@@ -6,9 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from diag.outcome import LoadOutcome
 from diag.totals import by_device
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.plots import strips_of
+from diag.views.shown import outcome_view
 from diag.views.strips import place_of
 from diag.views.widgets.choosing import ANY, ORDERS, SIZES, Choice, condensed, totals_text, values_of
 from diag.views.widgets.live import Live, control, html, row, scoped
@@ -20,12 +22,14 @@ _STATIC_ROWS, _TEXT_ROWS = 200, 20
 _COLUMNS = ("tensor", "where", "size", "shape", "dtype", "class")
 
 
-def placement_explorer(what: Any, choice: Choice | None = None) -> PlacementExplorer:
+def placement_explorer(what: Any, choice: Choice | None = None) -> PlacementExplorer | View:
     """Explores a model, a LoadOutcome, or a table that `placement` or `placement_of` returned.
 
-    The table is taken now and is not followed; no model is kept. Raises NotAModelError for anything else, and the
-    outcome's own error for a load that failed.
+    The table is taken now and is not followed; no model is kept. A load that failed has no table: its error is shown
+    instead. Raises NotAModelError for anything else.
     """
+    if isinstance(what, LoadOutcome) and not what.ok:
+        return outcome_view(what)
     return PlacementExplorer(_table_of(what), choice or Choice())
 
 
@@ -80,13 +84,9 @@ class PlacementExplorer(Live):
 def _table_of(what: Any) -> pd.DataFrame:
     if isinstance(what, pd.DataFrame):
         return what
-    if hasattr(what, "spec") and hasattr(what, "error"):
-        if what.error is not None:
-            raise what.error
-        what = what.model
     from diag.tensors import placement
 
-    return placement(what)
+    return placement(what.model if isinstance(what, LoadOutcome) else what)
 
 
 def _dropdown(frame: pd.DataFrame, name: str, value: str) -> Any:
