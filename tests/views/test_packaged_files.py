@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NAMED = "data-files" in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.slow
