@@ -14,7 +14,7 @@ from diag.errors import DiagError
 
 
 def test_every_cause_of_the_contract_has_an_entry_and_a_place_in_the_precedence():
-    assert len(causes.CATALOGUE) == 30
+    assert len(causes.CATALOGUE) == 31
     assert sorted(causes.PRECEDENCE) == sorted(causes.CATALOGUE)
     assert causes.PRECEDENCE[-1] == "unknown"
 
@@ -64,7 +64,7 @@ def test_the_command_line_explains_a_file_and_tells_unknown_apart(tmp_path, caps
 
 def test_the_command_line_lists_causes_and_explains_one(capsys):
     assert main_causes([]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 30
+    assert len(capsys.readouterr().out.splitlines()) == 31
     assert main_causes(["hooks-removed"]) == 0
     assert "Avoid:" in capsys.readouterr().out
     assert main_causes(["no-such"]) == 2

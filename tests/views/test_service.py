@@ -38,6 +38,21 @@ def test_the_cause_named_first_gives_another_text():
     assert answer.body["error"].startswith(("Cannot copy out of meta tensor", "Tensor.item() cannot be called"))
 
 
+def test_overlapping_requests_on_an_offloaded_model_give_the_reported_text_too():
+    with serving(Service("tiny", {"DEVICE_MAP": "disk"}, mistake="calls-at-once")) as url:
+        ask(url)
+        with ThreadPoolExecutor(8) as pool:
+            answers = [answer for _ in range(6) for answer in pool.map(lambda _: ask(url), range(16))]
+        alone = ask(url)
+    assert any("is not on the expected device" in answer.text for answer in answers)
+    assert alone.status == 200
+
+
+def test_one_request_at_a_time_answers_all_of_them():
+    with serving(Service("tiny", {"DEVICE_MAP": "disk"})) as url, ThreadPoolExecutor(8) as pool:
+        assert len({answer.text for answer in pool.map(lambda _: ask(url), range(32))}) == 1
+
+
 @pytest.mark.parametrize("mistake", ["hooks-lost", "inputs-to-model-device"])
 def test_one_environment_variable_gives_200(mistake):
     with serving(Service("tiny", {"DEVICE_MAP": "single"}, mistake=mistake)) as url:

@@ -21,7 +21,8 @@ CATALOGUE: dict[str, Cause] = {
 
 # What the user did, then the state it left, then the symptom: the first that fits is named first.
 PRECEDENCE: tuple[str, ...] = (
-    "quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "concurrent-load", "compiled-hooks",
+    "quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "concurrent-load", "concurrent-calls",
+    "compiled-hooks",
     "adapter-on-offloaded-base", "training-offloaded-layers", "distributed-loader-conflict", "hooks-removed",
     "submodule-replaced", "forward-bypasses-hook", "constructor-on-meta", "quantized-offload-refused",
     "device-map-incomplete", "offload-folder-missing", "missing-weight-data", "tied-weights-split",

@@ -14,7 +14,13 @@ _TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
 _RELOADED_ALIKE = ("hooks-removed", "missing-weight-data", "submodule-replaced", "quantization-state-lost",
                    "concurrent-load", "never-materialised", "uninitialised-values", "quantized-cast",
                    "tied-weights-split", "offload-folder-missing", "quantization-skipped")  # fmt: skip
-_HEALTHY_MODEL = ("weight-used-outside-hook", "moved-after-dispatch", "saving-offloaded-model", "compiled-hooks")
+_HEALTHY_MODEL = (
+    "weight-used-outside-hook",
+    "moved-after-dispatch",
+    "saving-offloaded-model",
+    "compiled-hooks",
+    "concurrent-calls",
+)
 _OTHER_MAP = {
     "quantized-offload-refused": ("single", "the whole model on one device, so that nothing is offloaded"),
     "device-map-incomplete": ("auto", "a map that the loader computes covers every tensor"),
@@ -24,6 +30,7 @@ _OTHER_MAP = {
     "training-offloaded-layers": ("single", "only layers that are on a device are trained"),
     "device-mismatch": ("auto", "hooks move the inputs of every module"),
     "compiled-hooks": ("none", "a model without hooks can be compiled"),
+    "concurrent-calls": ("single", "a model that is not offloaded can be called by several threads"),
 }
 
 

@@ -69,6 +69,10 @@ def _meta_and_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
     base = {"forward-bypasses-hook": 3, "weight-used-outside-hook": 3, "hooks-removed": 3, "never-materialised": 3}
     if mixed.ordered and mixed.expected == "meta":
         base["hooks-removed"] += 1  # a norm's `self.weight * x`: the usual first failure of stranded weights
+    if mixed.ordered and mixed.expected != "meta":
+        base["weight-used-outside-hook"] += 1  # `x + weight`, `where(mask, weight, x)`: the most reported form
+    if re.search(r"uvicorn|gunicorn|http/1\.[01]500|internalservererror", trace.flat):
+        base["concurrent-calls"] = 3
     for cause, points in base.items():
         offloaded = cause != "never-materialised"
         yield Point(cause, points + (1 if offloaded and (trace.offload_seen or trace.auto_map) else 0), order)
@@ -96,6 +100,9 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
         )
     elif trace.passes("accelerate/hooks.py") and _OWN_WEIGHT.search(code):
         if trace.hook_right_above:
+            served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
+            says = f"{order}; a hook ran right before, and still the weight was meta, as when threads call it at once"
+            yield Point("concurrent-calls", 9 if served else 6, says)
             yield Point("forward-bypasses-hook", 2, f"{order}; a hook ran right before, and still the weight was meta")
         else:
             yield Point(

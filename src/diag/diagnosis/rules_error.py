@@ -15,7 +15,8 @@ from diag.diagnosis.trace import Trace as Reading
 
 _SPECIFIC = 10  # points at which one place in one library says it
 _NEEDS_ORPHANS = ("never-materialised", "hooks-removed", "missing-weight-data", "tied-weights-split")
-_NEEDS_OFFLOADED = ("weight-used-outside-hook", "moved-after-dispatch", "forward-bypasses-hook", "input-on-meta",
+_NEEDS_OFFLOADED = ("concurrent-calls",
+                    "weight-used-outside-hook", "moved-after-dispatch", "forward-bypasses-hook", "input-on-meta",
                     "adapter-on-offloaded-base", "saving-offloaded-model", "training-offloaded-layers")  # fmt: skip
 _USER_ACTS = ("quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "compiled-hooks", "concurrent-load",
               "distributed-loader-conflict", "adapter-on-offloaded-base", "out-of-memory", "memory-already-taken",
@@ -165,7 +166,11 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.tensors and not trace.own_forward:
         yield make("weight-used-outside-hook", "shown", trace.tensors, module=where,
                    because=("The weight is offloaded and healthy, and was read outside its forward.",))  # fmt: skip
-    elif trace.tensors and reading.calls("forward") and not reading.hook_right_above:
+    elif trace.tensors and reading.hook_right_above:
+        yield make("concurrent-calls", "likely", trace.tensors, module=where, silent=False,
+                   because=("At rest every weight has its data; a hook ran right before, and it was meta.",),
+                   check=("Do several threads call the model? One call at a time answers right.",))  # fmt: skip
+    elif trace.tensors and reading.calls("forward"):
         yield make("forward-bypasses-hook", "shown", trace.tensors, module=where,
                    because=("The hook is in place, and this forward was called past it.",))  # fmt: skip
 

@@ -104,6 +104,20 @@ def load_in_two_threads(stage: Stage) -> None:
         pool.submit(load_model).result()
 
 
+# --- concurrent-calls -----------------------------------------------------------------------------------------
+
+
+def call_from_threads(stage: Stage) -> str:
+    from concurrent.futures import ThreadPoolExecutor
+
+    stage.inputs = {"input_ids": token_ids()}
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(50):  # as requests overlap in a service; one of the first rounds fails
+            for call in [pool.submit(logits, stage.model) for _ in range(16)]:
+                call.result()
+    return "all calls answered"
+
+
 # --- saving-offloaded-model -----------------------------------------------------------------------------------
 
 
@@ -215,6 +229,11 @@ USE_SCENARIOS = (
     Scenario(
         "concurrent-load", "One thread's context reaches into the other's load.",
         steps(("run", "Plan in one thread while another one loads.", load_in_two_threads),)
+    ),
+    Scenario(
+        "concurrent-calls", "The headline error from a healthy model: overlapping calls share its hooks.",
+        steps=steps(("load", "Load with the last two blocks on disk.", load_with_disk),
+                    ("run", "Call it from eight threads.", call_from_threads)),
     ),
     Scenario(
         "saving-offloaded-model", "The state dict of a model under cpu_offload holds placeholders.",

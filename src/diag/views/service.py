@@ -1,7 +1,8 @@
 """A small HTTP service that loads by DEVICE_MAP and QUANTIZE, with two mistakes behind a switch. Loopback only.
 
 It shows the reported error where it happened: a 500 from uvicorn whose body is all that its owner sees. The mistake
-`inputs-to-model-device` is the one that was first blamed; it gives another text. `hooks-lost` gives the exact one.
+`inputs-to-model-device` is the one that was first blamed; it gives another text. `hooks-lost` and `calls-at-once`
+(an offloaded model that overlapping requests share) give the exact one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from diag.errors import DiagError, SpecError
 from diag.spec import LoadSpec
 
-MISTAKES = ("none", "inputs-to-model-device", "hooks-lost")
+MISTAKES = ("none", "inputs-to-model-device", "hooks-lost", "calls-at-once")
 _WORDS = 4
 _LIMIT = 65_536  # bytes of a request that are read
 
@@ -100,7 +101,8 @@ class Service:
             inputs = inputs.to(self.model.device)  # meta, when the embedding is offloaded
         else:
             inputs = inputs.to(input_device(self.model))
-        with self._one_at_a_time, torch.no_grad():
+        alone = contextlib.nullcontext() if self.mistake == "calls-at-once" else self._one_at_a_time
+        with alone, torch.no_grad():
             out = self.model.generate(inputs, max_new_tokens=_WORDS, do_sample=False, attention_mask=inputs != -1)
         return out[0, len(ids) :].tolist()
 
