@@ -123,7 +123,8 @@ def retries_in_another_dtype() -> Verdict:
     from diag.diagnosis.engine import diagnose
     from diag.loading import load
 
-    first = load(LoadSpec("tiny", device_map="single", hardware="600KiB+8GiB"))
+    too_small: Any = "600KiB+8GiB"
+    first = load(LoadSpec("tiny", device_map="single", hardware=too_small))
     first_error = type(first.error).__name__ if first.error else "no error"
     del first
     gc.collect()
