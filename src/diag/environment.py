@@ -56,7 +56,6 @@ LIBRARIES = (
     "nbconvert",
     "ipykernel",
     "ipywidgets",
-    "matplotlib",
     "deepspeed",
     "optimum",
 )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from diag import posix
+from diag.audience import bars_only_for_people
 from diag.errors import DiagError, SpecError, UnsupportedError
 from diag.machine import accelerator_peaks, reset_peaks
 from diag.notes import collecting
@@ -65,7 +66,7 @@ def load_planned(plan: Plan, notes: list[str] | None = None) -> LoadOutcome:
     reset_peaks()
     start = time.perf_counter()
     try:
-        with collecting(notes):
+        with collecting(notes), bars_only_for_people():
             loaded = _read(plan, folder.path)
             seconds = time.perf_counter() - start
             model = _with_adapter(plan, loaded.model)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
-import pytest
-
 from diag.sweep import progress
 
 ROW = {"device_map": "auto", "quantization": "nf4", "hardware": "this machine", "status": "ok"}
@@ -27,27 +23,3 @@ def test_silence_is_silent_but_rows_still_arrive(capsys):
         bar.row(ROW)
         bar.say("hello")
     assert capsys.readouterr().err == "" and seen == [ROW]
-
-
-@pytest.mark.parametrize(
-    ("parent", "watched"),
-    [
-        (["python", "/usr/bin/jupyter-lab", "--port=1"], True),
-        (["python", "-m", "jupyterlab"], True),
-        (["python", "-m", "jupyter", "notebook"], True),
-        (["python", "-m", "papermill", "in.ipynb", "out.ipynb"], False),
-        (["jupyter-nbconvert", "--execute"], False),
-        (["python", "-m", "diag", "report"], False),
-    ],
-)
-def test_only_a_kernel_of_a_notebook_server_is_watched(monkeypatch, parent, watched):
-    class Process:
-        def parent(self):
-            return self
-
-        def cmdline(self):
-            return parent
-
-    monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    monkeypatch.setattr(progress.psutil, "Process", Process)
-    assert progress.somebody_watches() is watched

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
+from diag.audience import somebody_watches
 
 
 class Progress:
@@ -50,20 +49,3 @@ class Progress:
             self._bar.write(text)
         else:
             print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-
-def somebody_watches() -> bool:
-    """True in a terminal, and in a kernel that a notebook server started.
-
-    A kernel that papermill or nbconvert started has no front end: a widget bar there would be a dead picture in the
-    report, and pull scripts from the network when it is opened.
-    """
-    if "ipykernel" not in sys.modules:
-        return sys.stderr.isatty()
-    try:
-        command = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]
-    except (psutil.Error, AttributeError):
-        return False
-    return (
-        re.search(r"jupyter[-_ ]?(lab|notebook|server|hub)|jupyterlab|ipykernel_launcher.*vscode", command) is not None
-    )
