@@ -383,6 +383,19 @@ def test_smollm2_comes_from_the_hub_cache_where_the_package_is_absent(own_cache,
 
 
 @pytest.mark.slow
+def test_smollm2_is_converted_without_a_word_and_leaves_the_readers_bar_as_it_was(smollm2_path, own_cache, capfd):
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    capfd.readouterr()
+    made = samples.path("smollm2")
+    assert own_cache in made.parents
+    assert digest(made) == digest(smollm2_path)
+    assert capfd.readouterr() == ("", "")
+    assert reader.tqdm is bar
+
+
+@pytest.mark.slow
 def test_smollm2_knows_the_capital_of_france(smollm2_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2_path, trust_remote_code=False)
     model = load("smollm2")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,7 @@ def _convert(gguf: Path, target: Path) -> None:
 
     from diag.samples.making import quiet
 
-    with quiet(), torch.device("cpu"):
+    with quiet(), _no_bar(), torch.device("cpu"):
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -64,6 +67,22 @@ def _convert(gguf: Path, target: Path) -> None:
         model.save_pretrained(target, max_shard_size=SAMPLES["smollm2"].shard_nbytes)
         words = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         words.save_pretrained(target)
+
+
+@contextlib.contextmanager
+def _no_bar() -> Iterator[None]:
+    """The reader's own bar does not obey transformers' switch; in an executed notebook it would be a broken widget."""
+    try:
+        reader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+        bar = reader.tqdm
+    except (ImportError, AttributeError):  # moved: then there is a bar
+        yield
+        return
+    reader.tqdm = lambda items, **_: items  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        reader.tqdm = bar  # type: ignore[attr-defined]
 
 
 def _dequantized(transformers: Any) -> dict[str, Any]:
