@@ -64,7 +64,7 @@ def _report(options: argparse.Namespace) -> Any:
 
 
 def _report_from(options: argparse.Namespace) -> Any:
-    from diag.views.executed import report_from
+    from diag.views.afterwards import report_from
 
     return report_from(options.from_notebook, options.out, options.results)
 
