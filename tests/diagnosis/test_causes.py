@@ -9,7 +9,6 @@ import pytest
 
 from diag.diagnosis import causes
 from diag.diagnosis.cases import CASES
-from diag.diagnosis.explain import main, main_causes
 from diag.errors import DiagError
 
 
@@ -49,22 +48,3 @@ def test_explaining_a_text_needs_neither_torch_nor_pandas():
     code = "import sys; from diag.diagnosis.explain import explain_text; explain_text('CUDA out of memory'); " \
            "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'numpy', 'transformers')))"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_command_line_explains_a_file_and_tells_unknown_apart(tmp_path, capsys):
-    known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
-    known.write_text("ValueError: `.half()` is not supported for quantized model.")
-    unknown.write_text("good morning")
-    assert main([str(known)]) == 0
-    assert "quantized-cast (likely)" in capsys.readouterr().out
-    assert main([str(unknown)]) == 3
-    assert "No known cause" in capsys.readouterr().out
-    assert main([str(tmp_path / "missing.txt")]) == 2
-
-
-def test_the_command_line_lists_causes_and_explains_one(capsys):
-    assert main_causes([]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 31
-    assert main_causes(["hooks-removed"]) == 0
-    assert "Avoid:" in capsys.readouterr().out
-    assert main_causes(["no-such"]) == 2

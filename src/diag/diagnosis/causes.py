@@ -13,7 +13,7 @@ from diag.diagnosis.causes_meta import META_CAUSES
 from diag.diagnosis.causes_placement import PLACEMENT_CAUSES
 from diag.diagnosis.causes_quantized import QUANTIZED_CAUSES
 from diag.diagnosis.causes_use import USE_CAUSES
-from diag.errors import DiagError
+from diag.errors import SpecError
 
 CATALOGUE: dict[str, Cause] = {
     cause.id: cause for cause in (*META_CAUSES, *USE_CAUSES, *QUANTIZED_CAUSES, *PLACEMENT_CAUSES)
@@ -38,12 +38,12 @@ def ids() -> tuple[str, ...]:
 
 
 def get(cause: str) -> Cause:
-    """The entry of one cause. Raises DiagError that names the nearest id for one that does not exist."""
+    """The entry of one cause. Raises SpecError that names the nearest id for one that does not exist."""
     if cause in CATALOGUE:
         return CATALOGUE[cause]
     close = difflib.get_close_matches(cause, CATALOGUE, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`diag causes` lists them."
-    raise DiagError(f"{cause!r} is not a cause.", why=f"causes are: {', '.join(PRECEDENCE)}.", next_step=hint)
+    raise SpecError(f"{cause!r} is not a cause.", why=f"causes are: {', '.join(PRECEDENCE)}.", next_step=hint)
 
 
 def describe():

@@ -1,16 +1,12 @@
-"""`diag explain`: a pasted text to ranked causes and what to check; needs the standard library only.
+"""explain_text(): a pasted text to ranked causes and what to check; needs the standard library only.
 
 Text shows less than state: nothing here is more than `likely`, and a text that is none of ours is `unknown`.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Findings, Fix
@@ -137,23 +133,7 @@ def _unknown(reports: Sequence[Report]) -> Finding:
                    check=(entry.check,))  # fmt: skip
 
 
-# --- command line ---------------------------------------------------------------------------------------------
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`diag explain [FILE] [--json]`: reads a file or standard input. 0: explained, 3: unknown, 2: could not read."""
-    parser = argparse.ArgumentParser("diag explain", description="Explains a pasted error, log or HTTP 500 body.")
-    parser.add_argument("file", nargs="?", default="-", help="a file, or - for standard input")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    args = parser.parse_args(argv)
-    try:
-        raw = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-    except OSError as error:
-        print(f"diag explain: {args.file} can't be read: {error.strerror or error}", file=sys.stderr)
-        return 2
-    found = explain_text(decode(raw))
-    print(json.dumps(as_json(found), indent=2, ensure_ascii=False) if args.json else render(found))
-    return 3 if found[0].cause == "unknown" else 0
+# --- as text and as JSON ---------------------------------------------------------------------------------------
 
 
 def decode(raw: bytes) -> str:
@@ -178,23 +158,3 @@ def as_json(found: Findings) -> list[dict]:
          "fix": [str(fix) for fix in f.fixes], "avoid": list(f.avoid), "sources": list(f.sources)}
         for f in found
     ]  # fmt: skip
-
-
-def main_causes(argv: Sequence[str] | None = None) -> int:
-    """`diag causes [ID]`: the catalogue, or one entry of it. 2: no such cause."""
-    from diag.errors import DiagError
-
-    parser = argparse.ArgumentParser("diag causes", description="Lists the causes, or explains one.")
-    parser.add_argument("cause", nargs="?", help="an id, such as hooks-removed")
-    args = parser.parse_args(argv)
-    try:
-        print(causes.get(args.cause) if args.cause else catalogue_text())
-    except DiagError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-def catalogue_text() -> str:
-    width = max(map(len, causes.ids()))
-    return "\n".join(f"{cause:<{width}}  {causes.get(cause).title}" for cause in causes.ids())

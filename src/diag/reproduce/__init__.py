@@ -8,19 +8,16 @@ Importing this package loads neither torch nor transformers; playing a scenario 
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import sys
-from collections.abc import Sequence
 
-from diag.errors import DiagError
+from diag.errors import SpecError, UnsupportedError
 from diag.reproduce.meta import META_SCENARIOS
 from diag.reproduce.placement import PLACEMENT_SCENARIOS
 from diag.reproduce.quantized import QUANTIZED_SCENARIOS
 from diag.reproduce.scenario import Played, Scenario, Stage, Step
 from diag.reproduce.use import USE_SCENARIOS
 
-__all__ = ["Played", "Scenario", "Stage", "Step", "get", "main", "names", "not_shown", "scenarios"]
+__all__ = ["Played", "Scenario", "Stage", "Step", "get", "names", "not_shown", "scenarios"]
 
 _ALL: tuple[Scenario, ...] = (*META_SCENARIOS, *USE_SCENARIOS, *QUANTIZED_SCENARIOS, *PLACEMENT_SCENARIOS)
 
@@ -36,17 +33,20 @@ def names() -> tuple[str, ...]:
 
 
 def get(name: str) -> Scenario:
-    """The scenario of a cause or of `cause/variant`. Raises DiagError, also for a cause that can't be shown here."""
+    """The scenario of a cause or of `cause/variant`. Raises SpecError for a name that does not exist.
+
+    Raises UnsupportedError for a cause that can't be shown here.
+    """
     from diag.diagnosis import causes
 
     for one in _ALL:
         if name in (one.name, one.cause):
             return one
     if name in causes.CATALOGUE:
-        raise DiagError(f"{name!r} can't be shown here.", why=f"{causes.get(name).shown_on}.",
+        raise UnsupportedError(f"{name!r} can't be shown here.", why=f"{causes.get(name).shown_on}.",
                         next_step=f"`diag causes {name}` explains it.")  # fmt: skip
     close = difflib.get_close_matches(name, names(), n=1)
-    raise DiagError(f"there is no scenario {name!r}.", why=f"scenarios are: {', '.join(names())}.",
+    raise SpecError(f"there is no scenario {name!r}.", why=f"scenarios are: {', '.join(names())}.",
                     next_step=f"did you mean {close[0]!r}?" if close else "choose one of these.")  # fmt: skip
 
 
@@ -56,25 +56,3 @@ def not_shown() -> dict[str, str]:
 
     shown = {one.cause for one in _ALL}
     return {cause: causes.get(cause).shown_on for cause in causes.ids() if cause not in shown}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`diag reproduce [NAME]`: plays a scenario and diagnoses it. 0: diagnosed as itself, 1: not, 2: no such."""
-    parser = argparse.ArgumentParser("diag reproduce", description="Plays a real failure step by step.")
-    parser.add_argument("name", nargs="?", help="a cause, or cause/variant")
-    args = parser.parse_args(argv)
-    if not args.name:
-        print("\n".join([*names(), *(f"{cause}: not shown here, {why}" for cause, why in not_shown().items())]))
-        return 0
-    try:
-        stage = get(args.name).start()
-    except DiagError as error:
-        print(error, file=sys.stderr)
-        return 2
-    with stage:
-        print(f"{stage.scenario.name}: {stage.scenario.teaches}\n")
-        while not stage.finished:
-            print(stage.play(), "\n", sep="")
-        found = stage.diagnose()
-        print(found)
-        return 0 if found and found[0].cause == stage.scenario.cause else 1

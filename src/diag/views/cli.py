@@ -1,4 +1,4 @@
-"""The command line: report, matrix, placement, env. Imports only the standard library until a command runs."""
+"""The command line. Imports only the standard library until a command runs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from diag import __version__
 from diag.errors import DiagError, SpecError
 from diag.exits import Exit
 from diag.spec import PRESETS, QUANTIZATIONS
+from diag.views.explaining import add_commands
 
 _EXITS = (
     "exit codes: 0 as expected · 1 worse than the baseline · 2 wrong usage · 3 could not judge (no access, network or "
@@ -58,9 +59,10 @@ def _run(arguments: list[str]) -> int:
 
         return develop.main(arguments)
     options = _parser().parse_args(arguments)
-    from diag.views import commands
+    from diag.views import commands, explaining
 
-    run: Callable[[argparse.Namespace], Exit] = getattr(commands, options.command)
+    home: Any = explaining if options.command in explaining.COMMANDS else commands
+    run: Callable[[argparse.Namespace], Exit] = getattr(home, options.command)
     return int(run(options))
 
 
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_matrix(commands)
     _add_placement(commands)
     _add_diff(commands)
+    add_commands(commands, _add)
     _add(commands, "env", "what this machine is: versions, devices, memory; works where torch is broken", "diag env")
     for name, text in (("lab", "opens JupyterLab on the notebooks"), ("test", "runs every check of a checkout")):
         _add(commands, name, text, f"python -m diag {name}", json_option=False)
