@@ -1,125 +1,119 @@
-"""report_from(): the truthful page of a notebook that somebody else's papermill ran, or that died on the way."""
+"""Executed copies of the walkthrough for readers on the web: `python -m diag.views.executed [FOLDER] [NAME …]`.
+
+A copy holds the outputs that a page can show: no widget state (GitHub does not render a notebook with
+`metadata.widgets`), no progress bars, no paths of the machine that made it.
+"""
 
 from __future__ import annotations
 
-import ast
-import os
-from collections.abc import Sequence
+import contextlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from diag.errors import DiagError
-from diag.spec import LoadSpec
-from diag.views import gating
-from diag.views.execute import DIED, ERROR, FINISHED, Ended, Run
-from diag.views.files import redacted
-from diag.views.notebooks import NotebookError
-from diag.views.report import ReportResult, finish
+from diag.views.execute import run_notebook
+from diag.views.files import write_notebook
+from diag.views.markup import style_tag
+from diag.views.notebooks import find_notebook
+
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_SHOWN = ("text/html", "text/plain", "text/markdown", "image/png", "image/svg+xml")
+_SCRATCH = re.compile(r"/tmp/(diag-[a-z]+)-[a-z0-9_]{8}")
 
 
-def report_from(
-    notebook: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    results: str | os.PathLike[str] | None = None,
-) -> ReportResult:
-    """Makes page, JSON, Markdown and JUnit of an executed notebook; loads nothing, and believes no stamp of papermill.
-
-    `out` defaults to the notebook's name with `.html`. The rows come from `results`, by default the file that the
-    notebook names, looked for from the current folder and from the notebook's. Raises NotebookError for a file that is
-    no notebook, or that was never run.
-    """
-    source = Path(notebook)
-    nb = _read(source)
-    path = Path(out) if out is not None else source.with_suffix(".html")
-    if path.with_suffix(".ipynb").resolve() == source.resolve():
-        path = path if path.suffix else path.with_suffix(".html")
-    ended = how_it_ended(nb)
-    specs, named = _asked(nb)
-    stored = Path(results) if results is not None else _found(named, source)
-    return finish(Run(nbformat.from_dict(redacted(nb)), ended), specs, path, stored)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the named notebooks (all numbered ones) and writes their copies; 1 where one of them failed."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    folder = Path(arguments[0]) if arguments else Path("docs")
+    names = arguments[1:] or [path.name for path in walkthrough()]
+    failed = [name for name in names if not make_copy(find_notebook(name), folder / name)]
+    for name in failed:
+        print(f"{name} did not run to its end; its copy was not written.", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def how_it_ended(nb: Any) -> Ended:
-    """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
-
-    A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
-    after it have no execution count; where it was the last, that it has no output though it always gives one.
-    """
-    code = [(position, cell) for position, cell in enumerate(nb.cells, start=1) if _is_code(cell)]
-    begun = [(position, cell) for position, cell in code if cell.get("execution_count") is not None]
-    if not begun:
-        raise NotebookError("this notebook was never run: no cell has been executed.",
-                            next_step="run it with papermill first, or let diag report run it.")  # fmt: skip
-    for position, cell in code:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                why = f"{output.get('ename')}: {output.get('evalue')}".strip()
-                return Ended(ERROR, position, len(nb.cells), _first_line(cell), str(redacted(why)))
-    last, cell = begun[-1]
-    never = [position for position, _ in code if position > last]
-    if never or (gating_cell(cell) and not cell.get("outputs")):
-        why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ended(DIED, last, len(nb.cells), _first_line(cell), why)
-    return Ended(FINISHED, cells=len(nb.cells))
+def walkthrough() -> list[Path]:
+    """The numbered notebooks, in order."""
+    return sorted(find_notebook("00_start_here.ipynb").parent.glob("[0-9][0-9]_*.ipynb"))
 
 
-def gating_cell(cell: Any) -> bool:
-    return "gate" in cell.metadata.get("tags", [])
+def make_copy(source: Path, target: Path) -> bool:
+    """Runs `source` in an empty folder and writes its copy to `target`; False, and nothing written, where it failed."""
+    source, target = source.resolve(), target.resolve()
+    with tempfile.TemporaryDirectory(prefix="diag-docs-") as scratch, contextlib.chdir(scratch):
+        run = run_notebook(source, Path(scratch) / source.name, {})
+    if not run.ended.ok:
+        return False
+    write_notebook(readable(run.nb, nbformat.read(source, as_version=4)), target)
+    return True
 
 
-def parameters_of(nb: Any) -> dict[str, Any]:
-    """The values of the parameters cell, and over them those that papermill put in. Literals only; nothing is run."""
-    found: dict[str, Any] = {}
-    for tag in ("parameters", "injected-parameters"):
-        for cell in nb.cells:
-            if cell.cell_type == "code" and tag in cell.metadata.get("tags", []):
-                found.update(_literals(cell.source))
-    return found
+def readable(executed: Any, source: Any) -> Any:
+    """The source notebook with the outputs that a page can show; pure."""
+    made = nbformat.from_dict(source)
+    sources = [cell for cell in made.cells if cell.cell_type == "code"]
+    ran = [cell for cell in executed.cells if cell.cell_type == "code" and "injected-parameters" not in _tags(cell)]
+    styled = False
+    for count, (cell, done) in enumerate(zip(sources, ran, strict=True), start=1):
+        cell.outputs = [output for output in map(_readable, done.outputs) if output is not None]
+        cell.execution_count = count
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = count
+            styled = _style_once(output, styled)
+    return made
 
 
-def _literals(source: str) -> dict[str, Any]:
-    found = {}
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    for node in body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                continue
-    return found
+def _readable(output: Any) -> Any:
+    """One output without what a page can't show; None where nothing is left."""
+    if output.output_type == "stream":
+        return None if output.name == "stderr" else _without_paths(output)
+    data = output.get("data", {})
+    if _WIDGET in data and "text/html" not in data:
+        return None
+    output = nbformat.from_dict({**output, "metadata": {}})
+    if data:
+        output.data = {mime: value for mime, value in data.items() if mime in _SHOWN}
+    return _without_paths(output)
 
 
-def _asked(nb: Any) -> tuple[Sequence[LoadSpec], str]:
-    """What the notebook was asked to load; nothing where its parameters were wrong."""
-    values = {name: value for name, value in parameters_of(nb).items() if name in gating.PARAMETERS}
-    named = str(values.get("results") or "results.sqlite")
-    try:
-        return gating.asked_for({**values, "baseline": None, "write_baseline": None}).specs, named
-    except (DiagError, KeyError):
-        return (), named
+def _style_once(output: Any, styled: bool) -> bool:
+    """The style sheet stays with the first output that brings it."""
+    html = output.get("data", {}).get("text/html", "")
+    if style_tag() in html and styled:
+        output.data["text/html"] = html.replace(style_tag(), "")
+    return styled or style_tag() in html
 
 
-def _found(named: str, source: Path) -> Path:
-    return next((path for path in (Path(named), source.parent / named) if path.is_file()), Path(named))
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, dict):
+        return nbformat.from_dict({key: _without_paths(item) for key, item in value.items()})
+    if isinstance(value, list):
+        return [_without_paths(item) for item in value]
+    return _shorter(value) if isinstance(value, str) else value
 
 
-def _read(source: Path) -> Any:
-    try:
-        return nbformat.read(source, as_version=4)
-    except (OSError, ValueError, KeyError, AttributeError) as e:
-        why = f"{type(e).__name__}: {e}"
-        raise NotebookError(f"{str(source)!r} can't be read as a notebook.", why=why,
-                            next_step="give the notebook that papermill wrote.") from e  # fmt: skip
+def _shorter(text: str) -> str:
+    for path, name in _places():
+        text = text.replace(path, name)
+    return _SCRATCH.sub(r"/tmp/\1", text)
 
 
-def _is_code(cell: Any) -> bool:
-    return cell.cell_type == "code" and bool(cell.source.strip())
+def _places() -> Iterable[tuple[str, str]]:
+    """Where this machine keeps the environment, the checkout and its scratch files, the longest first."""
+    root = str(Path(__file__).resolve().parents[3])
+    places = {sys.prefix: ".venv", root: ".", tempfile.gettempdir(): "/tmp"}
+    return sorted(places.items(), key=lambda item: -len(item[0]))
 
 
-def _first_line(cell: Any) -> str:
-    return next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
+def _tags(cell: Any) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
