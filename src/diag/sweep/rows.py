@@ -86,7 +86,7 @@ def blank_row(spec: LoadSpec, status: str, reason: str) -> dict[str, Any]:
 
 
 def failed_row(spec: LoadSpec, failure: Failure) -> dict[str, Any]:
-    row = blank_row(spec, failure.status, failure.reason)
+    row = blank_row(spec, failure.status, _sentence(failure.reason) if failure.reason else "")
     row.update(error_type=failure.error_type, error_text=failure.error_text)
     return row
 
