@@ -106,6 +106,51 @@ def test_a_fix_that_can_not_be_right_says_not_proved(tiny_copy):
     assert str(fixed.proof).startswith("not proved")
 
 
+def test_hooks_lost_on_a_gpu_are_fixed_on_that_gpu_where_the_model_fits():
+    model = _without_hooks(load(LoadSpec("tiny", device_map="offload", hardware="3MiB+8GiB")).model)
+    fixed = fix(diagnose(model))
+    assert fixed.model is model
+    assert {p.device.type for p in model.parameters()} == {"simgpu"}
+    assert fixed.proof.proved is True
+    assert fixed.notes[0].startswith("applied: refill")
+
+
+def test_where_a_fix_does_not_fit_the_next_is_applied_and_the_outcome_says_why():
+    spec = LoadSpec("tiny", device_map="offload", hardware="1100KiB+8GiB")
+    model = _without_hooks(load(spec).model)
+    before = dict(model.named_parameters())
+    fixed = fix(diagnose(model))
+    assert fixed.spec == spec and fixed.model is not model
+    assert fixed.proof.proved is True
+    assert fixed.notes[0].startswith("applied: reload")
+    assert fixed.notes[1].startswith("not applied: refill, OutOfMemoryError")
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+
+
+def test_where_no_fix_can_be_applied_the_error_says_what_was_tried(tiny_copy):
+    spec = LoadSpec(str(tiny_copy), device_map="offload")
+    model = _without_hooks(load(spec).model)
+    found = diagnose(model)
+    for file in tiny_copy.glob("*.safetensors"):
+        file.unlink()
+    before = dict(model.named_parameters())
+    fixed = fix(found)
+    assert fixed.model is None and isinstance(fixed.error, DiagError)
+    assert "refill, " in fixed.error.why and "reload, " in fixed.error.why
+    assert fixed.error.next_step
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+
+
+def test_materialise_on_a_device_that_is_too_small_changes_nothing():
+    model = load(LoadSpec("tiny", device_map="offload", hardware="1100KiB+8GiB")).model
+    before, devices = dict(model.named_parameters()), [p.device for p in model.parameters()]
+    with pytest.raises(torch.OutOfMemoryError):
+        materialise(model, "simgpu:0")
+    assert all(before[name] is parameter for name, parameter in model.named_parameters())
+    assert [p.device for p in model.parameters()] == devices
+    assert prove(model, LoadSpec("tiny", device_map="offload", hardware="1100KiB+8GiB")).proved is True
+
+
 def test_findings_without_a_model_or_spec_say_what_to_pass():
     with pytest.raises(DiagError, match="nothing to apply a fix to"):
         fix(diagnose(text="Tensor on device cuda:0 is not on the expected device meta!"))

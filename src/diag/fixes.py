@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from diag.diagnosis.finding import Finding, Findings, Fix
 from diag.diagnosis.plans import fixes_for
-from diag.errors import DiagError
+from diag.errors import CouldNotJudgeError, DiagError
 from diag.outcome import LoadOutcome, Proof
 from diag.spec import LoadSpec
 
@@ -37,9 +38,11 @@ def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
 def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
     """Applies the first safe fix of the first finding and proves it; the outcome has the model and the `proof`.
 
-    A repair changes the model that was diagnosed and returns it; a reload returns a new one. `proof` says
-    `not proved` where the result could not be shown to be right. Raises DiagError when the findings know no model and
-    no spec, when nothing is wrong, or when only a person can fix it (the text says how).
+    A repair changes the model that was diagnosed and returns it; a reload returns a new one. Where a fix fails while it
+    is applied, the model is left as it was and the next safe one is tried; `notes` begin with what was applied and why
+    the others were not; where none could be applied, `error` says what was tried. `proof` says `not proved` where the
+    result could not be shown to be right. Raises DiagError when the findings know no model and no spec, when nothing
+    is wrong, or when only a person can fix it (the text says how).
     """
     subject = found.subject
     spec = spec or subject.spec
@@ -50,15 +53,58 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
             why="the findings come from a text or a table, without a model or a spec.",
             next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
         )
-    chosen = next((one for one in plan(finding, spec) if not one.by_hand), None)
-    if chosen is None:
-        by_hand = plan(finding, spec)[-1]
-        raise DiagError(
+    planned = plan(finding, spec)
+    ways = [one for one in planned if not one.by_hand]
+    failed: list[str] = []
+    for chosen in ways:
+        outcome = _tried(chosen, finding, subject.model, spec, failed, is_last=chosen is ways[-1])
+        if outcome is not None:
+            notes = (f"applied: {chosen.action} ({chosen.because})", *failed, *outcome.notes)
+            return replace(outcome, notes=notes)
+    problem = _not_fixed(finding, planned[-1], failed)
+    if not failed:
+        raise problem
+    return LoadOutcome(spec or _spec_for(subject.model), error=problem, notes=tuple(failed))
+
+
+def _tried(
+    chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None, failed: list[str], is_last: bool
+) -> LoadOutcome | None:
+    """The outcome with a model, or None and the reason in `failed`. Keeps no exception: its frames hold memory."""
+    from diag.undo import all_or_nothing
+
+    try:
+        with all_or_nothing(model):
+            outcome = _apply(chosen, finding, model, spec)
+            if outcome.error is not None:
+                raise outcome.error
+            if not is_last and outcome.proof is not None and outcome.proof.proved is False:
+                raise CouldNotJudgeError(f"its result was {outcome.proof}")
+    except Exception as error:
+        _log.debug("%s failed", chosen.action, exc_info=True)
+        failed.append(_reason(chosen, error))
+        return None
+    return outcome
+
+
+def _reason(chosen: Fix, error: BaseException) -> str:
+    said = str(error).strip() or "no further text"
+    return f"not applied: {chosen.action}, {type(error).__name__}: {' '.join(said.splitlines()[:3])}"
+
+
+def _not_fixed(finding: Finding, by_hand: Fix, failed: list[str]) -> DiagError:
+    if not failed:
+        return DiagError(
             f"{finding.cause} can't be fixed from here.",
             why="the fix is in the code or the environment, not in the model.",
             next_step=by_hand.because,
         )
-    return _apply(chosen, finding, subject.model, spec)
+    return DiagError(
+        f"{finding.cause} is not fixed: {'the only fix' if len(failed) == 1 else 'each fix'} that can be applied "
+        "failed, and the model is as it was.",
+        why="; ".join(failed) + ".",
+        next_step=by_hand.because,
+    )
 
 
 def require_materialised(model: Any) -> Any:
@@ -141,7 +187,7 @@ def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) ->
     if action == "restore-tie":
         return repairs.restore_tie(model)
     if action == "refill":
-        return repairs.refill(model, finding.tensors, spec)
+        return repairs.together(repairs.refill(model, finding.tensors, spec))
     return model  # use-input-device: the model is as it should be
 
 

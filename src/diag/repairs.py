@@ -12,6 +12,7 @@ from diag.errors import CouldNotJudgeError, MetaWithoutDataError
 from diag.hooks import HookIndex, align_hooks
 from diag.stored import plain_name, sources
 from diag.tensors import Entry, accelerator_type, entries, tie_sources
+from diag.undo import all_or_nothing
 from diag.weights import held_value
 
 
@@ -20,14 +21,16 @@ def materialise(model: nn.Module, device: Any = None) -> nn.Module:
 
     Without `device` it is the device where the model runs, or the CPU where its hooks name several. Takes as much
     memory there as the whole model. All or nothing: raises MetaWithoutDataError, naming them, when a meta tensor has
-    no data anywhere, and leaves the model as it was then. A forward that was put past its hook goes with the hooks.
+    no data anywhere, or the device's out-of-memory error, and leaves the model as it was then. A forward that was put
+    past its hook goes with the hooks.
     """
     target = torch.device(device) if device is not None else _own_device(model)
     values = _fetch(model, target)
-    _unhook(model)
-    _put(model, values)
-    model.to(target)
-    model.__dict__.pop("hf_device_map", None)
+    with all_or_nothing(model):
+        _unhook(model)
+        _put(model, values)
+        model.to(target)
+        model.__dict__.pop("hf_device_map", None)
     return model
 
 
@@ -79,6 +82,22 @@ def refill(model: nn.Module, names: Iterable[str], checkpoint: Any = None) -> nn
         where = device if entry.tensor.is_meta else entry.tensor.device
         values[entry.name] = value.to(device=where, dtype=entry.tensor.dtype)
     _put(model, values)
+    return model
+
+
+def together(model: nn.Module) -> nn.Module:
+    """Puts a model that has lost its hooks on the device where it starts: nobody else would move inputs for it.
+
+    A model that still has hooks stays where it is. Raises the device's out-of-memory error, nothing moved then.
+    """
+    if any(align_hooks(module) for module in model.modules()):
+        return model
+    target = input_device(model)
+    elsewhere = [e for e in entries(model) if not e.tensor.is_meta and _moves_as_a_copy(e.tensor, target)]
+    moved = {id(e.tensor): e.tensor.detach().to(target) for e in {id(e.tensor): e for e in elsewhere}.values()}
+    with all_or_nothing(model):
+        _put(model, {e.name: moved[id(e.tensor)] for e in elsewhere})
+        model.__dict__.pop("hf_device_map", None)
     return model
 
 
@@ -138,16 +157,16 @@ def _own_device(model: nn.Module) -> torch.device:
 
 
 def _fetch(model: nn.Module, target: torch.device) -> dict[str, torch.Tensor]:
-    """Every meta tensor's data on the target; raises before anything was changed."""
+    """All data that is not yet on the target, there; raises before anything was changed."""
     index = HookIndex(model)
     values: dict[str, torch.Tensor] = {}
     missing = []
     fetched: dict[int, torch.Tensor] = {}
     for entry in entries(model):
-        if not entry.tensor.is_meta:
+        if not entry.tensor.is_meta and not _moves_as_a_copy(entry.tensor, target):
             continue
         if id(entry.tensor) not in fetched:
-            value = held_value(entry, index, also_bypassed=True)
+            value = held_value(entry, index, also_bypassed=True) if entry.tensor.is_meta else entry.tensor.detach()
             if value is None or value.is_meta:
                 missing.append(entry.name)
                 continue
@@ -157,6 +176,11 @@ def _fetch(model: nn.Module, target: torch.device) -> dict[str, torch.Tensor]:
     if missing:
         raise without_data(model, missing)
     return values
+
+
+def _moves_as_a_copy(tensor: torch.Tensor, target: torch.device) -> bool:
+    """Whether a resident tensor is on another device, and plain: quantized ones are moved by their own class."""
+    return type(tensor) in (torch.Tensor, nn.Parameter) and tensor.device != target
 
 
 def without_data(model: nn.Module, missing: list[str]) -> MetaWithoutDataError:
