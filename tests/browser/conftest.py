@@ -11,53 +11,28 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from notebook_page import ROOT, SHOTS, Lab
 
-ROOT = Path(__file__).resolve().parents[2]
-SHOTS = ROOT / "build" / "screenshots"
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Lab:
-    """A running JupyterLab: where it is, its token, and the folder whose notebooks it serves."""
-
-    url: str
-    token: str
-    folder: Path
-
-    def notebook(self, name: str) -> str:
-        """Its address, in a workspace of its own, so that no other notebook is open beside it."""
-        return f"{self.url}/lab/workspaces/{name.partition('.')[0]}/tree/{name}?token={self.token}"
-
-
-def chromium() -> str | None:
-    """The path of a Chromium or Chrome: `$DIAG_CHROMIUM`, else what the system has."""
-    named = os.environ.get("DIAG_CHROMIUM")
-    found = [named] if named else [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    return next((path for path in found if path), None)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[object]:
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[object]:
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-    path = chromium()
-    if path is None:
-        pytest.skip("no Chromium: install it (Debian: apt-get install chromium) or set DIAG_CHROMIUM")
     SHOTS.mkdir(parents=True, exist_ok=True)
     with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        opened = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield opened
         opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(browser, tmp_path_factory) -> Iterator[Lab]:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install jupyterlab")
     folder = tmp_path_factory.mktemp("lab")
@@ -76,7 +51,7 @@ def lab(browser, tmp_path_factory) -> Iterator[Lab]:
 
 @pytest.fixture
 def page(browser, request) -> Iterator[object]:
-    """A desktop page; a failing test leaves a picture of it."""
+    """A desktop page; a picture of its last state stays, for whoever wonders why a test failed."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme="light")
     opened = context.new_page()
     yield opened

@@ -2,71 +2,125 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import time
+import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 _NUMBERED = re.compile(r"\[\d+\]")
-SHORT, LONG = 20_000, 120_000  # milliseconds
+LONG = 180_000  # milliseconds
+ROOT = Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "build" / "screenshots"
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running JupyterLab: where it is, its token, and the folder whose notebooks it serves."""
+
+    url: str
+    token: str
+    folder: Path
+
+    def address(self, name: str) -> str:
+        """A notebook's address, in a workspace of its own, so that no other notebook is open beside it."""
+        return f"{self.url}/lab/workspaces/{name.partition('.')[0]}/tree/{name}?token={self.token}"
+
+    def wait_for_kernel(self, name: str) -> None:
+        """Until the server says that this notebook's kernel is up; the page shows it as idle a little too early."""
+        end = time.monotonic() + LONG / 1000
+        while time.monotonic() < end:
+            with urllib.request.urlopen(f"{self.url}/api/sessions?token={self.token}", timeout=30) as answer:
+                sessions = json.load(answer)
+            if any(one["path"] == name and one["kernel"]["execution_state"] == "idle" for one in sessions):
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"the kernel of {name} did not come up")
+
+    def edited(self, name: str, *more: str, **parameters: object) -> str:
+        """The served copy of a notebook of the walkthrough, with cells put before its last and other parameters."""
+        nb = nbformat.read(ROOT / "notebooks" / name, as_version=4)
+        for cell in nb.cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                cell.source += "".join(f"\n{key} = {value!r}" for key, value in parameters.items())
+        code = [position for position, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+        nb.cells[code[-1] : code[-1]] = [nbformat.v4.new_code_cell(cell) for cell in more]
+        nbformat.write(nb, self.folder / name)
+        return name
 
 
 class NotebookPage:
-    """One notebook in one page. Cells are addressed by their position among code and text cells."""
+    """One notebook in one page; cells are found by what their code begins with or contains."""
 
-    def __init__(self, page: Any, lab: Any, name: str, shots: Path) -> None:
-        self.page, self.name, self._shots = page, name, shots
-        page.goto(lab.notebook(name))
+    def __init__(self, page: Any, lab: Lab, name: str) -> None:
+        self.page = page
+        page.goto(lab.address(name))
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=LONG)
         self._dismiss_news()
+        lab.wait_for_kernel(name)
         page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state="attached", timeout=LONG)
 
     def _dismiss_news(self) -> None:
-        """JupyterLab asks once whether it may fetch news; it opens beside whatever the test looks at."""
+        """JupyterLab asks once whether it may fetch news; the question lies over what the test looks at."""
         button = self.page.locator(".jp-toast-button, .Toastify__toast button").filter(has_text="No")
-        try:
-            button.first.wait_for(timeout=4_000)
-            button.first.click()
-        except Exception:  # a newer JupyterLab may not ask
-            pass
+        with contextlib.suppress(Exception):  # an instance that asked already does not ask again
+            button.first.click(timeout=3_000)
 
-    def command(self, name: str) -> None:
-        self.page.evaluate(f"window.jupyterapp && window.jupyterapp.commands.execute({json.dumps(name)})")
+    def cell(self, code: str) -> Any:
+        return self.page.locator(".jp-Notebook .jp-CodeCell").filter(has_text=code).last
 
-    def cell(self, position: int) -> Any:
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(position)
-
-    def run(self, position: int, timeout: int = LONG) -> Any:
-        """Runs one cell and waits until it has a number; returns its output area."""
-        cell = self.cell(position)
-        cell.scroll_into_view_if_needed()
+    def run(self, code: str) -> Any:
+        """Runs the cell with this code, waits until it is done, and returns its outputs."""
+        cell = self.cell(code)
         cell.locator(".cm-content").first.click()
         self.page.keyboard.press("Control+Enter")
-        self.wait(position, timeout)
+        return self.outputs(code)
+
+    def run_exactly(self, code: str) -> Any:
+        """Runs the cell whose whole code this is."""
+        content = self.page.locator(".cm-content", has_text=re.compile(rf"^{re.escape(code)}$"))
+        cell = self.page.locator(".jp-Notebook .jp-CodeCell").filter(has=content).last
+        cell.locator(".cm-content").first.click()
+        self.page.keyboard.press("Control+Enter")
+        self._done(cell)
         return cell.locator(".jp-OutputArea").first
 
-    def wait(self, position: int, timeout: int = LONG) -> None:
-        prompt = self.cell(position).locator(".jp-InputPrompt").first
-        prompt.filter(has_text=_NUMBERED).wait_for(timeout=timeout)
+    def run_to(self, code: str) -> Any:
+        """Runs every cell from the first to the one with this code, one after another as Shift+Enter does."""
+        cells = self.page.locator(".jp-Notebook .jp-CodeCell")
+        target = self.cell(code).element_handle()
+        for position in range(cells.count()):
+            cell = cells.nth(position)
+            cell.locator(".cm-content").first.click()
+            self.page.keyboard.press("Control+Enter")
+            self._done(cell)
+            if cell.evaluate("(one, other) => one === other", target):
+                break
+        return self.outputs(code)
 
-    def run_all(self) -> None:
-        self.page.locator(".jp-Notebook .jp-Cell").first.click()
-        self.page.click('li.lm-MenuBar-item:has-text("Run")')
-        self.page.click('li.lm-Menu-item:has-text("Run All Cells")')
+    def outputs(self, code: str) -> Any:
+        cell = self.cell(code)
+        self._done(cell)
+        return cell.locator(".jp-OutputArea").first
 
-    def interrupt(self) -> None:
-        self.page.click('li.lm-MenuBar-item:has-text("Kernel")')
-        self.page.click('li.lm-Menu-item:has-text("Interrupt Kernel")')
+    def _done(self, cell: Any) -> None:
+        cell.locator(".jp-InputPrompt").first.filter(has_text=_NUMBERED).wait_for(timeout=LONG)
 
-    def shot(self, name: str) -> None:
-        self.page.screenshot(path=self._shots / f"{name}.png")
+    def menu(self, menu: str, item: str) -> None:
+        self.page.click(f'li.lm-MenuBar-item:has-text("{menu}")')
+        self.page.locator("li.lm-Menu-item").filter(has_text=item).first.click()
 
+    def shot(self, name: str, of: Any = None) -> None:
+        """A picture of an element in full, or of the page as it is scrolled."""
+        (self.page if of is None else of).screenshot(path=SHOTS / f"{name}.png")
 
-def write(folder: Path, name: str, *cells: str) -> str:
-    """A notebook of code cells in the folder that JupyterLab serves."""
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(made, folder / name)
-    return name
+    def too_wide(self) -> list[str]:
+        """Classes of diag's outputs whose content is wider than they are."""
+        script = """() => [...document.querySelectorAll('.jp-OutputArea .diag, .diag-live')]
+            .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.className + ' ' + one.scrollWidth)"""
+        return self.page.evaluate(script)
