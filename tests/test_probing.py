@@ -139,3 +139,15 @@ def test_the_model_is_left_as_it_was(tiny):
     answer(tiny)
     assert tiny.training and all(module.training for module in tiny.modules())
     tiny.eval()
+
+
+@pytest.mark.parametrize("kind", ["OPT", "Mamba"])
+def test_a_checkpoint_without_a_tokenizer_is_asked_with_fixed_ids(tmp_path, kind):
+    import transformers
+
+    small = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2}
+    extra = {"ffn_dim": 64, "num_attention_heads": 2, "word_embed_proj_dim": 32} if kind == "OPT" else {"state_size": 4}
+    config = getattr(transformers, f"{kind}Config")(**small, **extra)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path)
+    proof = diag.prove(diag.load(diag.LoadSpec(str(tmp_path), device_map="disk")).model)
+    assert proof.proved and proof.probes[0] == "fixed token ids", proof

@@ -31,7 +31,7 @@ def make_inputs(model: Any, probe: str | None, folder: str | None) -> Inputs:
     CouldNotJudgeError where no input can be made.
     """
     base = without_adapter(model)
-    tokenizer = _tokenizer(folder) if folder else None
+    tokenizer = _tokenizer(folder, base.config) if folder else None
     if is_saved_request(probe):
         inputs = Inputs(_replayed(base, str(probe), tokenizer), tokenizer, str(probe))
     elif _sees(base) and (processed := _processed(base, probe, folder)) is not None:
@@ -100,18 +100,29 @@ def _replayed(model: Any, path: str, tokenizer: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _tokenizer(folder: str) -> Any:
+def _tokenizer(folder: str, config: Any) -> Any:
+    """The tokenizer of a folder; None where there is none that fits, and then fixed ids are asked.
+
+    From a folder without one, transformers 5 builds an empty tokenizer of the model's kind, whose texts have no tokens.
+    """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        ids = tokenizer(DEFAULT_PROMPT).input_ids
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
-        return None  # many checkpoints come without one; then fixed ids are asked
+        return None
+    words = len(set(ids) - {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id})
+    return tokenizer if words and max(ids) < _vocabulary(config) else None
+
+
+def _vocabulary(config: Any) -> int:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(text, "vocab_size", 0) or 100)
 
 
 def _fixed_ids(config: Any) -> torch.Tensor:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    size = int(getattr(text, "vocab_size", 0) or 100)
+    size = _vocabulary(config)
     return torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
 
 

@@ -130,7 +130,7 @@ def input_device(model: Any) -> torch.device:
     """Where inputs belong: where the first layer runs. Never `model.device`, which is meta for an offloaded one."""
     from diag.hooks import align_hooks
 
-    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    embedding = _embedding(model)
     for module in (embedding, model):
         for hook in align_hooks(module) if module is not None else ():
             if hook.execution_device is not None:
@@ -139,6 +139,14 @@ def input_device(model: Any) -> torch.device:
         if not tensor.is_meta:
             return tensor.device
     return torch.device("cpu")
+
+
+def _embedding(model: Any) -> Any:
+    """The module that takes the tokens; None for a model that has none, or several (CLIP's raises)."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _device(device: Any, model: Any) -> torch.device:
