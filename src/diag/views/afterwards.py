@@ -13,7 +13,7 @@ import nbformat
 from diag.errors import DiagError
 from diag.spec import LoadSpec
 from diag.views import gating
-from diag.views.execute import DIED, ERROR, FINISHED, Ended, Run
+from diag.views.execute import DIED, ERROR, FINISHED, Ended, Run, truthful
 from diag.views.files import redacted
 from diag.views.notebooks import NotebookError
 from diag.views.report import ReportResult, finish
@@ -26,19 +26,19 @@ def report_from(
 ) -> ReportResult:
     """Makes page, JSON, Markdown and JUnit of an executed notebook; loads nothing, and believes no stamp of papermill.
 
-    `out` defaults to the notebook's name with `.html`. The rows come from `results`, by default the file that the
+    `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
+    that is the notebook itself, which is left alone. The rows come from `results`, by default the file that the
     notebook names, looked for from the current folder and from the notebook's. Raises NotebookError for a file that is
     no notebook, or that was never run.
     """
     source = Path(notebook)
     nb = _read(source)
     path = Path(out) if out is not None else source.with_suffix(".html")
-    if path.with_suffix(".ipynb").resolve() == source.resolve():
-        path = path if path.suffix else path.with_suffix(".html")
     ended = how_it_ended(nb)
     specs, named = _asked(nb)
     stored = Path(results) if results is not None else _found(named, source)
-    return finish(Run(nbformat.from_dict(redacted(nb)), ended), specs, path, stored)
+    nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
+    return finish(Run(nb, ended), specs, path, stored, source)
 
 
 def how_it_ended(nb: Any) -> Ended:

@@ -17,8 +17,8 @@ from diag.spec import PRESETS, QUANTIZATIONS
 from diag.views.explaining import add_commands
 
 _EXITS = (
-    "exit codes: 0 as expected · 1 worse than the baseline · 2 wrong usage · 3 could not judge (no access, network or "
-    "disk) · 4 the run died"
+    "exit codes: 0 as expected · 1 worse than the baseline · 2 wrong usage · 3 could not judge (no access, network, "
+    "disk, GPU held by others) · 4 the run died"
 )
 
 

@@ -22,12 +22,12 @@ def report(options: argparse.Namespace) -> Exit:
     """One HTML file, and its path on stdout; a line for each finished combination goes to stderr."""
     if options.plan:
         return _plan(options)
-    from diag.views import report as reports
+    from diag.views.refusal import write_refusal
 
     try:
         result = _report_from(options) if options.from_notebook else _report(options)
     except (DiagError, OSError) as error:
-        reports.write_refusal(error, options.out)
+        write_refusal(error, options.out)
         raise
     if options.json:
         _print_json(result.to_json())

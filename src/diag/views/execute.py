@@ -88,7 +88,7 @@ def run_notebook(
         error = _execute(notebook, dict(parameters), watch, lines)
     nb = remove_error_markers(watch.nb) if watch.nb is not None else nbformat.read(notebook, as_version=4)
     ended = _ended(error, watch, nb)
-    nb = _truthful(nb, ended, notebook.name, output.name)
+    nb = truthful(nb, ended, notebook.name, output.name)
     return Run(nb, ended)
 
 
@@ -244,7 +244,7 @@ def _death(exit_code: int | None) -> str:
     return "the kernel's process ended itself" + ("" if exit_code is None else f" with exit code {exit_code}")
 
 
-def _truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
+def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
     """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
     nb.metadata["diag"] = {"ended": ended.to_json()}
     nb = nbformat.from_dict(redacted(nb))

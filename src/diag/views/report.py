@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ import pandas as pd
 
 import diag
 from diag.baseline import read_baseline
-from diag.errors import DiagError
+from diag.errors import DiagError, SpecError
 from diag.exits import Exit
 from diag.gate import Gate, judge
 from diag.hardware import format_exact
@@ -26,7 +24,7 @@ from diag.spec import PRESETS, LoadSpec
 from diag.views import endings, gating, plots, summary
 from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
-from diag.views.execute import ERROR, Ended, Run, run_notebook
+from diag.views.execute import Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
 from diag.views.markup import View, tag
 from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
@@ -93,20 +91,14 @@ def write_report(
     options = dict(options or {})
     own = {name: options[name] for name in gating.SPEC_OPTIONS if name in options}
     specs = diag.grid(model, device_maps, quantizations, machines, probe=probe, loader=loader, adapter=adapter, **own)
-    if baseline is not None and (write_baseline is None or write_baseline is False):
+    if not specs:
+        raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
+    if baseline is not None and not write_baseline:
         read_baseline(baseline)  # a wrong file is found now, and not after an hour
-    limits = {
-        "loader": loader, "adapter": adapter, "budget": budget, "max_loads": max_loads,
-        "baseline": None if baseline is None else os.fspath(baseline), "options": options or None,
-        "write_baseline": _baseline_name(write_baseline, baseline, path),
-        "deadline": _before(deadline) if "deadline" in declared_parameters(source) else None,
-    }  # fmt: skip
-    values = {
-        "model": model, "device_maps": _plain(specs, "device_map_text"),
-        "quantizations": _plain(specs, "quantization"), "hardware": _plain(specs, "hardware_text"), "probe": probe,
-        "timeout": timeout, "results": str(stored),
-        **{name: value for name, value in limits.items() if value is not None}, **(parameters or {}),
-    }  # fmt: skip
+    limits = {"budget": budget, "max_loads": max_loads, "deadline": _before(deadline, source),
+              "options": options or None, "baseline": baseline and os.fspath(baseline),
+              "write_baseline": _baseline_name(write_baseline, baseline, path)}  # fmt: skip
+    values = {**_values(specs, timeout, stored), **_without_none(limits), **(parameters or {})}
     check_parameters(source, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     stored.parent.mkdir(parents=True, exist_ok=True)
@@ -115,9 +107,26 @@ def write_report(
     return finish(run, specs, path, stored)
 
 
-def _before(deadline: float | None) -> float | None:
+def _values(specs: Sequence[LoadSpec], timeout: float, stored: Path) -> dict[str, Any]:
+    """The parameters of any report notebook; loader and adapter only where there are some."""
+    first = specs[0]
+    values = {
+        "model": first.model, "device_maps": _plain(specs, "device_map_text"),
+        "quantizations": _plain(specs, "quantization"), "hardware": _plain(specs, "hardware_text"),
+        "probe": first.probe, "timeout": timeout, "results": str(stored),
+    }  # fmt: skip
+    return {**values, **_without_none({"loader": first.loader, "adapter": first.adapter})}
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _before(deadline: float | None, source: Path) -> float | None:
     """When the matrix stops by itself, so that what it has is still reported before the deadline."""
-    return None if deadline is None else max(1.0, deadline - min(60.0, 0.2 * deadline))
+    if deadline is None or "deadline" not in declared_parameters(source):
+        return None
+    return max(1.0, deadline - min(60.0, 0.2 * deadline))
 
 
 def _baseline_name(write: Any, baseline: Any, path: Path) -> str | None:
@@ -163,10 +172,12 @@ def file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"
 
 
-def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path) -> ReportResult:
-    """Writes everything that an executed notebook leaves: itself, the page, JSON, Markdown and JUnit."""
+def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, source: Path | None = None) -> ReportResult:
+    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit."""
     nb, ended = run.nb, endings.settled(run.ended)
     verdict = verdict_of(nb)
+    if endings.exit_code(ended, verdict) is Exit.WRONG_USAGE:
+        specs = ()  # nothing was asked that could have rows
     if not ended.ok:
         _put_first(nb, ended, _partial(specs, stored) if verdict is None and specs else None)
         verdict = verdict_of(nb)
@@ -175,7 +186,8 @@ def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path) -> Rep
         headline = f"{endings.title(ended.to_json())}. {headline if verdict else ''}".strip()
     code = endings.exit_code(ended, verdict)
     executed = path.with_suffix(".ipynb")
-    write_notebook(nb, executed)
+    if source is None or executed.resolve() != source.resolve():
+        write_notebook(nb, executed)
     write_text(path, to_html(_for_reading(nb, ended), f"{headline} | diag report"))
     frame = stored_frame(specs, stored) if specs else None
     write_summaries(path.with_suffix(""), _gate(verdict, frame, code, redacted(headline)), frame)
@@ -262,26 +274,3 @@ def _round_size(nbytes: float) -> str:
     unit = 2 ** (10 * max(0, int(math.log2(nbytes) // 10)))
     step = 10 ** max(0, math.ceil(math.log10(nbytes / unit)) - 2)
     return format_exact(math.ceil(nbytes / unit / step) * step * unit)
-
-
-def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
-    """For a job that named its report: a page, JSON, Markdown and JUnit that say why nothing was run.
-
-    Where the place is full, they go to the folder for temporary files, and a line on stderr says so.
-    """
-    if out is None:
-        return
-    name = type(error).__name__
-    ended = Ended(ERROR, why=f"{name}: {error}")
-    nb = nbformat.v4.new_notebook(metadata={"diag": {"ended": ended.to_json()}})
-    headline, code = endings.title(ended.to_json()), endings.exit_code(ended, None)
-    for path in (Path(out), Path(tempfile.gettempdir()) / Path(out).name):
-        with suppress(OSError):
-            write_text(path, to_html(nbformat.from_dict(redacted(nb)), f"{headline} | diag report"))
-            write_summaries(path.with_suffix(""), Gate(code, redacted(headline), ()))
-            if path != Path(out):
-                print(
-                    f"The report is in {redacted(str(path))}: {redacted(str(out))} could not be written.",
-                    file=sys.stderr,
-                )
-            return
