@@ -206,3 +206,13 @@ def test_an_exception_is_explained_in_the_log_and_the_client_gets_an_id(caplog):
 def test_explaining_never_raises(caplog):
     assert explain_exception(ValueError("anything"), model=object())
     assert "no diagnosis" in caplog.text
+
+
+def test_a_base_on_disk_is_healthy_and_no_plan_puts_an_adapter_on_it():
+    spec = LoadSpec("tiny", device_map="disk", adapter="some/adapter")
+    model = load(LoadSpec("tiny", device_map="disk")).model
+    assert diagnose(model).healthy
+    reloads = [one for one in plan(diagnose(_without_hooks(model))[0], spec) if one.spec is not None]
+    assert reloads and all(one.spec.device_map == "cpu" for one in reloads)
+    assert "PEFT would write over" in reloads[0].because
+    assert "PEFT would rewrite the base's own checkpoint files" in load(spec).error.why

@@ -88,7 +88,7 @@ def sources(model: Any, checkpoint: Any = None) -> dict[str, Source]:
 
 def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor]:
     """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
-    return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in _keys_of(path)}
+    return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
 
 
 def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
@@ -197,7 +197,8 @@ def checkpoint_name(model: Any, checkpoint: Any = None) -> str:
     return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
 
 
-def _keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+def keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names and shapes of one file's tensors."""
     if path.suffix == ".safetensors":
         from safetensors import safe_open
 

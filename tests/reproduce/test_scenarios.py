@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from diag import reproduce
@@ -13,6 +15,7 @@ from diag.fixes import fix
 NOT_PROVABLE = {
     "missing-weight-data": "the checkpoint itself lacks a tensor",
     "missing-weight-data/files-gone": "the files are gone",
+    "adapter-on-offloaded-base/files-rewritten": "the files themselves are other ones now",
     "uninitialised-values/buffer": "no input is known for that class",
 }
 BY_HAND = ("constructor-on-meta", "environment-mismatch", "offload-notice")
@@ -68,7 +71,8 @@ def test_every_cause_is_shown_or_says_why_not():
 
 
 def test_a_silent_scenario_gives_a_wrong_answer():
-    for name in ("forward-bypasses-hook", "submodule-replaced", "uninitialised-values", "tied-weights-split/lost"):
+    for name in ("forward-bypasses-hook", "submodule-replaced", "uninitialised-values", "tied-weights-split/lost",
+                 "adapter-on-offloaded-base/files-rewritten"):  # fmt: skip
         with reproduce.get(name).run() as stage:
             assert stage.is_wrong, name
 
@@ -96,3 +100,21 @@ def test_the_folder_goes_with_the_stage():
         folder = stage.folder
         assert folder.exists()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter-on-offloaded-base", "adapter-on-offloaded-base/files-rewritten"])
+def test_nothing_is_left_where_the_caller_works(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with reproduce.get(name).run() as stage:
+        stage.diagnose()
+        assert Path.cwd() == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peft_writes_over_a_local_base_and_the_rewritten_tensors_are_named():
+    with reproduce.get("adapter-on-offloaded-base/files-rewritten").run() as stage:
+        found = stage.diagnose()
+        assert "3 of 6 files" in stage.played[2].shows
+        assert "model.layers.5.mlp.down_proj.weight" in found[0].tensors
+        assert "model.layers.0.mlp.down_proj.weight" not in found[0].tensors
+        assert "fetched again" in found[0].fixes[-1].because

@@ -66,6 +66,7 @@ class ModelFacts:
     unpacked: tuple[str, ...] = ()
     stateless: tuple[str, ...] = ()
     dead_adapter: tuple[str, ...] = ()
+    rewritten: tuple[str, ...] = ()
     frozen_out: tuple[str, ...] = ()
     bare_meta: tuple[str, ...] = ()
     off_meta_state: tuple[str, ...] = ()

@@ -125,11 +125,21 @@ def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
 
 
 def _reload(spec: LoadSpec, why: str) -> Fix:
+    if spec.adapter is not None and may_use_disk(spec):
+        spec = spec.replace(device_map="cpu")
+        why += "; without disk, since PEFT would write over the base's files there"
     size = _checkpoint_bytes(spec)
     memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
     return Fix(
         "reload", f"loads again: {why}.{memory}", f"diag.load({spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
     )
+
+
+def may_use_disk(spec: LoadSpec) -> bool:
+    """Whether this load may leave weights on disk: it says so, or it decides by the free memory."""
+    if isinstance(spec.device_map, Mapping):
+        return "disk" in map(str, spec.device_map.values())
+    return spec.device_map not in ("none", "cpu", "single")
 
 
 def _checkpoint_bytes(spec: LoadSpec) -> int | None:

@@ -162,6 +162,14 @@ def _likely_uninitialised(facts: ModelFacts, skip: set[str]) -> Iterator[Finding
                    because=("Its outer matrices are all zero: the adapter changes nothing.",))  # fmt: skip
 
 
+def rewritten_files(e: Evidence) -> Iterator[Finding]:
+    names = e.facts.rewritten if e.facts else ()
+    if names:
+        yield make("adapter-on-offloaded-base", "shown", names, silent=True,
+                   because=(f"The base's files hold {len(names)} tensors only under PEFT's names: PEFT wrote over them, "
+                            "and a load of these files fills those weights at random.",))  # fmt: skip
+
+
 def lost_ties(e: Evidence) -> Iterator[Finding]:
     pairs = _lost_ties(e.facts) if e.facts else ()
     if pairs:
@@ -213,5 +221,5 @@ def inputs(e: Evidence) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    bare_meta, replaced_modules, uninitialised, lost_ties, quantization, training, inputs,
+    bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
 )  # fmt: skip

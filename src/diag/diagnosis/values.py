@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def value_facts(model: nn.Module, spec: Any = None) -> dict[str, Any]:
         "not_stored": tuple(found.not_stored()),
         "wrong_buffers": tuple(wrong_buffers(model)),
         "dead_adapter": tuple(dead_adapter(model)),
+        "rewritten": tuple(rewritten(model, spec)),
         "examined": found.examined,
     }
 
@@ -96,6 +98,21 @@ def _has_local_files(model: nn.Module, spec: Any) -> bool:
 
     name = checkpoint_name(model, spec)
     return bool(name) and (name in samples.names() or os.path.isdir(name))
+
+
+def rewritten(model: nn.Module, spec: Any = None) -> list[str]:
+    """Tensors that the base's local files hold only under the names of a PeftModel; reads headers of files."""
+    from diag.stored import checkpoint_name, keys_of
+
+    folder = Path(checkpoint_name(model, spec) or "?")
+    if not folder.is_dir():
+        return []
+    try:
+        keys = {key for file in folder.glob("model*.safetensors") for key, _ in keys_of(file)}
+    except Exception:  # a damaged file: others say so
+        return []
+    names = {plain_name(entry.name) for entry in entries(model)}
+    return sorted(n for n in names if n not in keys and f"base_model.model.{n}" in keys)
 
 
 def _is_adapter(name: str) -> bool:

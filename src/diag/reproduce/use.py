@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from diag.reproduce.common import disk_map, load, load_offloaded, logits, remember_right_answer, run, token_ids
@@ -46,18 +47,34 @@ def replace_mlp(stage: Stage) -> None:
 def make_adapter(stage: Stage) -> str:
     import peft
 
-    base = load(stage)
-    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(
-        str(stage.folder / "adapter")
-    )
+    model = peft.get_peft_model(load(stage), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model.save_pretrained(str(stage.folder / "adapter"))
     return "an adapter for q_proj"
 
 
 def put_adapter_on(stage: Stage) -> None:
     import peft
 
-    # the base's checkpoint is a copy: PEFT can rewrite the files of a base that is on disk
-    peft.PeftModel.from_pretrained(stage.model, str(stage.folder / "adapter"))
+    with contextlib.chdir(stage.folder):  # PEFT writes a copy of the base's files below the current directory
+        peft.PeftModel.from_pretrained(stage.model, str(stage.folder / "adapter"))
+
+
+def put_adapter_on_relative(stage: Stage) -> str:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    before = {file.name: file.read_bytes() for file in stage.checkpoint().glob("*.safetensors")}
+    with contextlib.chdir(stage.folder):  # a path such as "checkpoint", as in a project's own folder
+        base = AutoModelForCausalLM.from_pretrained("checkpoint", device_map=disk_map(), offload_folder="offload")
+        with contextlib.suppress(NotImplementedError):
+            peft.PeftModel.from_pretrained(base, "adapter")
+    changed = [name for name, content in before.items() if (stage.checkpoint() / name).read_bytes() != content]
+    return f"{len(changed)} of {len(before)} files of the base are other files now: {', '.join(sorted(changed))}"
+
+
+def load_base_again(stage: Stage) -> str:
+    stage.model = load(stage)
+    return "loading reported success"
 
 
 # --- training-offloaded-layers --------------------------------------------------------------------------------
@@ -220,6 +237,15 @@ USE_SCENARIOS = (
         steps(("build", "Make a small adapter.", make_adapter),
               ("load", "Load the base with two blocks on disk.", load_with_disk),
               ("run", "Put the adapter on.", put_adapter_on)),
+    ),
+    Scenario(
+        "adapter-on-offloaded-base", "PEFT writes over the files of the base (here of a copy).", silent=True,
+        variant="files-rewritten",
+        steps=steps(("build", "Remember the right answer.", remember_right_answer),
+                    ("build", "Make a small adapter.", make_adapter),
+                    ("break", "Put it on a base at a relative path, two blocks on disk.", put_adapter_on_relative),
+                    ("load", "Load the base again, without adapter.", load_base_again),
+                    ("run", "Run it.", run)),
     ),
     Scenario(
         "training-offloaded-layers", "The step succeeds, and a third of the model learned nothing.", silent=True,
