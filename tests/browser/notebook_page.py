@@ -116,8 +116,14 @@ class NotebookPage:
         self.page.locator("li.lm-Menu-item").filter(has_text=item).first.click()
 
     def shot(self, name: str, of: Any = None) -> None:
-        """A picture of an element in full, or of the page as it is scrolled."""
-        (self.page if of is None else of).screenshot(path=SHOTS / f"{name}.png")
+        """A picture of the page as it is scrolled, or of what it shows of an element, from the element's top."""
+        if of is None:
+            self.page.screenshot(path=SHOTS / f"{name}.png")
+            return
+        of.evaluate("one => one.scrollIntoView({block: 'start'})")
+        box, seen = of.bounding_box(), self.page.locator(".jp-WindowedPanel-outer").first.bounding_box()
+        height = min(box["y"] + box["height"], seen["y"] + seen["height"]) - box["y"]
+        self.page.screenshot(path=SHOTS / f"{name}.png", clip={**box, "height": height})
 
     def too_wide(self) -> list[str]:
         """Classes of diag's outputs whose content is wider than they are."""

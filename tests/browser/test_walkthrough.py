@@ -94,8 +94,9 @@ def test_03_the_explorer_filters_pages_and_fits_a_phone(lab, page):
     page.keyboard.press("Enter")
     explorer.get_by_text("12 of 59 names").wait_for(timeout=LONG)
     notebook.shot("explorer", explorer)
+    page.locator(".jp-SideBar.jp-mod-left li.lm-mod-current").click()
     page.set_viewport_size({"width": 400, "height": 900})
-    page.keyboard.press("Control+b")
+    explorer.get_by_text("12 of 59 names").scroll_into_view_if_needed()
     notebook.shot("explorer-phone")
     assert notebook.too_wide() == []
     page.set_viewport_size({"width": 1280, "height": 1000})

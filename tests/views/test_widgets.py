@@ -243,3 +243,15 @@ def test_the_form_reads_back_what_it_was_given(tmp_path, live):
 def test_without_a_front_end_the_panel_says_what_it_would_run(tmp_path, still):
     bundle = panel_for(tmp_path)._repr_mimebundle_()
     assert "2 rows to run: diag.matrix(specs" in bundle["text/plain"] and WIDGET_MIME not in bundle
+
+
+def test_an_error_inside_the_player_is_shown_in_it(live, monkeypatch):
+    from diag.reproduce.scenario import Stage
+
+    player = widgets.step_player("quantized-offload-refused")
+    assert player.widget is not None
+    player._next.click()
+    monkeypatch.setattr(Stage, "diagnose", lambda _: 1 / 0)
+    player._why.click()
+    assert "ZeroDivisionError: division by zero" in player._card.value
+    player.close()

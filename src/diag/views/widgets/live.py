@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from diag.views.markup import View, fragment, style_tag
+from diag.views.markup import View, escape, fragment, notice, style_tag
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 _FRONT_ENDS = re.compile(
@@ -97,6 +97,12 @@ def button(description: str, act: Any, *, style: str = "", tooltip: str = "") ->
                   layout=Layout(width="auto"))  # fmt: skip
     made.on_click(lambda _: act())
     return made
+
+
+def failure(error: BaseException) -> str:
+    """An error inside a widget as a notice: a front end hides what a callback raises."""
+    first, *rest = f"{type(error).__name__}: {error}".splitlines()
+    return scoped(notice("bad", first, map(escape, rest)))
 
 
 def row(*children: Any) -> Any:

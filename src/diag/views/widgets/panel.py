@@ -11,12 +11,12 @@ import pandas as pd
 from diag.errors import DiagError
 from diag.spec import PRESETS, LoadSpec, grid
 from diag.views import summary
-from diag.views.markup import View, escape, notice, table, tag
+from diag.views.markup import View, escape, table, tag
 from diag.views.rows import badge
 from diag.views.widgets.details import details_of, row_line
 from diag.views.widgets.form import Form
 from diag.views.widgets.kept import stored_rows
-from diag.views.widgets.live import Live, button, html, row, scoped
+from diag.views.widgets.live import Live, button, failure, html, row, scoped
 from diag.views.widgets.paging import Pager
 from diag.views.widgets.running import Run
 from diag.views.wording import map_text
@@ -116,9 +116,7 @@ class MatrixPanel(Live):
         try:
             self.specs, self.results = self._form.specs(), self._form.results
         except (DiagError, ValueError) as error:
-            self._status.value = scoped(
-                notice("bad", str(error).splitlines()[0], map(escape, str(error).splitlines()[1:]))
-            )
+            self._status.value = failure(error)
             return False
         return True
 
@@ -133,7 +131,11 @@ class MatrixPanel(Live):
         self._say("Planning, without reading a weight …")
         from diag.sweep.run import price
 
-        found = price(self.specs, self.results)
+        try:
+            found = price(self.specs, self.results)
+        except Exception as error:
+            self._status.value = failure(error)
+            return
         refusals = "".join(tag("li", escape(text)) for text in found.refusals)
         self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
 
@@ -150,7 +152,7 @@ class MatrixPanel(Live):
         assert self._run is not None
         error, done = self._run.error, len(self._rows)
         if error is not None and self._built:
-            self._status.value = scoped(notice("bad", f"{type(error).__name__}", [escape(str(error))]))
+            self._status.value = failure(error)
         elif self._run.cancelled:
             self._say(f"Cancelled after {done} of {len(self.specs)} rows. They are kept; Run goes on from there.")
         else:

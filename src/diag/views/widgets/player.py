@@ -11,7 +11,7 @@ from diag.reproduce.scenario import Played, Scenario
 from diag.views.markup import View, escape, notice, tag
 from diag.views.shown import findings_view
 from diag.views.widgets.changes import changes_view
-from diag.views.widgets.live import Live, button, html, row, scoped
+from diag.views.widgets.live import Live, button, failure, html, row, scoped
 from diag.views.wording import seconds_text
 
 
@@ -95,7 +95,10 @@ class StepPlayer(Live):
             self._status.value = scoped(tag("span", escape(error), role="status"))
 
     def _press_diagnose(self) -> None:
-        self._card.value = scoped(self.diagnose().html)
+        try:
+            self._card.value = scoped(self.diagnose().html)
+        except Exception as error:
+            self._card.value = failure(error)
 
     def _refresh(self) -> None:
         if not self._built:
