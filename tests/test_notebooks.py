@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import statistics
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_the_walkthrough_and_the_report_are_there():
     assert {path.name for path in NOTEBOOKS} == {*WALKTHROUGH, "report.ipynb"}
 
 
-@pytest.mark.parametrize(("name", "following"), list(zip(WALKTHROUGH, WALKTHROUGH[1:])))
+@pytest.mark.parametrize(("name", "following"), list(itertools.pairwise(WALKTHROUGH)))
 def test_each_says_how_long_it_takes_and_leads_to_the_next(name, following):
     text = text_of(NOTEBOOKS[0].parent / name)
     assert re.search(r"About \d+ minutes", text) and f"]({following})" in text
