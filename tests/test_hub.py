@@ -21,7 +21,7 @@ class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder=None, says=None):
-        self.folder, self.says, self.asked = folder, says, []
+        self.folder, self.says, self.asked, self.sent = folder, says, [], 0
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -55,8 +55,18 @@ class _Handler(BaseHTTPRequestHandler):
         file = self.server.folder / self.path.rsplit("/", 1)[-1]
         if "/resolve/" in self.path and file.is_file():
             headers = {"ETag": f'"{file.name}"', "X-Repo-Commit": SHA}
-            return self._send(200, file.read_bytes(), headers, body)
+            return self._send_file(file, headers, body)
         return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
+
+    def _send_file(self, file, headers, body):
+        data, wanted = file.read_bytes(), self.headers.get("Range")
+        if wanted is None:
+            return self._send(200, data, headers, body)
+        start, _, end = wanted.removeprefix("bytes=").partition("-")
+        part = data[int(start) : int(end or len(data)) + 1]
+        self.server.sent += len(part)
+        headers["Content-Range"] = f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"
+        return self._send(206, part, headers, body)
 
     def _send(self, status, data, headers, body):
         self.send_response(status)
@@ -193,3 +203,22 @@ def test_a_read_only_cache_works_where_it_is_whole_and_says_so_where_it_is_not(t
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
     assert "can't be written to" in said["text"]
+
+
+PLAN = """
+import json
+from diag.spec import grid
+from diag.sweep.run import price
+found = price(grid("team/model", ["auto", "disk"], ["none", "nf4"]))
+print(json.dumps({"rows": found.rows, "loads": found.loads, "refused": found.refused, "nbytes": found.nbytes,
+                  "download": found.download, "text": str(found)}))
+"""
+
+
+def test_a_plan_of_a_model_that_is_not_here_downloads_no_weights(tmp_path, repository, tiny_path):
+    said = json.loads(python(PLAN, tmp_path, HF_ENDPOINT=repository.address))
+    weights = sum(p.stat().st_size for p in tiny_path.glob("*.safetensors"))
+    assert (said["rows"], said["loads"], said["refused"]) == (4, 3, 1)
+    assert said["download"] > weights and said["nbytes"] == 5 * weights and "to download" in said["text"]
+    assert repository.sent < weights / 4
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))

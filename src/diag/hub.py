@@ -73,6 +73,54 @@ def fetch(model: str) -> Path:
         raise _not_reached(model, f"the download broke off: {_first_line(e)}", "run it again to go on; ") from e
 
 
+def outline(model: str, folder: Path) -> Path:
+    """A copy of a hub model that can be planned and not loaded: its settings and the headers of its weight files.
+
+    The rest of each weight file is a hole, so that it has its size and takes no room. Goes into a new folder below
+    `folder`, named after the commit. Raises CheckpointError as `look` does.
+    """
+    try:
+        info = _ask(model)
+        target = folder / str(info.sha)
+        target.mkdir(parents=True)
+        for name, size in _wanted((file.rfilename, file.size or 0) for file in info.siblings or ()):
+            _write_outline(model, name, size, str(info.sha), target)
+    except CheckpointError:
+        raise
+    except Exception as e:
+        raise (_not_reached(model, _first_line(e), "try again; ") if _is_unreachable(e) else _refused(model, e)) from e
+    return target
+
+
+def _write_outline(model: str, name: str, size: int, revision: str, target: Path) -> None:
+    if not name.endswith((".safetensors", ".bin")):
+        from huggingface_hub import hf_hub_download
+
+        shutil.copyfile(hf_hub_download(model, name, revision=revision), target / name)
+        return
+    if name.endswith(".bin"):
+        raise CheckpointError(
+            f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded.",
+            next_step="run it without --plan, or download it first.",
+        )
+    length = int.from_bytes(_first_bytes(model, name, revision, 0, 8), "little")
+    with (target / name).open("wb") as file:
+        file.write(length.to_bytes(8, "little") + _first_bytes(model, name, revision, 8, length))
+        file.truncate(size)
+
+
+def _first_bytes(model: str, name: str, revision: str, start: int, count: int) -> bytes:
+    """`count` bytes of a file from `start` on; also from a server that ignores the range and sends all of it."""
+    from huggingface_hub import get_session, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{start + count - 1}"}
+    answer = get_session().get(hf_hub_url(model, name, revision=revision), headers=headers, timeout=4 * SECONDS)
+    answer.raise_for_status()
+    data = answer.content
+    return data if answer.status_code == 206 else data[start : start + count]
+
+
 def is_offline() -> bool:
     from huggingface_hub import constants
 

@@ -110,6 +110,19 @@ def fetch(model: str) -> str | Failure:
         return describe(error, "load_error")
 
 
+def outline(request: tuple[str, str]) -> str | Failure:
+    """A hub model's settings and headers below a folder, enough to plan it; or why that failed. `request`: both."""
+    from pathlib import Path
+
+    from diag import hub
+
+    model, folder = request
+    try:
+        return str(hub.outline(model, Path(folder)))
+    except Exception as error:
+        return describe(error, "load_error")
+
+
 def survey(request: tuple[Any, ...]) -> Survey:
     """Plans each spec (all of one model and hardware); reads no weights. `request`: specs, free memory, hub folders."""
     from diag.checkpoint import pin

@@ -33,9 +33,17 @@ def price_of(sweep: Sweep, loads: list[Load]) -> Price:
         choose_workers(sweep, loads)
     refusals = [plan.failure.reason for spec, plan in sweep.plans.items() if plan.failure is not None]
     stored = sum(sweep.plans[spec].failure is None for spec in sweep.rows if spec in sweep.plans)
-    free = (sweep.free or {}).get("cpu", 0)
-    return price(loads, _twins(sweep, loads), rows=len(sweep.specs), stored=stored, refusals=refusals, free=free,
-                 workers=sweep.workers, seconds=_seconds_measured_before(sweep))  # fmt: skip
+    return price(
+        loads,
+        _twins(sweep, loads),
+        rows=len(sweep.specs),
+        stored=stored,
+        refusals=refusals,
+        free=(sweep.free or {}).get("cpu", 0),
+        workers=sweep.workers,
+        seconds=_seconds_measured_before(sweep),
+        download=sweep.to_download,
+    )
 
 
 def _workers(sweep: Sweep, loads: list[Load]) -> int:

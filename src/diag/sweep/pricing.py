@@ -19,7 +19,8 @@ class Price:
 
     `loads` and `twins` are what is left to load; `nbytes` is what all of them read in bytes; `host_bytes` is the most
     that is held in host memory at once, of `free_bytes`; `written` goes to the offload folder at most at once.
-    `seconds` is an estimate (None before any load of these was measured); `refusals` are the rules, each once.
+    `seconds` is an estimate (None before any load of these was measured); `refusals` are the rules, each once;
+    `download` are bytes that are not in the cache yet.
     """
 
     rows: int
@@ -35,6 +36,7 @@ class Price:
     workers: int
     seconds: float | None = None
     refusals: tuple[str, ...] = ()
+    download: int = 0
 
     @property
     def is_large(self) -> bool:
@@ -42,9 +44,11 @@ class Price:
         return self.free_bytes > 0 and self.host_bytes > _CALM_SHARE * self.free_bytes
 
     def __str__(self) -> str:
-        parts = [f"{self.rows} rows", f"{self.loads} loads and {self.twins} reference loads"]
+        parts = [_count(self.rows, "row"), f"{_count(self.loads, 'load')} and {_count(self.twins, 'reference load')}"]
         beside = ((self.shared, "share a load"), (self.stored, "stored already"), (self.refused, "refused beforehand"))
         parts += [f"{count} {word}" for count, word in beside if count]
+        if self.download:
+            parts.append(f"{format_size(self.download)} to download")
         if self.loads:
             parts.append(f"{format_size(self.nbytes)} to read")
             parts.append(
@@ -76,7 +80,7 @@ class Load:
 
 def price(
     loads: Sequence[Load], twins: Mapping[str, int], *, rows: int, stored: int, refusals: Sequence[str], free: int,
-    workers: int, seconds: float | None = None,
+    workers: int, seconds: float | None = None, download: int = 0,
 ) -> Price:  # fmt: skip
     """`twins` maps each reference load to its bytes, `refusals` holds one text per refused row, `free` host bytes."""
     served = sum(len(load.plans) for load in loads)
@@ -85,7 +89,7 @@ def price(
     nbytes = sum(load.plans[0].nbytes for load in loads) + sum(twins.values())
     total = None if seconds is None else seconds * (len(loads) + len(twins)) / max(1, workers)
     return Price(rows, stored, len(refusals), served - len(loads), len(loads), len(twins), nbytes, sum(sizes[:workers]),
-                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)))  # fmt: skip
+                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)), download)  # fmt: skip
 
 
 def most_informative_first(loads: Sequence[Load]) -> list[Load]:
@@ -121,6 +125,10 @@ def _places(plan: Planned) -> tuple[str, ...]:
     if plan.resolved_map is None:
         return (f"as {plan.spec.device_map_text}" if plan.spec.loader else "no map",)
     return tuple(sorted({str(device) for device in json.loads(plan.resolved_map).values()}))
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -94,7 +94,7 @@ def price(
     fresh: bool = False,
     progress: bool = False,
 ) -> Price:
-    """What `matrix` would take: plans every spec on meta, loads nothing, and changes no results file.
+    """What `matrix` would take: plans every spec on meta, loads no weights, downloads none, changes no results file.
 
     Equal cells, which share a load, are counted once; rows that `results` holds cost nothing. Raises DiagError as
     `matrix` does.
@@ -107,7 +107,7 @@ def price(
             shutil.copyfile(results, copy)
         with Store(copy) as store, Progress(len(specs), progress) as bar:
             sweep = Sweep(specs, store, options, bar)
-            survey(sweep)
+            survey(sweep, outlines=Path(folder) / "outlines")
             bar.shown = False
             _take_what_is_known(sweep)
             return price_of(sweep, loads_to_do(sweep))

@@ -64,6 +64,7 @@ class Sweep:
     left_out: dict[LoadSpec, str] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
     seconds_measured: list[float] = field(default_factory=list)
+    to_download: int = 0
     cells: int = 0
     cells_done: int = 0
     unsaved: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from diag.errors import DiagError
@@ -16,14 +17,17 @@ _CELL = "diag.sweep.cell"
 _LOOK_SECONDS = 60.0
 
 
-def survey(sweep: Sweep) -> None:
-    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds."""
+def survey(sweep: Sweep, outlines: Path | None = None) -> None:
+    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds.
+
+    Models that are not in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them.
+    """
     before = _look(sweep)
     for note in before.notes:
         sweep.progress.say(note)
     sweep.pinned.update(before.folders)
     refused = {model: describe(error, "load_error") for model, error in before.refused.items()}
-    refused.update(_fetch(sweep, before))
+    refused.update(_fetch(sweep, before, outlines))
     for spec in sweep.specs:
         if (failure := refused.get(spec.model)) is not None:
             sweep.plans[spec] = Planned(spec, failure=failure)
@@ -59,12 +63,18 @@ def _held(error: DiagError) -> Failure:
     )
 
 
-def _fetch(sweep: Sweep, before: Before) -> dict[str, Failure]:
+def _fetch(sweep: Sweep, before: Before, outlines: Path | None) -> dict[str, Failure]:
     """Downloads what the cache does not hold; without a time limit of its own, since that is the network's."""
     failed: dict[str, Failure] = {}
-    for model, nbytes in before.to_fetch.items():
-        sweep.progress.say(f"downloading {model}: {format_size(nbytes)}")
-    for ended in _run(sweep, [Task(model, f"{_CELL}:fetch", model, None) for model in before.to_fetch]):
+    sweep.to_download = sum(before.to_fetch.values())
+    tasks = []
+    for number, (model, nbytes) in enumerate(before.to_fetch.items()):
+        if outlines is None:
+            sweep.progress.say(f"downloading {model}: {format_size(nbytes)}")
+            tasks.append(Task(model, f"{_CELL}:fetch", model, None))
+        else:
+            tasks.append(Task(model, f"{_CELL}:outline", (model, str(outlines / str(number))), None))
+    for ended in _run(sweep, tasks):
         if isinstance(ended.value, str):
             sweep.pinned[ended.key] = ended.value
         elif isinstance(ended.value, Failure):
