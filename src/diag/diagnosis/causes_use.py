@@ -11,10 +11,10 @@ USE_CAUSES = (
         explanation=(
             "device_map='auto' offloaded part of the base. Loading an adapter makes PEFT dispatch the model again, "
             "with other module names and with a map of its own: it asks for an offload folder, looks for weights under "
-            "names that the disk index does not have, or copies placeholders. With a base on disk it also writes the base's "
-            "files anew, under PEFT's names: over the originals where the checkpoint is a local folder given by a "
-            "relative path, below the current directory where the path is absolute. The model is healthy until then; "
-            "diag.load(adapter=…) and diag.fix refuse this combination."
+            "names that the disk index does not have, or copies placeholders. With a base on disk it also writes the "
+            "base's files anew, under PEFT's names: over the originals where the checkpoint is a local folder given by "
+            "a relative path, below the current directory where the path is absolute. The model is healthy until "
+            "then; diag.load(adapter=…) and diag.fix refuse this combination."
         ),
         proves=(
             "The model is a PeftModel, and its base has offload hooks or hf_device_map names cpu or disk.",

@@ -166,8 +166,8 @@ def rewritten_files(e: Evidence) -> Iterator[Finding]:
     names = e.facts.rewritten if e.facts else ()
     if names:
         yield make("adapter-on-offloaded-base", "shown", names, silent=True,
-                   because=(f"The base's files hold {len(names)} tensors only under PEFT's names: PEFT wrote over them, "
-                            "and a load of these files fills those weights at random.",))  # fmt: skip
+                   because=(f"The base's files hold {len(names)} tensors only under PEFT's names: they were "
+                            "written over, and a load of these files fills those weights at random.",))  # fmt: skip
 
 
 def lost_ties(e: Evidence) -> Iterator[Finding]:
