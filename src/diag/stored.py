@@ -131,8 +131,9 @@ def _renamer(model: Any, names: dict[str, bool]) -> Any:
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
         mapping = get_model_conversion_mapping(model)
-    except Exception:  # another version, or no transformers model: keys are names
-        return as_it_is
+    except Exception:  # transformers 4, or no transformers model: keys are names, but for patterns that the class has
+        patterns = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+        return lambda key: as_it_is(_first_match(patterns, key))
     renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
     converters = [one for one in mapping if isinstance(one, WeightConverter)]
     by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
@@ -142,6 +143,10 @@ def _renamer(model: Any, names: dict[str, bool]) -> Any:
         return (name, pattern, by_pattern.get(pattern)) if pattern else as_it_is(name)
 
     return renamed
+
+
+def _first_match(patterns: Mapping[str, str], key: str) -> str:
+    return next((re.sub(old, new, key) for old, new in patterns.items() if re.search(old, key)), key)
 
 
 def _other_targets(found: Mapping[str, Source], names: Mapping[str, bool]) -> dict[str, Source]:

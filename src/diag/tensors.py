@@ -72,9 +72,22 @@ def entries(model: nn.Module) -> Iterator[Entry]:
 
 
 def tie_sources(model: nn.Module) -> dict[str, str]:
-    """Which name each tied name follows, as transformers 5 declares it; empty where nothing is declared."""
+    """Which name each tied name follows, as transformers declares it; empty where nothing is declared."""
     declared = getattr(model, "all_tied_weights_keys", None)
-    return dict(declared) if isinstance(declared, Mapping) else {}
+    return dict(declared) if isinstance(declared, Mapping) else _tie_sources_of_version_4(model)
+
+
+def _tie_sources_of_version_4(model: Any) -> dict[str, str]:
+    """transformers 4 lists the tied names only; all of them follow the input embedding."""
+    listed = getattr(model, "_tied_weights_keys", None)
+    if not isinstance(listed, (list, tuple)) or not hasattr(model, "get_input_embeddings"):
+        return {}
+    names = {id(module): f"{path}.weight" for path, module in model.named_modules()}
+    source, output = names.get(id(model.get_input_embeddings())), names.get(id(model.get_output_embeddings()))
+    tied_output = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    there = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    followers = [name for name in listed if name in there and name != source and (tied_output or name != output)]
+    return dict.fromkeys(followers, source) if source else {}
 
 
 def accelerator_type(model: nn.Module | None = None) -> str | None:

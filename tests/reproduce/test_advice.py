@@ -4,6 +4,8 @@ import pytest
 
 from diag.reproduce.advice import try_advice, try_fixes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tried():

@@ -51,6 +51,7 @@ def test_every_step_is_named_and_explained_and_shows_its_code(stage):
         assert played.step.code.strip()
 
 
+@pytest.mark.slow
 def test_the_first_fix_is_proved_or_honestly_not():
     for name in reproduce.names():
         with reproduce.get(name).run() as stage:

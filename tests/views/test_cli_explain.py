@@ -34,19 +34,21 @@ def test_help_shows_an_example_and_the_exit_codes(command, capsys):
     assert "exit codes: 0 " in text
 
 
-def test_explaining_loads_the_standard_library_only(tmp_path):
+@pytest.mark.parametrize("command", ["explain body.json", "explain body.json --json", "causes --json"])
+def test_explaining_loads_the_standard_library_only(command, tmp_path):
     (tmp_path / "body.json").write_text(BODY)
-    code = f"import sys\nfrom diag.views.cli import main\nassert main(['explain', 'body.json']) == 0\n" \
+    code = f"import sys\nfrom diag.views.cli import main\nassert main({command.split()}) == 0\n" \
            f"print({LIGHT} & set(sys.modules))"  # fmt: skip
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert said.stdout.splitlines()[-1] == "set()", said.stderr
 
 
-def test_explaining_works_where_no_library_is_installed(tmp_path):
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_explaining_works_where_no_library_is_installed(option, tmp_path):
     (tmp_path / "body.json").write_text(BODY)
-    source = os.path.dirname(os.path.dirname(sys.modules["diag"].__file__))
-    said = subprocess.run([sys.executable, "-S", "-m", "diag", "explain", "body.json"], cwd=tmp_path, timeout=60,
-                          capture_output=True, text=True, env={**os.environ, "PYTHONPATH": source})  # fmt: skip
+    command = [sys.executable, "-S", "-m", "diag", "explain", "body.json", *option]
+    own = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(sys.modules["diag"].__file__))}
+    said = subprocess.run(command, cwd=tmp_path, timeout=60, capture_output=True, text=True, env=own)
     assert said.returncode == 0, said.stderr
     assert "hooks-removed" in said.stdout
 

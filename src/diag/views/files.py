@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from diag.redact import redact, redact_values
 
 
 def write_notebook(nb: Any, path: Path) -> None:
     """Writes a notebook redacted and in one step, so that a reader never sees half of it."""
+    import nbformat  # here, so that `diag explain --json` works without it
+
     write_text(path, nbformat.writes(nbformat.from_dict(redacted(nb))))
 
 
