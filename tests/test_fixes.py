@@ -127,6 +127,16 @@ def test_where_a_fix_does_not_fit_the_next_is_applied_and_the_outcome_says_why()
     assert all(before[name] is parameter for name, parameter in model.named_parameters())
 
 
+def test_where_the_broken_model_fills_the_device_the_reload_goes_to_the_cpu():
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    blocks = {f"model.layers.{n}": "disk" if n == 5 else 0 for n in range(6)}
+    spec = LoadSpec("tiny", device_map={**dict.fromkeys(parts, 0), **blocks}, hardware="1200KiB+8GiB")
+    fixed = fix(diagnose(_without_hooks(load(spec).model)))
+    assert [note.split(",")[0] for note in fixed.notes[1:3]] == ["not applied: refill", "not applied: reload"]
+    assert fixed.spec.device_map == "cpu"
+    assert fixed.proof.proved is True
+
+
 def test_where_no_fix_can_be_applied_the_error_says_what_was_tried(tiny_copy):
     spec = LoadSpec(str(tiny_copy), device_map="offload")
     model = _without_hooks(load(spec).model)

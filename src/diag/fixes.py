@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from diag.diagnosis.finding import Finding, Findings, Fix
-from diag.diagnosis.plans import fixes_for
+from diag.diagnosis.plans import fixes_for, reload_as
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.outcome import LoadOutcome, Proof
 from diag.spec import LoadSpec
@@ -61,10 +61,19 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
         if outcome is not None:
             notes = (f"applied: {chosen.action} ({chosen.because})", *failed, *outcome.notes)
             return replace(outcome, notes=notes)
+        ways += _beside_the_broken_one(chosen, failed[-1])
     problem = _not_fixed(finding, planned[-1], failed)
     if not failed:
         raise problem
     return LoadOutcome(spec or _spec_for(subject.model), error=problem, notes=tuple(failed))
+
+
+def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
+    """The broken model keeps its device's memory for as long as its owner keeps it: the CPU has room beside it."""
+    if chosen.spec is None or chosen.spec.device_map == "cpu" or "OutOfMemoryError" not in reason:
+        return []
+    why = "on the CPU, since the broken model still takes the device's memory; without it, load the spec as it was"
+    return [reload_as(chosen.spec.replace(device_map="cpu"), why)]
 
 
 def _tried(

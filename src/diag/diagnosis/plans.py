@@ -115,16 +115,17 @@ def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
     found = []
     if finding.cause in _OTHER_MAP:
         preset, why = _OTHER_MAP[finding.cause]
-        found.append(_reload(spec.replace(device_map=preset), why))
+        found.append(reload_as(spec.replace(device_map=preset), why))
     if finding.cause in ("quantized-offload-refused", "out-of-memory", "memory-already-taken"):
         smaller = spec.replace(device_map="auto", quantization="none")
-        found.append(_reload(smaller, "unquantized weights can be offloaded when the device is full"))
+        found.append(reload_as(smaller, "unquantized weights can be offloaded when the device is full"))
     if finding.cause in _RELOADED_ALIKE and finding.cause not in _OTHER_MAP:
-        found.append(_reload(spec, "the same load, done as intended, puts every value in its place"))
+        found.append(reload_as(spec, "the same load, done as intended, puts every value in its place"))
     return [one for n, one in enumerate(found) if one.spec not in [other.spec for other in found[:n]]]
 
 
-def _reload(spec: LoadSpec, why: str) -> Fix:
+def reload_as(spec: LoadSpec, why: str) -> Fix:
+    """The fix that loads again with this spec; an adapter's base is kept off the disk."""
     if spec.adapter is not None and may_use_disk(spec):
         spec = spec.replace(device_map="cpu")
         why += "; without disk, since PEFT would write over the base's files there"
