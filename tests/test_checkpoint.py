@@ -37,6 +37,13 @@ def test_the_fingerprint_changes_with_the_files(tiny_copy):
     assert find_checkpoint(str(tiny_copy)).fingerprint != before
 
 
+def test_the_fingerprint_changes_with_the_tokenizer(tiny_copy):
+    before = find_checkpoint(str(tiny_copy)).fingerprint
+    with (tiny_copy / "tokenizer.json").open("a") as file:
+        file.write(" ")
+    assert find_checkpoint(str(tiny_copy)).fingerprint != before
+
+
 def test_a_missing_folder_lists_the_samples():
     assert "tiny" in refusal("./no-such-folder")
 

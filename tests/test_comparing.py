@@ -53,3 +53,10 @@ def test_the_same_value_that_is_no_number_on_both_sides_is_no_difference(value):
     both = logits()
     both[0, 0] = value
     assert distance(both, both.copy()).max_abs_diff == 0.0
+
+
+@pytest.mark.parametrize("mask", [-np.inf, np.finfo(np.float32).min, np.finfo(np.float16).min])
+def test_a_masked_logit_does_not_make_other_differences_small(mask):
+    a, b = logits(0), logits(1)
+    a[:, 0] = b[:, 0] = mask
+    assert distance(a, b).relative > 0.5

@@ -167,6 +167,35 @@ def test_other_generated_tokens_are_wrong_though_the_first_logits_agree():
     assert proof.proved is False and "generated" in proof.reason
 
 
+def test_other_tokens_on_other_kernels_are_not_called_right():
+    proof = judge(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=False, dtype="float32")
+    assert proof.proved is None and "generated" in proof.reason
+    assert judge(answer(tokens=()), answer(tokens=(1, 3)), exact=False, dtype="float32").proved is False
+
+
+def test_answers_without_one_finite_number_are_not_called_right():
+    nothing = answer(((np.nan, np.nan), (np.nan, np.nan)))
+    assert judge(nothing, nothing, exact=True, dtype="float16").proved is None
+
+
+def test_a_probe_that_cannot_be_imported_says_nothing_about_the_model():
+    proof = diag.prove(load(device_map="none", probe="no_such_module:ask"))
+    assert proof.proved is None and "no_such_module" in proof.reason
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_quantized_model_loaded_by_hand_has_a_quantized_twin(tiny_path, tmp_path, stored):
+    from transformers import BitsAndBytesConfig, LlamaForCausalLM
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = LlamaForCausalLM.from_pretrained(str(tiny_path), quantization_config=config, device_map={"": "cpu"})
+    if stored:
+        model.save_pretrained(tmp_path)
+        model = LlamaForCausalLM.from_pretrained(str(tmp_path), device_map={"": "cpu"})
+    proof = diag.prove(model)
+    assert proof.proved, proof
+
+
 def test_another_shape_is_wrong():
     assert judge(answer(((1.0, 2.0),)), answer(), exact=True, dtype="float32").proved is False
 

@@ -32,10 +32,14 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when the checkpoint does: the commit, or names, sizes and times of its files."""
+        """Changes when the checkpoint does: the commit, or names, sizes and times of its files, settings included."""
         if self.revision is not None:
             return self.revision
-        facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (self.folder / "config.json", *self.files)]
+        from diag.hub import SETTINGS
+
+        settings = {path for pattern in SETTINGS for path in self.folder.glob(pattern)}
+        paths = sorted({*settings, *self.files})
+        facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
         return hashlib.sha256(json.dumps([str(self.folder.resolve()), facts]).encode()).hexdigest()[:16]
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Where the same kernels run in the same dtype (CPU and simulated GPUs) equal means equal bits. Elsewhere kernels
-# differ, and logits may be off by this share of the reference's root mean square.
+# differ, and logits may be off by this share of the reference's median size.
 TOLERANCES = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 
 
@@ -16,7 +16,7 @@ class Distance:
     """How far apart two (positions, vocabulary) arrays are.
 
     `max_abs_diff` in logits, `kl_divergence` in nats per position (reference against other), `top1_agreement` a
-    share, `relative` the largest difference as a share of the reference's root mean square.
+    share, `relative` the largest difference as a share of the reference's median size.
     """
 
     max_abs_diff: float
@@ -34,9 +34,16 @@ def distance(other: np.ndarray, reference: np.ndarray) -> Distance:
     gap[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     gap[differing_nan] = np.inf
     largest = float(gap.max(initial=0.0))
-    scale = float(np.sqrt(np.nanmean(np.square(b)))) if b.size else 0.0
+    scale = _typical_size(b)
     agree = float((a.argmax(-1) == b.argmax(-1)).mean()) if b.size else 1.0
     return Distance(largest, _kl(a, b), agree, largest / scale if scale else (0.0 if largest == 0 else np.inf))
+
+
+def _typical_size(b: np.ndarray) -> float:
+    """The median size of what is a number and not zero: models mask logits with -inf or the dtype's lowest number,
+    and a mean that counted those would call any difference small."""
+    sizes = np.abs(b[np.isfinite(b) & (b != 0)])
+    return float(np.median(sizes)) if sizes.size else 0.0
 
 
 def _kl(a: np.ndarray, b: np.ndarray) -> float:

@@ -17,9 +17,10 @@ from diag.errors import CheckpointError
 from diag.hardware import format_size
 
 SECONDS = 5.0  # for one question to the hub
-_SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")
 _NOBODY_ANSWERED = {"TransportError", "ConnectionError", "TimeoutError", "Timeout", "OfflineModeIsEnabled"}
 _WHAT_HELPS = "copy the model here and name its folder, or use a sample, which works offline: "
+
+SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")  # config, tokenizer, processor, generation, templates
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def fetch(model: str) -> Path:
     if access.folder is not None:
         return access.folder
     try:
-        folder = Path(snapshot_download(model, allow_patterns=list(_SETTINGS)))
+        folder = Path(snapshot_download(model, allow_patterns=list(SETTINGS)))
         has = (folder / "model.safetensors.index.json").exists() or _lists_safetensors(model)
         weights = ["*.safetensors"] if has else ["*.bin"]
-        return Path(snapshot_download(model, allow_patterns=[*_SETTINGS, *weights]))
+        return Path(snapshot_download(model, allow_patterns=[*SETTINGS, *weights]))
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
@@ -175,7 +176,7 @@ def _wanted(files: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
     """Settings, and the weights in the format that is read: safetensors where there are any."""
     files = [file for file in files if "/" not in file[0]]
     weights = [f for f in files if f[0].endswith(".safetensors")] or [f for f in files if f[0].endswith(".bin")]
-    return [f for f in files if any(fnmatch(f[0], pattern) for pattern in _SETTINGS)] + weights
+    return [f for f in files if any(fnmatch(f[0], pattern) for pattern in SETTINGS)] + weights
 
 
 def _snapshot(found: dict[str, Any]) -> Path:

@@ -8,19 +8,22 @@ quality figure and decides nothing: honest nf4 on SmolLM2 is further away than a
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diag.comparing import TOLERANCES, distance
-from diag.errors import CouldNotJudgeError, DiagError
+from diag.errors import DiagError
 from diag.loading import load, load_planned, spec_of
 from diag.machine import free_memory
 from diag.outcome import LoadOutcome, Proof
 from diag.planning import Plan, is_packed_class, plan_load
 from diag.probing import Answer, ask
-from diag.spec import LoadSpec
+from diag.spec import AS_STORED, LoadSpec
 
 
 def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
@@ -31,12 +34,15 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     says `not proved` and why. The model is left as it was. The twin takes about as much host memory as its
     checkpoint.
     """
-    spec = spec or spec_of(model) or _guess_spec(model)
+    try:
+        spec = spec or spec_of(model) or _guess_spec(model)
+    except (DiagError, OSError, ValueError):
+        spec = None
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
     try:
         answer = ask(model, spec.probe, tokenizer_folder(spec))
-    except CouldNotJudgeError as e:
+    except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model
         return Proof(None, f"could not be judged: {e.what}")
     except Exception as e:
         return Proof(False, f"running it raised {type(e).__name__}: {_first_line(e)}")
@@ -57,6 +63,8 @@ def judge(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> Proo
     if answer.outputs.shape != reference.outputs.shape:
         shapes = f"{answer.outputs.shape} instead of {reference.outputs.shape}"
         return replace(base, reason=f"its answer has the shape {shapes}")
+    if reference.outputs.size and not np.isfinite(reference.outputs).any():
+        return replace(base, proved=None, reason="could not be judged: the twin itself answers with no finite number")
     d = distance(answer.outputs, reference.outputs)
     base = replace(base, max_abs_diff=d.max_abs_diff, kl_divergence=d.kl_divergence, top1_agreement=d.top1_agreement)
     if not answer.repeatable:
@@ -64,8 +72,11 @@ def judge(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> Proo
     if (exact and d.max_abs_diff > 0) or d.relative > tolerance:
         size = f"its answer differs by up to {d.max_abs_diff:.3g} (KL {d.kl_divergence:.3g} nats)"
         return replace(base, reason=f"{size} from the same checkpoint loaded on the CPU")
-    if answer.tokens != reference.tokens and exact:
-        return replace(base, reason="the logits agree, and the generated tokens differ from the twin's")
+    if answer.tokens != reference.tokens:
+        reason = "the logits agree, and the generated tokens differ from the twin's"
+        if exact or not answer.tokens:
+            return replace(base, reason=reason)
+        return replace(base, proved=None, reason=f"could not be judged: {reason}, which other kernels may explain")
     how = "bit for bit" if exact else f"within {tolerance:g} of the reference's size"
     return replace(base, proved=True, reason=f"equal to the same checkpoint on the CPU, {how}, for {len(probes)} "
                    f"probe{'s' * (len(probes) != 1)}, twice")  # fmt: skip
@@ -165,7 +176,17 @@ def _guess_spec(model: Any) -> LoadSpec | None:
     if not name or not Path(name).is_dir():
         return None
     dtype = main_dtype(model)
-    return LoadSpec(name, device_map="none", dtype=dtype if dtype in ("float32", "float16", "bfloat16") else "auto")
+    known = dtype if dtype in ("float32", "float16", "bfloat16") else "auto"
+    return LoadSpec(name, device_map="none", dtype=known, quantization=_guess_quantization(model, name))
+
+
+def _guess_quantization(model: Any, folder: str) -> Any:
+    """How a model that is already loaded was quantized: as its files are stored, or as its config says."""
+    config = getattr(model.config, "quantization_config", None)
+    if config is None:
+        return "none"
+    stored = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    return AS_STORED if stored else config
 
 
 def tokenizer_folder(spec: LoadSpec) -> str | None:
