@@ -209,3 +209,8 @@ def test_loading_twice_gives_two_equal_models():
     one, two = load(device_map="none").model, load(device_map="none").model
     assert one is not two
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters()))
+
+
+def test_memory_that_ran_out_while_experts_were_stacked_is_named_as_that():
+    error = load("tiny-mixtral", device_map="auto", hardware="2x1MiB").error
+    assert type(error).__name__ == "OutOfMemoryError" and "Tried to allocate" in str(error)

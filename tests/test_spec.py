@@ -60,6 +60,8 @@ def test_json_gives_the_same_spec_back(spec):
         ({"device_map": {"a": -1}}, "-1"),
         ({"device_map": {"a": True}}, "True"),
         ({"device_map": {"a": "GPU"}}, "not a device"),
+        ({"device_map": {"": "banana"}}, "not a device"),
+        ({"device_map": {"": "cuda:first"}}, "not a device"),
         ({"device_map": ["a"]}, "list"),
         ({"quantization": "nf5"}, "did you mean 'nf4'"),
         ({"quantization": 4}, "int"),

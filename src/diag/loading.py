@@ -72,7 +72,7 @@ def load_planned(plan: Plan, notes: list[str] | None = None) -> LoadOutcome:
             model = _with_adapter(plan, loaded.model)
     except Exception as error:
         folder.remove()
-        return LoadOutcome(plan.spec, error=_named(error, plan), seconds=time.perf_counter() - start,
+        return LoadOutcome(plan.spec, error=_named(error, plan, notes), seconds=time.perf_counter() - start,
                            peak_bytes=_peaks(before), resolved_map=plan.resolved_map, notes=tuple(notes))  # fmt: skip
     except BaseException:  # an interrupt: nothing half-written may stay behind
         folder.remove()
@@ -159,10 +159,27 @@ def _with_adapter(plan: Plan, model: Any) -> Any:
     return peft.PeftModel.from_pretrained(model, plan.spec.adapter, **arguments)
 
 
-def _named(error: Exception, plan: Plan) -> Exception:
-    """Names the model for errors that the libraries leave anonymous; the original stays as it is."""
+def _named(error: Exception, plan: Plan, notes: list[str]) -> Exception:
+    """Names the model for errors that the libraries leave anonymous; the original stays as it is, or is the cause."""
+    hidden = _hidden_out_of_memory(error, notes)
+    if hidden is not None:
+        hidden.__cause__ = error
+        error = hidden
     error.add_note(f"while loading {plan.spec!r}")
     return error
+
+
+def _hidden_out_of_memory(error: Exception, notes: list[str]) -> Exception | None:
+    """A device that ran out of memory while weights were converted (experts stacked, say).
+
+    transformers keeps that error's text in its loading report and raises another without a cause
+    (core_model_loading.py and utils/loading_report.py, 5.23.0).
+    """
+    if "automatic conversion" not in str(error):
+        return None
+    lines = (line.strip() for note in notes for line in note.splitlines())
+    found = next((line for line in lines if "out of memory. Tried to allocate" in line), None)
+    return None if found is None else torch.OutOfMemoryError(found.partition("OutOfMemoryError: ")[2] or found)
 
 
 def _peaks(host_before: int) -> dict[str, int]:

@@ -23,7 +23,9 @@ QUANTIZE_ALIASES = {"4bit": "nf4", "8bit": "int8"}
 
 Pairs = tuple[tuple[str, str | int], ...]
 
-_DEVICE = re.compile(r"(cpu|disk|meta|[a-z]+(:\d+)?)\Z")
+_DEVICE = re.compile(  # the types accelerate counts by index, and the simulated one
+    r"(cpu|disk|meta|(cuda|xpu|mps|npu|hpu|mlu|musa|sdaa|xla|simgpu)(:\d+)?)\Z"
+)
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")
 _CONFIG = re.compile(r"[A-Za-z_]\w*Config \{.*\}\Z", re.DOTALL)
 
