@@ -97,3 +97,10 @@ def test_moving_a_whole_model_keeps_its_tie_and_its_parameter_objects(tiny_path,
     assert where(model) == {"simgpu:1"}
     model.to("cpu")
     assert where(model) == {"cpu"}
+
+
+def test_seeding_the_device_repeats_its_random_numbers(two_gpus):
+    torch.simgpu.manual_seed(3)
+    first = torch.rand(4, device="simgpu:0")
+    torch.simgpu.manual_seed(3)
+    assert torch.equal(torch.rand(4, device="simgpu:0").cpu(), first.cpu())

@@ -117,7 +117,8 @@ class Module:
 
     # -- random numbers come from the CPU's generator, so a seed gives the CPU's numbers
     def manual_seed(self, seed: int) -> None:
-        """`torch.manual_seed` seeds the generator that is used here."""
+        """Seeds the CPU's generator, which draws for simulated devices too."""
+        torch.default_generator.manual_seed(int(seed))
 
     manual_seed_all = manual_seed
 
