@@ -53,7 +53,7 @@ class _Boxes:
         names = list(dict.fromkeys([*options, *sorted(ticked)]))
         width = Layout(width="auto", flex="0 0 auto")
         self._boxes = {name: Checkbox(name in ticked, description=name, indent=False, layout=width) for name in names}
-        self.widget = row(html(tag("b", escape(title)), layout={"width": "7.5rem"}), *self._boxes.values())
+        self.widget = row(html(tag("b", escape(title)), layout={"width": "9rem"}), *self._boxes.values())
 
     def chosen(self) -> list[str]:
         return [name for name, box in self._boxes.items() if box.value]
