@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,8 @@ def test_explaining_a_text_needs_neither_torch_nor_pandas():
     code = "import sys; from diag.diagnosis.explain import explain_text; explain_text('CUDA out of memory'); " \
            "sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'numpy', 'transformers')))"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_troubleshooting_page_is_the_catalogue():
+    page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+    assert page.read_text(encoding="utf-8") == causes.as_markdown(), "write it again from causes.as_markdown()"

@@ -52,3 +52,17 @@ def describe():
 
     rows = [(c.id, c.title, c.severity, c.fix, c.shown_on, len(c.cases)) for c in map(get, PRECEDENCE)]
     return pd.DataFrame(rows, columns=["cause", "title", "severity", "fix", "shown_on", "cases"])
+
+
+def as_markdown() -> str:
+    """The catalogue as a page: for each cause how to tell it, its fix and what to leave alone."""
+    parts = [
+        "# Troubleshooting",
+        "",
+        "Rendered from the catalogue (`diag causes`); `diag explain` finds the entry for a text.",
+    ]
+    for cause in map(get, PRECEDENCE):
+        parts += ["", f"## {cause.title}", "", f"`{cause.id}` · {cause.explanation}", ""]
+        parts += [f"- **Tell it by:** {cause.check}", f"- **Fix:** {cause.fix}"]
+        parts += [f"- **Leave alone:** {advice}" for advice in cause.avoid]
+    return "\n".join(parts) + "\n"
