@@ -21,16 +21,16 @@ def test_the_steps_are_lint_format_types_and_tests():
 
 
 def test_fast_leaves_out_slow_tests_and_browsers_and_all_leaves_out_nothing():
+    two = ("-n", "2", "--dist", "loadfile")
     fast = develop.plan_steps(all=False, fast=True)[-1].arguments
-    assert fast == ("-m", "not slow and not browser and not exhaustive")
-    assert develop.plan_steps(all=False, fast=False)[-1].arguments == ("-m", "not exhaustive")
-    assert develop.plan_steps(all=True, fast=False)[-1].arguments == ()
+    assert fast == (*two, "-m", "not slow and not browser and not exhaustive")
+    assert develop.plan_steps(all=False, fast=False)[-1].arguments == (*two, "-m", "not exhaustive")
+    assert develop.plan_steps(all=True, fast=False)[-1].arguments == two
 
 
 def test_what_follows_goes_to_pytest():
-    assert develop.plan_steps(all=True, fast=False, arguments=["tests/test_spec.py"])[-1].arguments == (
-        "tests/test_spec.py",
-    )
+    arguments = develop.plan_steps(all=True, fast=False, arguments=["tests/test_spec.py"])[-1].arguments
+    assert arguments[-1] == "tests/test_spec.py"
 
 
 @pytest.fixture
