@@ -37,7 +37,7 @@ def test_what_simulated_strangers_hold_is_named_and_said_in_the_row(tmp_path):
 def test_a_large_process_of_somebody_is_found_and_our_own_family_is_not(monkeypatch):
     monkeypatch.setattr(neighbours, "_SHARE_WORTH_NAMING", 1e-6)
     monkeypatch.setattr(neighbours, "_HOST_PROCESSES", 10_000)
-    code = "import sys; kept = bytearray(64 * 2**20); print('ready', flush=True); sys.stdin.read()"
+    code = "import sys; kept = bytearray(b'x') * (64 * 2**20); print('ready', flush=True); sys.stdin.read()"
     holder = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
     stranger = subprocess.Popen(
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
