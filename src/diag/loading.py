@@ -19,6 +19,7 @@ from diag.errors import DiagError, SpecError, UnsupportedError
 from diag.machine import accelerator_peaks, reset_peaks
 from diag.notes import collecting
 from diag.outcome import LoadOutcome
+from diag.packing import refuse_unfit
 from diag.planning import Plan, plan_load
 from diag.spec import LoadSpec
 
@@ -52,6 +53,7 @@ def load(spec: LoadSpec, *, free_memory: Mapping[Any, int] | None = None) -> Loa
     try:
         with collecting(notes):
             plan = plan_load(spec, free_memory)
+            refuse_unfit(plan.packed)
     except Exception as error:
         return LoadOutcome(spec, error=error, notes=tuple(notes))
     return load_planned(plan, notes)

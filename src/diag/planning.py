@@ -15,6 +15,7 @@ from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
 from diag.mapping import check_map, disk_map, offload_map
 from diag.modelclass import load_config, may_run_its_code, model_class
+from diag.packing import NOTHING, Packed, is_packed_class, packed_of
 from diag.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
 from diag.spec import AUTO_PRESETS, LoadSpec
 from diag.tensors import tie_sources
@@ -38,7 +39,7 @@ class Plan:
     config: Any
     arguments: Mapping[str, Any]
     resolved_map: Mapping[str, Device] | None
-    packed: tuple[str, ...] = ()
+    packed: Packed = NOTHING
     n_linear: int = 0
     nbytes: Mapping[str, int] | None = None
     spilled: str = ""
@@ -126,7 +127,8 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
     layers = linear_layers(built.model)
-    packed = tuple(name for name, module in layers if is_packed_class(module))
+    without_map = {"": "cpu" if accelerator_name() is None else 0}
+    packed = packed_of(layers, {name: _lookup(name, resolved or without_map) for name, _ in layers})
     nbytes = bytes_per_device(built.model, resolved or {"": "cpu"})
     plan = Plan(spec, checkpoint, kind, config, arguments, resolved, packed, len(layers), nbytes)
     return replace(plan, spilled=_why_spilled(plan))
@@ -156,11 +158,6 @@ def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
     ]
-
-
-def is_packed_class(module: nn.Module) -> bool:
-    """A bitsandbytes linear layer, by class name, so that bitsandbytes need not be imported."""
-    return any(kind.__name__ in ("Linear4bit", "Linear8bitLt") for kind in type(module).__mro__)
 
 
 def bytes_per_device(model: nn.Module, device_map: Mapping[str, Device]) -> dict[str, int]:

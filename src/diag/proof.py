@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ from diag.errors import DiagError
 from diag.loading import load, load_planned, spec_of
 from diag.machine import free_memory
 from diag.outcome import LoadOutcome, Proof
-from diag.planning import Plan, is_packed_class, plan_load
+from diag.packing import Packed, is_packed_class, packed_modules, use_common_kernel
+from diag.planning import Plan, plan_load
 from diag.probing import Answer, ask
 from diag.spec import AS_STORED, LoadSpec
 
@@ -87,7 +87,7 @@ def twin_spec(spec: LoadSpec) -> LoadSpec:
     return spec.replace(device_map="none", hardware=None, max_memory=None, offload_folder=None, loader=None)
 
 
-def load_twin(spec: LoadSpec, packed: Sequence[str]) -> LoadOutcome:
+def load_twin(spec: LoadSpec, packed: Packed) -> LoadOutcome:
     """Loads the twin with just these modules packed; disk-offloaded where the host has no room for it."""
     twin = twin_spec(spec)
     try:
@@ -95,12 +95,15 @@ def load_twin(spec: LoadSpec, packed: Sequence[str]) -> LoadOutcome:
         plan = _packing_only(plan, packed)
     except Exception as e:
         return LoadOutcome(twin, error=e)
-    if plan.checkpoint.nbytes * 1.1 > free_memory().get("cpu", 0) and not packed:
+    if plan.checkpoint.nbytes * 1.1 > free_memory().get("cpu", 0) and not packed.names:
         return load(twin.replace(device_map="disk"))
-    return load_planned(plan)
+    outcome = load_planned(plan)
+    if outcome.model is not None and not packed.fused:
+        use_common_kernel(outcome.model)
+    return outcome
 
 
-def reference_answer(spec: LoadSpec, packed: Sequence[str]) -> Answer | str:
+def reference_answer(spec: LoadSpec, packed: Packed) -> Answer | str:
     """The twin's answer to the spec's probe, or in a sentence why there is none."""
     twin = load_twin(spec, packed)
     if twin.model is None:
@@ -112,11 +115,6 @@ def reference_answer(spec: LoadSpec, packed: Sequence[str]) -> Answer | str:
     finally:
         del twin
         gc.collect()
-
-
-def packed_modules(model: Any) -> tuple[str, ...]:
-    """Names of modules whose weights are held quantized."""
-    return tuple(name for name, module in model.named_modules() if is_packed_class(module))
 
 
 def runs_cpu_kernels(model: Any) -> bool:
@@ -146,17 +144,17 @@ def _plan_on_cpu(twin: LoadSpec) -> Plan:
     return plan
 
 
-def _packing_only(plan: Plan, packed: Sequence[str]) -> Plan:
+def _packing_only(plan: Plan, packed: Packed) -> Plan:
     """Leaves those modules unquantized that the candidate holds unquantized (offloaded ones, say)."""
     config = plan.arguments.get("quantization_config")
-    skipped = sorted(set(plan.packed) - set(packed))
+    skipped = sorted(set(plan.packed.names) - set(packed.names))
     if config is None or not skipped or not hasattr(config, "llm_int8_skip_modules"):
         return plan
     import copy
 
     config = copy.deepcopy(config)
     config.llm_int8_skip_modules = [*_default_skips(plan), *skipped]
-    return replace(plan, arguments={**plan.arguments, "quantization_config": config}, packed=tuple(packed))
+    return replace(plan, arguments={**plan.arguments, "quantization_config": config}, packed=packed)
 
 
 def _default_skips(plan: Plan) -> list[str]:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from diag.packing import use_common_kernel
+
 pytest.importorskip("bitsandbytes")
 
 IDS = torch.tensor([[1, 5, 9, 33, 7]])
@@ -31,6 +33,12 @@ def load(path, device_map, kind, folder, **options):
     return model.eval()
 
 
+def load_twin(path, kind, folder, **options):
+    model = load(path, "cpu", kind, folder, **options)
+    use_common_kernel(model)
+    return model
+
+
 def answer(model, device):
     ids = IDS.to(device)
     with torch.no_grad():
@@ -45,7 +53,7 @@ def quantized(model) -> set[str]:
 @pytest.mark.parametrize("device_map", [ONE, TWO], ids=["one device", "two devices"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantized_model_equals_its_twin_on_the_cpu(kind, device_map, tiny_path, two_gpus, tmp_path):
-    logits, tokens = answer(load(tiny_path, "cpu", kind, tmp_path), "cpu")
+    logits, tokens = answer(load_twin(tiny_path, kind, tmp_path), "cpu")
     model = load(tiny_path, device_map, kind, tmp_path)
     assert quantized(model)
     assert {p.device.type for p in model.parameters()} == {"simgpu"}
@@ -56,9 +64,8 @@ def test_a_quantized_model_equals_its_twin_on_the_cpu(kind, device_map, tiny_pat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_fp32_offload_over_cpu_and_disk_it_equals_its_twin(kind, tiny_path, two_gpus, tmp_path):
-    twin = load(
+    twin = load_twin(
         tiny_path,
-        "cpu",
         kind,
         tmp_path,
         llm_int8_enable_fp32_cpu_offload=True,

@@ -38,16 +38,16 @@ def test_a_large_process_of_somebody_is_found_and_our_own_family_is_not(monkeypa
     monkeypatch.setattr(neighbours, "_SHARE_WORTH_NAMING", 1e-6)
     monkeypatch.setattr(neighbours, "_HOST_PROCESSES", 10_000)
     code = "import sys; kept = bytearray(b'x') * (64 * 2**20); print('ready', flush=True); sys.stdin.read()"
-    holder = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    # The parent ends at once, so that its child belongs to nobody here.
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {code!r}])"
     stranger = subprocess.Popen(
-        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert stranger.stdout.readline() == "ready\n"
+        assert stranger.stdout.readline() == "ready\n" and stranger.wait(timeout=30) == 0
         found = {other.pid: other for other in neighbours.others() if other.device == "cpu"}
     finally:
         stranger.stdin.close()
-        stranger.wait(timeout=30)
     assert os.getpid() not in found and os.getppid() not in found
     assert all(other.nbytes > 0 and other.owner in ("this user", "another user", "unknown") for other in found.values())
     assert any(other.nbytes > 60 * MIB for other in found.values())

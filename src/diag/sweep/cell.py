@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, UnsupportedError
+from diag.packing import NOTHING, Packed, refuse_unfit
 from diag.spec import LoadSpec
 from diag.sweep.deaths import is_out_of_memory
 
@@ -37,7 +38,7 @@ class Planned:
     fingerprint: str = ""
     nbytes: int = 0
     resolved_map: str | None = None
-    packed: tuple[str, ...] = ()
+    packed: Packed = NOTHING
     n_linear: int = 0
     spilled: str = ""
     failure: Failure | None = None
@@ -63,7 +64,7 @@ class Ask:
     spec: LoadSpec
     free: Mapping[Any, int] | None = None
     folders: Mapping[str, str] = field(default_factory=dict)
-    packed: tuple[str, ...] = ()
+    packed: Packed = NOTHING
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Measured:
     notes: tuple[str, ...] = ()
     missing_keys: tuple[str, ...] = ()
     failure: Failure | None = None
-    packed: tuple[str, ...] = ()
+    packed: Packed = NOTHING
     causes: tuple[tuple[str, str], ...] = ()
     adapter: str = ""
     free_before: Mapping[str, int] = field(default_factory=dict)
@@ -148,6 +149,7 @@ def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
         fingerprint = checkpoint.fingerprint + ownfiles.data_fingerprint(spec)
         own = ownfiles.code_fingerprint(spec)
         plan = plan_load(spec, free)
+        refuse_unfit(plan.packed)
         written = ownfiles.bytes_written(plan)
         if plan.needs_disk:
             check_offload_folder(spec, written)
@@ -176,9 +178,10 @@ def _measure(ask: Ask) -> Measured:
     from diag import posix
     from diag.loading import load
     from diag.machine import accelerator_peaks
+    from diag.packing import packed_modules
     from diag.planning import linear_layers
     from diag.probing import ask as ask_model
-    from diag.proof import main_dtype, packed_modules, runs_cpu_kernels, tokenizer_folder
+    from diag.proof import main_dtype, runs_cpu_kernels, tokenizer_folder
     from diag.sweep import naming
     from diag.tensors import placement
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from diag.packing import NOTHING, Packed
 from diag.spec import LoadSpec
 from diag.sweep.cell import Planned
 
@@ -26,17 +29,15 @@ def load_key(plan: Planned, machine: Sequence[str]) -> str:
     return _key("load", values, _files(plan), versions(), _machine(plan, machine))
 
 
-def twin_key(plan: Planned, quantization: str, packed: Sequence[str], threads: int) -> str:
-    """Thread count included: sums over more threads may round differently."""
+def twin_key(plan: Planned, quantization: str, packed: Packed, threads: int) -> str:
+    """Thread count and kind of CPU included: sums may round differently on others."""
     spec = plan.spec
     own_probe = plan.loader_fingerprint if spec.probe is not None and ":" in spec.probe else ""
-    facts = [spec.model, quantization, spec.dtype, spec.adapter, spec.probe, own_probe, list(packed)]
-    return _key("twin", facts, plan.fingerprint, versions(), threads)
+    facts = [spec.model, quantization, spec.dtype, spec.adapter, spec.probe, own_probe, packed.names, packed.fused]
+    return _key("twin", facts, plan.fingerprint, versions(), threads, processor())
 
 
-def needed_references(
-    plan: Planned, packed: Sequence[str] | None, threads: int
-) -> dict[str, tuple[LoadSpec, tuple[str, ...]]] | None:
+def needed_references(plan: Planned, packed: Packed | None, threads: int) -> dict[str, tuple[LoadSpec, Packed]] | None:
     """The twin first, and last, for the quality figure, the unquantized model: key to spec and what to pack.
 
     `packed` are the modules that the load was found to hold packed, if it is done; None is for not yet. The result is
@@ -44,15 +45,15 @@ def needed_references(
     """
     spec = plan.spec
     if spec.quantization == "none":
-        return {twin_key(plan, "none", (), threads): (spec, ())}
+        return {twin_key(plan, "none", NOTHING, threads): (spec, NOTHING)}
     if spec.loader is None:
         packed = plan.packed
     elif packed is None:
         return None
-    needed = {twin_key(plan, spec.quantization, packed, threads): (spec, tuple(packed))}
+    needed = {twin_key(plan, spec.quantization, packed, threads): (spec, packed)}
     if spec.quantization != "as-stored":
         plain = spec.replace(quantization="none")
-        needed[twin_key(plan, "none", (), threads)] = (plain, ())
+        needed[twin_key(plan, "none", NOTHING, threads)] = (plain, NOTHING)
     return needed
 
 
@@ -68,7 +69,18 @@ def _files(plan: Planned) -> list[str]:
 
 
 def _machine(plan: Planned, machine: Sequence[str]) -> Any:
-    return "" if plan.spec.simulated else tuple(machine)
+    return processor() if plan.spec.simulated else (processor(), *machine)
+
+
+@functools.cache
+def processor() -> str:
+    """The CPU's model and features, which decide its kernels (/proc/cpuinfo; elsewhere what `platform` knows)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    telling = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(telling)}))
 
 
 def _key(*parts: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, SpecError
+from diag.packing import NOTHING, Packed
 from diag.preflight import check_results_place
 from diag.probing import Answer
 from diag.spec import LoadSpec
@@ -253,9 +254,9 @@ def _reference_tasks(sweep: Sweep, load: Load) -> Iterator[Task]:
             yield Task(f"twin {key}", f"{_CELL}:be_twin", ask, sweep.options.timeout)
 
 
-def _needed(sweep: Sweep, load: Load) -> dict[str, tuple[LoadSpec, tuple[str, ...]]] | None:
+def _needed(sweep: Sweep, load: Load) -> dict[str, tuple[LoadSpec, Packed]] | None:
     measured = sweep.measured.get(load.key)
-    packed = None if measured is None else getattr(measured, "packed", ())
+    packed = None if measured is None else getattr(measured, "packed", NOTHING)
     return keys.needed_references(load.plans[0], packed, sweep.threads)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from diag.errors import DiagError, SpecError
 from diag.exits import Exit
-from diag.views.execute import ERROR, FINISHED, Ended
+from diag.views.execute import ERROR, FINISHED, TIMEOUT, Ended
 
 GATE_TAG = "gate"
 _TITLES = {
@@ -35,6 +35,8 @@ def exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
 def title(ended: Mapping[str, Any]) -> str:
     """The first line of a report whose run did not finish; `ended` as `Ended.to_json` gives it."""
     how, why = str(ended.get("how")), str(ended.get("why") or "")
+    if how == TIMEOUT:
+        return _TITLES[how]
     meaning = _meaning(how, why)
     said = why.partition(":")[2].strip().splitlines() or [why]
     if meaning is Exit.WRONG_USAGE:
@@ -45,6 +47,8 @@ def title(ended: Mapping[str, Any]) -> str:
 
 
 def _meaning(how: str, why: str) -> Exit:
+    if how == TIMEOUT:
+        return Exit.NOT_JUDGED  # as when the matrix itself stops at the deadline
     if how != ERROR:
         return Exit.DIED
     name = _error_name(why)
