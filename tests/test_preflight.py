@@ -10,7 +10,8 @@ import pytest
 
 import diag
 from diag.errors import CheckpointError, CouldNotJudgeError
-from diag.preflight import check_offload_folder, check_results_place, devices_in_the_way, look_before
+from diag.needs import check_offload_folder
+from diag.preflight import check_results_place, devices_in_the_way, look_before
 from diag.spec import LoadSpec
 
 SMI = """#!{python}

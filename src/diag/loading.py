@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import shutil
 import tempfile
 import time
@@ -15,8 +16,9 @@ import torch
 
 from diag import posix
 from diag.audience import bars_only_for_people
-from diag.errors import DiagError, SpecError, UnsupportedError
+from diag.errors import DiagError, SpecError
 from diag.machine import accelerator_peaks, reset_peaks
+from diag.needs import check_adapter, check_offload_folder
 from diag.notes import collecting
 from diag.outcome import LoadOutcome
 from diag.packing import refuse_unfit
@@ -54,6 +56,9 @@ def load(spec: LoadSpec, *, free_memory: Mapping[Any, int] | None = None) -> Loa
         with collecting(notes):
             plan = plan_load(spec, free_memory)
             refuse_unfit(plan.packed)
+            check_adapter(spec, plan.needs_disk)
+            if plan.needs_disk:
+                check_offload_folder(spec)
     except Exception as error:
         return LoadOutcome(spec, error=error, notes=tuple(notes))
     return load_planned(plan, notes)
@@ -117,6 +122,7 @@ def _read(plan: Plan, offload_folder: str | None) -> _Loaded:
 def _call_loader(spec: LoadSpec, arguments: Mapping[str, Any]) -> torch.nn.Module:
     function = import_function(spec.loader or "", "loader")
     names = ("device_map", "quantization_config", "max_memory", "offload_folder")
+    _check_takes(function, names, spec.loader)
     model = function(**{name: arguments.get(name) for name in names})
     if not isinstance(model, torch.nn.Module):
         raise DiagError(
@@ -125,6 +131,19 @@ def _call_loader(spec: LoadSpec, arguments: Mapping[str, Any]) -> torch.nn.Modul
             next_step="return the model itself, not a pipeline, tuple or None.",
         )
     return model
+
+
+def _check_takes(function: Any, names: tuple[str, ...], reference: str | None) -> None:
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(names))
+    except TypeError as e:
+        raise DiagError(
+            f"the loader {reference!r} can't be called with what a loader is given.",
+            why=f"{e}; it is given {', '.join(names)}, by name.",
+            next_step="def load(device_map=None, quantization_config=None, **kwargs): … return model.",
+        ) from e
+    except ValueError:
+        pass  # a built-in that does not tell its signature: the call itself will show
 
 
 def import_function(reference: str, field: str) -> Any:
@@ -136,7 +155,8 @@ def import_function(reference: str, field: str) -> Any:
         raise DiagError(
             f"{field}={reference!r}: the module {module_name!r} can't be imported.",
             why=f"{type(e).__name__}: {e}",
-            next_step="put its folder on PYTHONPATH or install it; a function defined in a notebook can't be used.",
+            next_step="put its folder on PYTHONPATH or install it; a function defined in a notebook can't be used."
+            + " If it is meant as a prompt, put a space after the colon." * (field == "probe"),
         ) from e
     except AttributeError as e:
         raise DiagError(
@@ -147,12 +167,6 @@ def import_function(reference: str, field: str) -> Any:
 def _with_adapter(plan: Plan, model: Any) -> Any:
     if plan.spec.adapter is None:
         return model
-    if plan.needs_disk:
-        raise UnsupportedError(
-            "an adapter on a base that is offloaded to disk is refused.",
-            why="PEFT would rewrite the base's own checkpoint files (peft 0.21.2, PeftModel._update_offload).",
-            next_step="use a map without disk, or merge the adapter first and load the merged model.",
-        )
     try:
         import peft
     except ImportError as e:

@@ -96,6 +96,33 @@ def check_map(model: nn.Module, device_map: Mapping[str, Any]) -> None:
             why=f"no key of the map is a prefix of its name; the map has {len(device_map)} keys.",
             next_step="add the missing modules, or '' for all the rest.",
         )
+    _refuse_nested(model, device_map)
+
+
+def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
+    """accelerate gives the outer entry's hook every tensor below it, also those that an inner entry offloads."""
+    accelerators = any(device not in ("cpu", "disk") for device in device_map.values())
+    for inner, device in device_map.items():
+        outer = next((name for name in _prefixes(inner) if name in device_map), None)
+        if outer is None or device == device_map[outer]:
+            continue
+        outside_is_offloaded = device_map[outer] == "disk" or (device_map[outer] == "cpu" and accelerators)
+        if device == "disk" or outside_is_offloaded:
+            others = [path for path, _ in model.get_submodule(outer).named_children()]
+            raise UnsupportedError(
+                f"the device map can't be dispatched: {inner!r} on {device!r} is inside "
+                f"{outer!r} on {device_map[outer]!r}.",
+                why="accelerate would fail with ValueError, weight is on the meta device "
+                "(attach_align_device_hook_on_blocks in accelerate/hooks.py, 1.15.0).",
+                next_step=f"name the parts of {outer or 'the model'!r} one by one in its place: "
+                f"{', '.join(others[:4])}{' …' * (len(others) > 4)}.",
+            )
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:

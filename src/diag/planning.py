@@ -15,6 +15,7 @@ from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
 from diag.mapping import check_map, disk_map, offload_map
 from diag.modelclass import load_config, may_run_its_code, model_class
+from diag.needs import check_devices
 from diag.packing import NOTHING, Packed, is_packed_class, packed_of
 from diag.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
 from diag.spec import AUTO_PRESETS, LoadSpec
@@ -56,6 +57,7 @@ def plan_load(spec: LoadSpec, free_memory: Mapping[Any, int] | None = None) -> P
     finds wrong, UnsupportedError for a known refusal; other errors are the libraries' own.
     """
     use_hardware(spec.hardware)
+    check_devices(spec)
     checkpoint = find_checkpoint(spec.model)
     check_stored(spec, checkpoint)
     config = load_config(checkpoint)
@@ -79,7 +81,7 @@ def _arguments(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory:
         "config": config,
         "dtype": spec.dtype,
         "trust_remote_code": may_run_its_code(checkpoint),
-        "quantization_config": quantization_config(spec),
+        "quantization_config": quantization_config(spec, getattr(config, "dtype", None)),
     }
     if spec.device_map in AUTO_PRESETS:
         arguments["max_memory"] = usable_memory(spec, free_memory)

@@ -5,7 +5,6 @@ What it finds ends in "could not judge": nothing is known about the model then, 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,34 +90,6 @@ def devices_in_the_way() -> DiagError | None:
                 next_step="wait for that process, choose another GPU with CUDA_VISIBLE_DEVICES, or simulate one.",
             )
     return None
-
-
-def check_offload_folder(spec: LoadSpec, nbytes: int) -> None:
-    """Raises CouldNotJudgeError where weights that go to disk would not fit, or can't be written.
-
-    `nbytes` is what the load will write: nothing for safetensors, which are read where they are.
-    """
-    if spec.offload_folder is None:
-        import tempfile
-
-        folder, name = Path(tempfile.gettempdir()), "the folder for temporary files"
-    else:
-        folder, name = Path(spec.offload_folder), "the offload folder"
-    if folder.exists() and not folder.is_dir():
-        raise CouldNotJudgeError(f"{name} {str(folder)!r} is a file.", next_step="give a folder as offload_folder.")
-    there = next((one for one in (folder, *folder.parents) if one.exists()), Path.cwd())
-    if not os.access(there, os.W_OK):
-        raise CouldNotJudgeError(
-            f"{name} {str(folder)!r} can't be written to.",
-            next_step="give another offload_folder, or change its permissions.",
-        )
-    free = shutil.disk_usage(there).free
-    if free < nbytes:
-        raise CouldNotJudgeError(
-            f"there is no room in {name} {str(folder)!r}.",
-            why=f"{format_size(nbytes)} of weights are written there, and {format_size(free)} are free.",
-            next_step="make room, give an offload_folder on another disk, or use safetensors: they are not copied.",
-        )
 
 
 def check_results_place(path: Path) -> None:

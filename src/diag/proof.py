@@ -43,7 +43,7 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     try:
         answer = ask(model, spec.probe, tokenizer_folder(spec))
     except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model
-        return Proof(None, f"could not be judged: {e.what}")
+        return Proof(None, f"could not be judged: {e.what} {e.next_step}".rstrip())
     except Exception as e:
         return Proof(False, f"running it raised {type(e).__name__}: {_first_line(e)}")
     reference = reference_answer(spec, packed_modules(model))

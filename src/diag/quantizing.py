@@ -19,14 +19,18 @@ OFFLOAD_RULE = (
 )
 
 
-def quantization_config(spec: LoadSpec) -> Any:
-    """The object for `from_pretrained(quantization_config=…)`, or None. Raises MissingLibraryError."""
+def quantization_config(spec: LoadSpec, stored_dtype: Any = None) -> Any:
+    """The object for `from_pretrained(quantization_config=…)`, or None. Raises MissingLibraryError.
+
+    `stored_dtype` is the checkpoint's own, which `dtype="auto"` keeps; UnsupportedError where it can't be packed.
+    """
     if spec.quantization in ("none", AS_STORED):
         return None
     import transformers
 
     if spec.quantization in QUANTIZATIONS:
         require_bitsandbytes()
+        _refuse_float64(spec, stored_dtype)
         return transformers.BitsAndBytesConfig(**_bitsandbytes_arguments(spec))
     name, _, text = spec.quantization.partition(" ")
     kind = getattr(transformers, name, None)
@@ -39,6 +43,16 @@ def quantization_config(spec: LoadSpec) -> Any:
     if name == "BitsAndBytesConfig":
         require_bitsandbytes()
     return kind.from_dict(json.loads(text))
+
+
+def _refuse_float64(spec: LoadSpec, stored_dtype: Any) -> None:
+    dtype = str(stored_dtype).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
+    if dtype == "float64" and spec.quantization != "int8":
+        raise UnsupportedError(
+            f"{spec.quantization} can't pack float64 weights.",
+            why="quantize_4bit in bitsandbytes/functional.py, 0.50.2: only 16/32-bit floats.",
+            next_step="use dtype='float32', 'bfloat16' or 'float16'.",
+        )
 
 
 def _bitsandbytes_arguments(spec: LoadSpec) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def parse_model(value: Any) -> str:
             "a model is named by a non-empty text.",
             "give a hub id, a local folder, or a sample name such as 'tiny' or 'smollm2'.",
         )
-    return value
+    return os.path.expanduser(value)
 
 
 def parse_hardware(value: Any) -> Hardware | None:
@@ -190,7 +190,7 @@ def parse_path(value: Any, field: str) -> str | None:
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text.strip():
         raise _wrong(field, value, "a folder or name is needed.", "leave it out for the default.")
-    return text
+    return os.path.expanduser(text)
 
 
 def check_function(value: Any, field: str) -> None:

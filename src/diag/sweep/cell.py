@@ -139,8 +139,8 @@ def survey(request: tuple[Any, ...]) -> Survey:
 
 def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
     from diag.checkpoint import find_checkpoint
+    from diag.needs import check_adapter, check_offload_folder
     from diag.planning import plan_load
-    from diag.preflight import check_offload_folder
     from diag.sweep import ownfiles
 
     fingerprint, own = "", ""
@@ -150,6 +150,7 @@ def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
         own = ownfiles.code_fingerprint(spec)
         plan = plan_load(spec, free)
         refuse_unfit(plan.packed)
+        check_adapter(spec, plan.needs_disk)
         written = ownfiles.bytes_written(plan)
         if plan.needs_disk:
             check_offload_folder(spec, written)
