@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ for name, value in {
     "MPLBACKEND": "Agg",
 }.items():
     os.environ.setdefault(name, value)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `pytest &` in a script; children would not hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from diag import samples  # noqa: E402
 

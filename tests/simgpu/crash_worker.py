@@ -135,6 +135,7 @@ SNIPPETS = {
     "storage legacy": lambda: new().storage().tolist(),
     # shapes and memory
     "resize larger": resized,
+    "resize a view": lambda: new()[0].resize_(100),
     "resize smaller": lambda: resized(grown=False),
     "set from storage": lambda: torch.empty(0, device=D).set_(bytes_of_it(), 0, (2,), (1,)),
     "set past the end": lambda: torch.empty(0, device=D).set_(bytes_of_it(), 0, (200,), (1,)),

@@ -11,7 +11,6 @@ import pytest
 
 HERE = Path(__file__).parent
 REFUSED = {  # the first words of the error; everything else works
-    "another process": "RuntimeError: _share_fd_: only available on CPU",
     "storage resize": "NotImplementedError: a storage on simgpu:1 keeps its 24 bytes",
     "storage pinned": "TypeError: cannot pin",
     "storage shared by descriptor": "RuntimeError: _share_fd_: only available on CPU",

@@ -96,7 +96,7 @@ def host_bytes(hardware: Hardware | None = None) -> int:
 
 
 def _register() -> None:
-    from diag.simgpu import dispatch, library_patches, private, refusals, torch_patches
+    from diag.simgpu import dispatch, library_patches, private, refusals, sharing, torch_patches
     from diag.simgpu.module import backend
 
     private.check_torch()
@@ -106,6 +106,7 @@ def _register() -> None:
     torch_patches.install()
     library_patches.install()
     refusals.install()
+    sharing.install()
 
 
 def _check_fits(hardware: Hardware) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -19,7 +21,7 @@ def refuse_mix(op: Any, args: tuple[Any, ...]) -> None:
     if private.schema(op).name in _CPU_INDICES and _indices_may_be_here(tensors, devices):
         return
     if torch.Tag.pointwise in op.tags or private.schema(op).name in _CPU_INDICES:
-        _refuse_pair(tensors)
+        _refuse_pair([(name, value) for name, value in tensors if not (name == "indices" and value.is_cpu)])
     _refuse_argument(op, tensors)
 
 
@@ -48,11 +50,30 @@ def _refuse_argument(op: Any, tensors: list[tuple[str, torch.Tensor]]) -> NoRetu
     common = tensors[0][1].device
     name, device = next((name, value.device) for name, value in tensors if value.device != common)
     schema = private.schema(op)
-    method = f"wrapper_{private.NAME}_{schema.overload_name}_{schema.name.split('::')[-1]}"
+    base, overload = schema.name.split("::")[-1], schema.overload_name
+    method = f"wrapper_{private.NAME}_{base if is_structured(base, overload) else f'{overload}_{base}'}"
     raise RuntimeError(
         f"Expected all tensors to be on the same device, but got {name} is on {device}, different from other "
         f"tensors on {common} (when checking argument in method {method})"
     )
+
+
+@functools.cache
+def is_structured(name: str, overload: str) -> bool:
+    """Whether PyTorch generates an operation's checks from a structured kernel, whose wrapper names no overload.
+
+    Reads torchgen/packaged/ATen/native/native_functions.yaml (torch 2.13.0; dest/register_dispatch_key.py makes the
+    names); only an error comes here.
+    """
+    import torchgen
+
+    listed = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    try:
+        text = listed.read_text(encoding="utf-8")
+    except OSError:
+        return False
+    start = text.find(f"- func: {name}{'.' * bool(overload)}{overload}(")
+    return "\n  structured" in text[start : text.find("\n- func:", start + 1)] if start >= 0 else False
 
 
 def _named_tensors(op: Any, args: tuple[Any, ...]):

@@ -159,9 +159,8 @@ def wrap(value: Any, index: int) -> Any:
 def place(cpu: torch.Tensor, index: int) -> torch.Tensor:
     """New memory on a device: counted until its last owner dies. Raises torch.OutOfMemoryError."""
     if cpu.layout is not torch.strided or cpu.is_quantized:
-        raise NotImplementedError(
-            f"{private.NAME} holds dense tensors only; this operation gave one with layout {cpu.layout}."
-        )
+        kind = "one that is quantized" if cpu.is_quantized else f"one with layout {cpu.layout}"
+        raise NotImplementedError(f"{private.NAME} holds dense tensors only; this operation gave {kind}.")
     if cpu.is_conj() or cpu.is_neg():
         cpu = cpu.resolve_conj().resolve_neg()
     if not cpu.data_ptr() and cpu.numel():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from diag.simgpu import memory
+from diag.hardware import format_size
+from diag.simgpu import memory, streams
 from diag.simgpu.private import NAME
 
 
@@ -106,11 +108,31 @@ class Module:
     def empty_cache(self) -> None:
         """Nothing is cached."""
 
+    def memory_summary(self, device: Any = None, abbreviated: bool = False) -> str:
+        """What is in use, at most was, is free and is there, a line each."""
+        index = self.index(device)
+        values = {"in use": memory.used[index], "peak": memory.peak[index], "free": memory.free(index),
+                  "capacity": memory.capacity[index]}  # fmt: skip
+        lines = [f"  {name:<9}{format_size(size):>12}" for name, size in values.items()]
+        return "\n".join([f"{self.get_device_name(index)} ({NAME}:{index})", *lines])
+
     ipc_collect = empty_host_cache = empty_cache
 
     # -- time: everything has happened when a call returns
+    Stream: Any = streams.Stream
+    Event: Any = streams.Event
+
     def synchronize(self, device: Any = None) -> None:
         """Nothing is pending."""
+
+    def current_stream(self, device: Any = None) -> streams.Stream:
+        return streams.Stream(device)
+
+    default_stream = current_stream
+
+    def stream(self, stream: streams.Stream | None) -> Any:
+        """Context manager: what runs inside it runs as always."""
+        return stream or nullcontext()
 
     def _is_in_bad_fork(self) -> bool:
         return False

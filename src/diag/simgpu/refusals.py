@@ -34,9 +34,12 @@ def explained_backward(original: Callable[..., Any]) -> Callable[..., Any]:
             if private.NO_QUEUE not in str(error):
                 raise
             raise DiagError(
-                "backward on simulated GPUs works on simgpu:0 only, and this graph reaches another one.",
-                why="PyTorch's autograd engine keeps one queue for a device type registered from Python.",
-                next_step="train with the whole model on 'simgpu:0' or on the CPU; gradients so far are partial.",
+                "backward on simulated GPUs works on simgpu:0 only, in a process that simulated them before its first "
+                "backward.",
+                why="this graph reaches another one, or PyTorch's autograd engine was started before: it makes its "
+                "queues once, one for a device type registered from Python.",
+                next_step="restart the process and put the whole model on 'simgpu:0', or train on the CPU; gradients "
+                "so far are partial.",
             ) from error
 
     return run_backward

@@ -44,6 +44,25 @@ def copy_at_home(cpu: _Tensor, kwargs: dict[str, Any]) -> _Tensor:
     return room[start : start + cpu.nbytes].view(cpu.dtype).view(cpu.shape).copy_(cpu)
 
 
+def grouped_mm(*args: Any, **kwargs: Any) -> _Tensor:
+    """Asks for matrices on 16-byte boundaries, which a copy that starts where its source starts may miss."""
+    return _grouped_mm(*map(_aligned, args), **{name: _aligned(value) for name, value in kwargs.items()})
+
+
+def _aligned(value: Any) -> Any:
+    if not isinstance(value, _Tensor) or value.is_cpu or private.as_cpu(value)[0].data_ptr() % 16 == 0:
+        return value
+    return value.clone(memory_format=torch.preserve_format)
+
+
+_grouped_mm = kernels.compile_kernel(aten._grouped_mm.default)
+
+
+def nothing_nested(*args: Any, **kwargs: Any) -> bool:
+    """Whether padding could become a nested tensor (TransformerEncoder); those do not live on simulated devices."""
+    return False
+
+
 def histc(tensor: _Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> _Tensor:
     """Counts also whole numbers, as a GPU does and the CPU does not; models ask for that by device type."""
     cpu, index = private.as_cpu(tensor)
@@ -77,11 +96,12 @@ def resize_(tensor: _Tensor, size: list[int], *, memory_format: Any = None) -> _
     itemsize = tensor.element_size()
     have = tensor.untyped_storage().nbytes() - tensor.storage_offset() * itemsize
     if _count(size) * itemsize > have:
-        cpu, index = private.as_cpu(tensor)
+        index = private.as_cpu(tensor)[1]
         memory.make_room(index, _count(size) * itemsize)
         flat = torch.empty(_count(size), dtype=tensor.dtype, device="cpu")
         kept = have // itemsize
-        flat[:kept] = cpu.as_strided((kept,), (1,), 0) if kept else flat[:0]
+        if kept:
+            flat[:kept] = private.as_cpu(tensor.as_strided((kept,), (1,)))[0]
         private.set_memory(tensor, kernels.place(flat, index))
     private.metadata_kernel(aten.resize_.default)(tensor, size, memory_format=memory_format)
     return tensor
@@ -150,6 +170,8 @@ def nothing_to_record(tensor: _Tensor, stream: Any) -> None:
 KERNELS: dict[Any, Callable[..., Any]] = {
     aten._to_copy.default: to_copy,
     aten.histc.default: histc,
+    aten._grouped_mm.default: grouped_mm,
+    aten._nested_tensor_from_mask_left_aligned.default: nothing_nested,
     aten.copy_.default: copy_,
     aten._copy_from.default: copy_from,
     aten._copy_from_and_resize.default: copy_from_and_resize,

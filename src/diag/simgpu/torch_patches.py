@@ -57,9 +57,12 @@ def _both_ours(a: torch.Tensor, b: torch.Tensor) -> bool:
     return {a.device.type, b.device.type} <= {"cpu", private.NAME} and a.layout is b.layout is torch.strided
 
 
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")  # they belong to the object, not to its memory
+
+
 def _become(tensor: torch.Tensor, new: torch.Tensor) -> None:
     """Makes `tensor` stand for the memory of `new`, on its device, and stay the same Python object."""
-    twin = new.detach()
+    twin, hooks = new.detach(), {name: getattr(tensor, name, None) for name in _HOOKS}
     twin.requires_grad_(tensor.requires_grad and (twin.is_floating_point() or twin.is_complex()))
     grad = tensor.grad
     if grad is not None and grad.device == new.device:
@@ -72,6 +75,9 @@ def _become(tensor: torch.Tensor, new: torch.Tensor) -> None:
             why="a running computation (a graph for backward) still holds it.",
             next_step="finish or drop that computation first, or assign a new parameter to the module.",
         ) from error
+    for name, registered in hooks.items():
+        if registered:
+            setattr(tensor, name, registered)
 
 
 # -- storages ------------------------------------------------------------------------------------
