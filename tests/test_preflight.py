@@ -64,6 +64,7 @@ def test_a_gpu_that_takes_no_work_is_named(smi):
 
 
 @posix
+@pytest.mark.exhaustive
 def test_rows_of_a_held_machine_could_not_be_judged_and_simulated_ones_are(smi, tmp_path):
     smi("Exclusive_Process", held=True)
     specs = [LoadSpec("tiny", "none"), LoadSpec("tiny", "auto", hardware="1GiB+1GiB")]

@@ -79,6 +79,7 @@ def test_02_rows_arrive_one_is_opened_a_run_is_cancelled_and_one_interrupted(lab
     panel.get_by_text(re.compile("Cancelled after .* They are kept")).wait_for(timeout=LONG)
 
 
+@pytest.mark.exhaustive
 def test_03_the_explorer_filters_pages_and_fits_a_phone(lab, page):
     many = (
         "import pandas\n"

@@ -144,6 +144,7 @@ def test_a_model_that_is_not_there_is_a_row(tmp_path):
     assert frame.error_type[0] == "CheckpointError"
 
 
+@pytest.mark.exhaustive
 def test_killed_cells_stay_until_they_are_retried(tmp_path, monkeypatch):
     specs = [own("kills_itself")]
     run(specs, tmp_path)
@@ -154,6 +155,7 @@ def test_killed_cells_stay_until_they_are_retried(tmp_path, monkeypatch):
     assert any(key.startswith("load") for key in seen)
 
 
+@pytest.mark.exhaustive
 def test_a_changed_checkpoint_is_loaded_again(tiny_copy, tmp_path):
     import torch
     from safetensors.torch import load_file, save_file
@@ -178,6 +180,7 @@ def test_no_specs_give_an_empty_frame_with_all_columns(tmp_path):
     assert list(run([], tmp_path).columns) == list(MATRIX_COLUMNS)
 
 
+@pytest.mark.exhaustive
 def test_cancelling_keeps_what_was_finished_and_marks_the_rest(tmp_path):
     rows = []
     specs = [own("good", probe=text) for text in ("one", "two", "three")]
@@ -220,6 +223,7 @@ def test_a_plain_script_without_a_main_guard_works_and_is_not_imported_again(tmp
     assert out.stdout.count("rows ['ok', 'ok']") == 1, out.stderr
 
 
+@pytest.mark.exhaustive
 def test_standard_input_works(tmp_path):
     out = subprocess.run(
         [sys.executable], input=textwrap.dedent(CONTRACT), cwd=tmp_path, capture_output=True, text=True, timeout=300

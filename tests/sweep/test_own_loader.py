@@ -62,12 +62,14 @@ def test_a_loader_that_forgets_the_quantization_is_told_so(tmp_path):
     assert "0 of 43 linear layers are packed" in frame.reason[0]
 
 
+@pytest.mark.exhaustive
 def test_a_loader_that_returns_something_else_is_an_error_that_says_what_to_return(tmp_path):
     frame = rows([own("not_a_model"), LoadSpec("tiny", loader="probe_helpers:absent")], tmp_path)
     assert list(frame.status) == ["load_error", "load_error"]
     assert "returned a dict" in frame.reason[0] and "has no 'absent'" in frame.reason[1]
 
 
+@pytest.mark.exhaustive
 def test_a_changed_loader_or_saved_request_is_asked_again(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text("from probe_helpers import good as load\n")
     (tmp_path / "request.json").write_text(json.dumps({"input_ids": [[1, 2, 3]]}))

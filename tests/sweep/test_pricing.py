@@ -90,6 +90,7 @@ def test_stored_rows_cost_nothing_and_tell_how_long_a_load_takes(tmp_path):
     assert found.seconds and found.seconds > 0
 
 
+@pytest.mark.exhaustive
 def test_max_loads_runs_the_most_informative_and_the_rest_can_be_done_later(tmp_path):
     specs = grid("tiny", ["none", "auto", "cpu", "disk"], ["none", "nf4"])
     few = diag.matrix(specs, tmp_path / "r.sqlite", max_loads=2, progress=False)
@@ -116,6 +117,7 @@ def test_a_deadline_ends_the_run_and_says_so(tmp_path, monkeypatch):
     assert frame.status[0] == "not_run" and "deadline" in frame.reason[0]
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_would_fill_the_host_asks_first(tmp_path, monkeypatch):
     monkeypatch.setattr("diag.sweep.pricing._CALM_SHARE", 0.0)
     with pytest.raises(SpecError, match="more than half") as asked:
@@ -124,6 +126,7 @@ def test_a_run_that_would_fill_the_host_asks_first(tmp_path, monkeypatch):
     assert list(diag.matrix([LoadSpec("tiny", "none")], tmp_path / "r.sqlite", progress=False).status) == ["ok"]
 
 
+@pytest.mark.exhaustive
 def test_the_command_plans_and_stops(tmp_path):
     command = [sys.executable, "-m", "diag", "matrix", "tiny", "--hardware", "1GiB+1GiB", "--plan"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
@@ -133,6 +136,7 @@ def test_the_command_plans_and_stops(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_36_specs_of_smollm2_add_up_and_interrupted_and_resumed_gives_the_same_frame(tmp_path):
     specs = grid("smollm2", quantizations=("none", "int8", "nf4", "fp4"), hardware=Hardware.parse("2x300MiB+8GiB"))
     assert len(specs) == 36

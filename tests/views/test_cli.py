@@ -97,6 +97,7 @@ def test_matrix_prints_the_overview_and_what_to_use(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_matrix_as_json_is_every_row_and_nothing_else(tmp_path):
     maps = '{"":"cpu"}'
     said = run(

@@ -120,6 +120,7 @@ def test_a_model_made_worse_by_one_layer_fails_the_gate(tmp_path, before):
     assert beside == {"results.sqlite", "results.json", "results.md", "results.junit.xml"}
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_does_not_exist_could_not_be_judged(tmp_path, before):
     left = night(tmp_path, "-p", "model", "./no-such-folder", "-p", "baseline", str(before[1]))
     assert (left.papermill, left.code) == (1, Exit.NOT_JUDGED), left.log
@@ -127,6 +128,7 @@ def test_a_model_that_does_not_exist_could_not_be_judged(tmp_path, before):
     assert "does not exist" in left.first_line
 
 
+@pytest.mark.exhaustive
 def test_a_gated_repository_could_not_be_judged(tmp_path):
     sys.path.insert(0, str(HERE.parent))
     from test_hub import Hub
@@ -152,6 +154,7 @@ def test_a_full_disk_could_not_be_judged_and_the_page_is_there(tmp_path):
     assert left.first_line.startswith("Could not judge: there is no room for the results file")
 
 
+@pytest.mark.exhaustive
 def test_a_combination_that_dies_is_worse_than_one_that_worked(tmp_path, before):
     model, baseline = before
     killer = ["-p", "model", str(model), "-p", "baseline", str(baseline), "-p", "loader", "matrix_helpers:kills_itself"]
@@ -160,6 +163,7 @@ def test_a_combination_that_dies_is_worse_than_one_that_worked(tmp_path, before)
     assert "was ok, is killed: SIGKILL while loading or running" in left.first_line
 
 
+@pytest.mark.exhaustive
 def test_a_kernel_that_dies_is_a_run_that_died_with_the_rows_it_had(tmp_path):
     half = "import os, diag\ndiag.matrix(asked.specs[:1], results=results)\n" + KILL
     source = with_cell(find_notebook(REPORT), tmp_path, half, before="frame = ")
@@ -181,6 +185,7 @@ def test_a_wrong_parameter_name_is_wrong_usage_before_anything_is_loaded(tmp_pat
     assert ElementTree.parse(tmp_path / "report.junit.xml").getroot()[0].get("errors") == "1"
 
 
+@pytest.mark.exhaustive
 def test_a_list_that_arrives_as_text_is_read(tmp_path):
     lists = ["-p", "device_maps", '["auto", "cpu"]', "-p", "quantizations", "none, nf4", "-p", "timeout", "10m"]
     left = night(tmp_path, "-p", "model", "tiny", *lists)
@@ -191,6 +196,7 @@ def test_a_list_that_arrives_as_text_is_read(tmp_path):
     assert left.first_line == "4 of 4 combinations of tiny work on this machine"
 
 
+@pytest.mark.exhaustive
 def test_a_kernel_of_another_environment_is_named(tmp_path):
     """A second environment that sees the same packages, with its own kernel, run by this papermill."""
     other = tmp_path / "other"
@@ -233,6 +239,7 @@ def test_wrong_usage_of_the_command_leaves_its_page_where_one_was_named(tmp_path
     assert json.loads((tmp_path / "r.json").read_text())["headline"] == said
 
 
+@pytest.mark.exhaustive
 def test_a_run_past_its_deadline_reports_what_it_has(tmp_path, before):
     _, baseline = before
     grid = ["--device-map", "auto,disk", "--quantization", "none", "--hardware", "this machine"]

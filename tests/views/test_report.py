@@ -100,6 +100,7 @@ def test_a_run_out_of_time_says_so_and_calls_nothing_finished_that_was_not(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_model_that_nobody_has_could_not_be_judged(tmp_path):
     result = write_report("no-one/has-this", tmp_path / "x.html", **SMALL)
     assert result.exit_code is Exit.NOT_JUDGED
@@ -107,6 +108,7 @@ def test_a_model_that_nobody_has_could_not_be_judged(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_hostile_names_and_secrets_of_a_real_run_stay_out(tmp_path, tiny_path, monkeypatch):
     home = tmp_path / "home-of-someone"
     model = home / "<script>alert(1)</script>\x1b[31m"

@@ -202,6 +202,7 @@ def test_the_panel_runs_shows_rows_and_opens_one(tmp_path, live):
     assert "works" in panel._details.children[0].value and "offloaded" in str(panel._details.children[1].children)
 
 
+@pytest.mark.exhaustive
 def test_cancel_keeps_the_rows_that_are_finished(tmp_path, live):
     panel = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"], quantizations=["none", "nf4"], workers=1)
     assert panel.widget is not None
