@@ -65,9 +65,7 @@ def is_structured(name: str, overload: str) -> bool:
     Reads torchgen/packaged/ATen/native/native_functions.yaml (torch 2.13.0; dest/register_dispatch_key.py makes the
     names); only an error comes here.
     """
-    import torchgen
-
-    listed = Path(torchgen.__file__).parent / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    listed = Path(torch.__file__).parent.parent / "torchgen" / "packaged" / "ATen" / "native" / "native_functions.yaml"
     try:
         text = listed.read_text(encoding="utf-8")
     except OSError:
