@@ -116,7 +116,7 @@ def test_hooks_lost_on_a_gpu_are_fixed_on_that_gpu_where_the_model_fits():
 
 
 def test_where_a_fix_does_not_fit_the_next_is_applied_and_the_outcome_says_why():
-    spec = LoadSpec("tiny", device_map="offload", hardware="1100KiB+8GiB")
+    spec = LoadSpec("tiny", device_map="offload", hardware="1160KiB+8GiB")
     model = _without_hooks(load(spec).model)
     before = dict(model.named_parameters())
     fixed = fix(diagnose(model))

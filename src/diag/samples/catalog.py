@@ -50,7 +50,7 @@ _ROPE_DECODER = {
 _CLIP = {
     "model_type": "clip_vision_model",
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "image_size": 32,
@@ -63,10 +63,10 @@ _ALL = (
         "tiny",
         "LlamaForCausalLM",
         "the usual decoder: RMSNorm, no biases, tied embeddings, six blocks in several shards",
-        291_648,
-        1_166_592,
+        328_512,
+        1_314_048,
         model_type="llama",
-        config={**_ROPE_DECODER, "num_hidden_layers": 6, "intermediate_size": 160, "tie_word_embeddings": True},
+        config={**_ROPE_DECODER, "num_hidden_layers": 6, "intermediate_size": 192, "tie_word_embeddings": True},
     ),
     Sample(
         "tiny-gpt2",
@@ -163,8 +163,8 @@ _ALL = (
         "tiny-llava",
         "LlavaForConditionalGeneration",
         "vision and language: a CLIP tower, a projector and a Llama, with its processor",
-        352_960,
-        1_411_840,
+        369_472,
+        1_477_888,
         model_type="llava",
         config={
             "vision_config": _CLIP,
