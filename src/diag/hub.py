@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diag.errors import CheckpointError
+from diag.folders import nearest_existing
 from diag.hardware import format_size
 
 SECONDS = 5.0  # for one question to the hub
@@ -191,7 +192,7 @@ def _lists_safetensors(model: str) -> bool:
 
 
 def _check_room(model: str, nbytes: int, count: int, cache: Path) -> None:
-    there = next((folder for folder in (cache, *cache.parents) if folder.exists()), Path.cwd())
+    there = nearest_existing(cache)
     if not os.access(there, os.W_OK):
         raise CheckpointError(
             f"{model!r} is not whole in the cache, and the cache {str(cache)!r} can't be written to.",

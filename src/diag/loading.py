@@ -18,10 +18,9 @@ from diag import posix
 from diag.audience import bars_only_for_people
 from diag.errors import DiagError, SpecError
 from diag.machine import accelerator_peaks, reset_peaks
-from diag.needs import check_adapter, check_offload_folder
+from diag.needs import check_needs
 from diag.notes import collecting
 from diag.outcome import LoadOutcome
-from diag.packing import refuse_unfit
 from diag.planning import Plan, plan_load
 from diag.spec import LoadSpec
 
@@ -55,10 +54,7 @@ def load(spec: LoadSpec, *, free_memory: Mapping[Any, int] | None = None) -> Loa
     try:
         with collecting(notes):
             plan = plan_load(spec, free_memory)
-            refuse_unfit(plan.packed)
-            check_adapter(spec, plan.needs_disk)
-            if plan.needs_disk:
-                check_offload_folder(spec)
+            check_needs(plan)
     except Exception as error:
         return LoadOutcome(spec, error=error, notes=tuple(notes))
     return load_planned(plan, notes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from torch import nn
@@ -89,7 +90,7 @@ def check_map(model: nn.Module, device_map: Mapping[str, Any]) -> None:
             why="transformers would leave them out without a word.",
             next_step=f"did you mean {close[0]!r}? " if close else "print([n for n, _ in model.named_modules()]).",
         )
-    uncovered = [name for name, _ in _named_tensors(model) if not _covered(name, device_map)]
+    uncovered = [name for name, _ in _named_tensors(model) if device_for(name, device_map) is None]
     if uncovered:
         raise SpecError(
             f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them.",
@@ -103,7 +104,7 @@ def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
     """accelerate gives the outer entry's hook every tensor below it, also those that an inner entry offloads."""
     accelerators = any(device not in ("cpu", "disk") for device in device_map.values())
     for inner, device in device_map.items():
-        outer = next((name for name in _prefixes(inner) if name in device_map), None)
+        outer = next((name for name in ancestors(inner) if name in device_map), None)
         if outer is None or device == device_map[outer]:
             continue
         outside_is_offloaded = device_map[outer] == "disk" or (device_map[outer] == "cpu" and accelerators)
@@ -119,21 +120,18 @@ def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
             )
 
 
-def _prefixes(name: str) -> Iterator[str]:
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
+def device_for(path: str, device_map: Mapping[str, Any], default: Any = None) -> Any:
+    """What the map says of a module or tensor, by its own key or its closest ancestor's; `default` without one."""
+    return next((device_map[name] for name in chain((path,), ancestors(path)) if name in device_map), default)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The modules around a module or tensor, from its owner outwards, '' (the model) last."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
 
 
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)
-
-
-def _covered(name: str, device_map: Mapping[str, Any]) -> bool:
-    while True:
-        if name in device_map:
-            return True
-        if not name:
-            return False
-        name = name.rpartition(".")[0]

@@ -7,11 +7,17 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diag.errors import CheckpointError, CouldNotJudgeError, SpecError, UnsupportedError
+from diag.folders import nearest_existing
 from diag.hardware import format_size
 from diag.machine import accelerator_name, device_count
+from diag.packing import refuse_unfit
 from diag.spec import LoadSpec
+
+if TYPE_CHECKING:
+    from diag.planning import Plan
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
@@ -31,6 +37,14 @@ def check_devices(spec: LoadSpec) -> None:
                 why=f"this machine has {have}.",
                 next_step="name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'.",
             )
+
+
+def check_needs(plan: Plan, written: int = 0) -> None:
+    """All that a plan needs to be carried out; `written` bytes go to its offload folder. Raises DiagError."""
+    refuse_unfit(plan.packed)
+    check_adapter(plan.spec, plan.needs_disk)
+    if plan.needs_disk:
+        check_offload_folder(plan.spec, written)
 
 
 def check_adapter(spec: LoadSpec, needs_disk: bool) -> None:
@@ -69,7 +83,7 @@ def check_offload_folder(spec: LoadSpec, nbytes: int = 0) -> None:
         folder, name = Path(spec.offload_folder), "the offload folder"
     if folder.exists() and not folder.is_dir():
         raise CouldNotJudgeError(f"{name} {str(folder)!r} is a file.", next_step="give a folder as offload_folder.")
-    there = next((one for one in (folder, *folder.parents) if one.exists()), Path.cwd())
+    there = nearest_existing(folder)
     _try_to_write(there, f"{name} {str(folder)!r}")
     free = shutil.disk_usage(there).free
     if free < nbytes:

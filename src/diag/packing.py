@@ -7,7 +7,7 @@ backends/cpu/ops.py, 0.50.2). Answers can be compared bit for bit only where bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _FUSED = "support_avx512bf16_for_cpu"
 _ROWS_TOGETHER = 32  # block_n of _convert_weight_packed_for_cpu in bitsandbytes/functional.py, 0.50.2
+_BLOCK = 64  # values that share a scale, by default; there a row must hold whole blocks
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,30 @@ NOTHING = Packed()
 
 def packed_modules(model: nn.Module) -> Packed:
     """What a loaded model holds packed."""
-    found = [(name, module) for name, module in model.named_modules() if is_packed_class(module)]
-    return packed_of(found, {name: str(module.weight.device) for name, module in found})
+    return packed_of(model.named_modules(), lambda _, module: str(module.weight.device))
 
 
-def packed_of(modules: Iterable[tuple[str, nn.Module]], devices: Mapping[str, Any]) -> Packed:
-    """The packed ones among named modules, which run on `devices`, by name."""
+def packed_of(modules: Iterable[tuple[str, nn.Module]], device_of: Callable[[str, nn.Module], Any]) -> Packed:
+    """The packed ones among named modules, each of which runs on `device_of(name, module)`."""
     packed = [(name, module) for name, module in modules if is_packed_class(module)]
-    fused = [(n, module) for n, module in packed if getattr(module, _FUSED, False) and devices.get(n) == "cpu"]
-    unfit = tuple(name for name, module in fused if getattr(module, "out_features", 0) % _ROWS_TOGETHER)
+    fused = [(n, m) for n, m in packed if getattr(m, _FUSED, False) and device_of(n, m) == "cpu"]
+    unfit = tuple(name for name, module in fused if _does_not_fit(module))
     return Packed(tuple(name for name, _ in packed), bool(fused), unfit)
+
+
+def _does_not_fit(module: Any) -> bool:
+    block = getattr(module.weight, "blocksize", None) or _BLOCK
+    return bool(module.out_features % _ROWS_TOGETHER or module.in_features % block)
 
 
 def refuse_unfit(packed: Packed) -> None:
     """Raises UnsupportedError for layers that load and then fail at the first call, for their shape."""
     if packed.unfit:
         raise UnsupportedError(
-            f"{packed.unfit[0]} can't be computed in 4 bits on this CPU, nor can {len(packed.unfit) - 1} more.",
+            f"{len(packed.unfit)} layers can't be computed in 4 bits on this CPU, {packed.unfit[0]!r} among them.",
             why=f"on a CPU with AVX512-BF16 bitsandbytes needs out_features to be a multiple of {_ROWS_TOGETHER} "
-            "(_convert_weight_packed_for_cpu in bitsandbytes/functional.py, 0.50.2): AssertionError, N must be "
-            "divisible by block_n.",
+            f"and in_features of {_BLOCK}, and fails at the first call (_convert_weight_packed_for_cpu in "
+            "bitsandbytes/functional.py, 0.50.2).",
             next_step="use int8 or none on this CPU, or a map on an accelerator.",
         )
 

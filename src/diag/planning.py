@@ -13,7 +13,7 @@ from diag.checkpoint import Checkpoint, find_checkpoint
 from diag.errors import DiagError, MissingLibraryError, UnsupportedError
 from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
-from diag.mapping import check_map, disk_map, offload_map
+from diag.mapping import check_map, device_for, disk_map, offload_map
 from diag.modelclass import load_config, may_run_its_code, model_class
 from diag.needs import check_devices
 from diag.packing import NOTHING, Packed, is_packed_class, packed_of
@@ -130,7 +130,7 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
     resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
     layers = linear_layers(built.model)
     without_map = {"": "cpu" if accelerator_name() is None else 0}
-    packed = packed_of(layers, {name: _lookup(name, resolved or without_map) for name, _ in layers})
+    packed = packed_of(layers, lambda name, _: device_for(name, resolved or without_map, "cpu"))
     nbytes = bytes_per_device(built.model, resolved or {"": "cpu"})
     plan = Plan(spec, checkpoint, kind, config, arguments, resolved, packed, len(layers), nbytes)
     return replace(plan, spilled=_why_spilled(plan))
@@ -175,7 +175,7 @@ def bytes_per_device(model: nn.Module, device_map: Mapping[str, Device]) -> dict
             full = f"{path}.{name}" if path else name
             if tensor is None or full in followers:
                 continue
-            device = str(_plain(_lookup(full, device_map)))
+            device = str(_plain(device_for(full, device_map, "cpu")))
             sums[device] = sums.get(device, 0) + int(tensor.numel() * _element_size(module, name, tensor))
     return sums
 
@@ -184,12 +184,6 @@ def _element_size(module: nn.Module, name: str, tensor: torch.Tensor) -> float:
     if name != "weight" or not is_packed_class(module):
         return tensor.element_size()
     return 0.5 if any(kind.__name__ == "Linear4bit" for kind in type(module).__mro__) else 1.0
-
-
-def _lookup(name: str, device_map: Mapping[str, Device]) -> Device:
-    while name and name not in device_map:
-        name = name.rpartition(".")[0]
-    return device_map.get(name, "cpu")
 
 
 def _plain(device: Any) -> Device:

@@ -13,6 +13,7 @@ from pathlib import Path
 from diag import hub
 from diag.checkpoint import find_checkpoint, is_local
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
+from diag.folders import nearest_existing
 from diag.gpuholders import compute_modes, gpu_holders
 from diag.hardware import format_size
 from diag.spec import LoadSpec
@@ -94,7 +95,7 @@ def devices_in_the_way() -> DiagError | None:
 
 def check_results_place(path: Path) -> None:
     """Raises CheckpointError where the results file has no room to grow: a run that can't keep its rows is no use."""
-    folder = next((one for one in (path.absolute().parent, *path.absolute().parents) if one.exists()), Path.cwd())
+    folder = nearest_existing(path.absolute().parent)
     free = shutil.disk_usage(folder).free
     if free < _RESULTS_ROOM:
         raise CheckpointError(

@@ -12,6 +12,7 @@ from torch import nn
 
 from diag.errors import NotAModelError
 from diag.hooks import RESIDENT, Backing, HookIndex, device_namer
+from diag.mapping import device_for
 
 PLACEMENT_COLUMNS = (
     "name", "kind", "module", "module_class", "shape", "dtype", "numel", "nbytes", "device", "mapped_device",
@@ -192,16 +193,7 @@ def _mapped_devices(model: nn.Module, name_device: Any) -> dict[str, str]:
 
 def _where(path: str, mapped: dict[str, str], index: HookIndex, name_device: Any) -> tuple[Any, Any]:
     execution = index.execution_device(path)
-    return _longest_prefix(path, mapped), pd.NA if execution is None else name_device(execution)
-
-
-def _longest_prefix(path: str, mapped: dict[str, str]) -> Any:
-    while True:
-        if path in mapped:
-            return mapped[path]
-        if not path:
-            return pd.NA
-        path = path.rpartition(".")[0]
+    return device_for(path, mapped, pd.NA), pd.NA if execution is None else name_device(execution)
 
 
 class _Cached(dict):

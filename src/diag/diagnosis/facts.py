@@ -16,6 +16,7 @@ from torch import nn
 from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.values import value_facts
 from diag.hooks import align_hooks
+from diag.mapping import ancestors, device_for
 from diag.tensors import tie_sources
 
 _PEFT_PARTS = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|ia3_\w+|vera_\w+|original_module|base_layer)(?:\.|$)")
@@ -56,11 +57,7 @@ def with_nested_maps(rows: tuple[Row, ...], model: nn.Module) -> tuple[Row, ...]
             maps.update({f"{path}.{key}" if key else path: str(device) for key, device in inner.items()})
     if not maps:
         return rows
-    return tuple(replace(row, mapped_device=row.mapped_device or _nearest(row.name, maps)) for row in rows)
-
-
-def _nearest(name: str, maps: Mapping[str, str]) -> str:
-    return next((maps[path] for path in (name, *_ancestors(name)) if path in maps), "")
+    return tuple(replace(row, mapped_device=row.mapped_device or device_for(row.name, maps, "")) for row in rows)
 
 
 def is_adapter(model: nn.Module) -> bool:
@@ -107,16 +104,10 @@ def _strays(modules: Mapping[str, nn.Module], hooked: set[str]) -> Iterator[str]
         if path in hooked or _PEFT_PARTS.search(path) or not any(True for _ in module.parameters(recurse=False)):
             continue
         parent = path.rpartition(".")[0]
-        placed = any(h.place_submodules for up in _ancestors(path) if up in modules for h in align_hooks(modules[up]))
+        placed = any(h.place_submodules for up in ancestors(path) if up in modules for h in align_hooks(modules[up]))
         siblings = [p for p in hooked if p.rpartition(".")[0] == parent and p]
         if siblings and not placed:
             yield path
-
-
-def _ancestors(path: str) -> Iterator[str]:
-    while path:
-        path = path.rpartition(".")[0]
-        yield path
 
 
 def _lost_ties(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -25,14 +25,8 @@ def install() -> None:
 
 def _reducer(original: Callable[..., Any]) -> Callable[..., Any]:
     def reduce(tensor: torch.Tensor) -> Any:
-        if tensor.device.type != private.NAME:
-            return original(tensor)
-        if tensor.requires_grad and not tensor.is_leaf:
-            raise RuntimeError(
-                "Cowardly refusing to serialize non-leaf tensor which requires_grad, since autograd does not support "
-                "crossing process boundaries.  If you just want to transfer the data, call detach() on the tensor "
-                "before serializing (e.g., putting it on the queue)."
-            )
+        if tensor.device.type != private.NAME or (tensor.requires_grad and not tensor.is_leaf):
+            return original(tensor)  # PyTorch refuses what a graph holds, on any device
         cpu, index = private.as_cpu(tensor.detach())
         values = cpu.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()  # may outlive the sender
         kind = (tensor.requires_grad, isinstance(tensor, torch.nn.Parameter))

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, UnsupportedError
-from diag.packing import NOTHING, Packed, refuse_unfit
+from diag.packing import NOTHING, Packed
 from diag.spec import LoadSpec
 from diag.sweep.deaths import is_out_of_memory
 
@@ -139,7 +139,7 @@ def survey(request: tuple[Any, ...]) -> Survey:
 
 def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
     from diag.checkpoint import find_checkpoint
-    from diag.needs import check_adapter, check_offload_folder
+    from diag.needs import check_needs
     from diag.planning import plan_load
     from diag.sweep import ownfiles
 
@@ -149,11 +149,8 @@ def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
         fingerprint = checkpoint.fingerprint + ownfiles.data_fingerprint(spec)
         own = ownfiles.code_fingerprint(spec)
         plan = plan_load(spec, free)
-        refuse_unfit(plan.packed)
-        check_adapter(spec, plan.needs_disk)
         written = ownfiles.bytes_written(plan)
-        if plan.needs_disk:
-            check_offload_folder(spec, written)
+        check_needs(plan, written)
     except Exception as error:
         return Planned(spec, fingerprint, failure=describe(error, "load_error"), loader_fingerprint=own)
     text = None if plan.resolved_map is None else json.dumps(dict(sorted(plan.resolved_map.items())))

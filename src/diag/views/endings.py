@@ -35,22 +35,20 @@ def exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
 def title(ended: Mapping[str, Any]) -> str:
     """The first line of a report whose run did not finish; `ended` as `Ended.to_json` gives it."""
     how, why = str(ended.get("how")), str(ended.get("why") or "")
-    if how == TIMEOUT:
-        return _TITLES[how]
+    if how != ERROR:
+        return _TITLES.get(how, "This report is incomplete")
     meaning = _meaning(how, why)
     said = why.partition(":")[2].strip().splitlines() or [why]
     if meaning is Exit.WRONG_USAGE:
         return f"Wrong usage: {said[0]}".rstrip(".")
     if meaning is Exit.NOT_JUDGED:
         return f"Could not judge: {said[0]}".rstrip(".")
-    return _TITLES.get(how, "This report is incomplete")
+    return _TITLES[ERROR]
 
 
 def _meaning(how: str, why: str) -> Exit:
-    if how == TIMEOUT:
-        return Exit.NOT_JUDGED  # as when the matrix itself stops at the deadline
-    if how != ERROR:
-        return Exit.DIED
+    if how != ERROR:  # at the deadline the matrix, too, stops and says that it could not judge
+        return Exit.NOT_JUDGED if how == TIMEOUT else Exit.DIED
     name = _error_name(why)
     if name in _names(SpecError):
         return Exit.WRONG_USAGE
