@@ -5,9 +5,11 @@ Samples live in the user's cache under a name that changes with their recipe, so
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,18 @@ def _accelerator() -> bool:
 def _browser() -> str | None:
     programs = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
     return next((program for program in programs if program), None)
+
+
+@pytest.fixture
+def real_machine():
+    """Hides simulated GPUs before and after: one process runs many tests, and what one loaded onto would stay."""
+    _hide_simulated()
+    yield
+    _hide_simulated()
+
+
+def _hide_simulated():
+    simulated = sys.modules.get("diag.simgpu")
+    if simulated is not None:
+        gc.collect()
+        simulated.park()

@@ -87,7 +87,7 @@ def test_disks_tell_the_room_even_of_folders_that_are_not_there_yet(monkeypatch,
     assert 0 < disk.free_bytes <= disk.total_bytes
 
 
-def test_device_names_begin_with_the_cpu_and_count_the_accelerators():
+def test_device_names_begin_with_the_cpu_and_count_the_accelerators(real_machine):
     import torch
 
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0

@@ -15,6 +15,8 @@ from diag.fixes import explain_exception, fix, input_device, materialise, plan, 
 from diag.proof import prove
 from diag.repairs import refill
 
+pytestmark = pytest.mark.usefixtures("real_machine")
+
 IDS = torch.tensor([[5, 17, 42]])
 
 

@@ -13,6 +13,8 @@ import diag
 from diag.errors import DiagError, MissingLibraryError, SpecError, UnsupportedError
 from diag.spec import PRESETS
 
+pytestmark = pytest.mark.usefixtures("real_machine")
+
 ON_CPU = ("auto", "balanced", "balanced_low_0", "sequential", "single", "none", "cpu")
 
 

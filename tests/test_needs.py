@@ -10,6 +10,8 @@ import diag
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError, SpecError, UnsupportedError
 from diag.machine import accelerator_name
 
+pytestmark = pytest.mark.usefixtures("real_machine")
+
 needs_no_accelerator = pytest.mark.skipif(accelerator_name() is not None, reason="this machine has an accelerator")
 
 

@@ -15,6 +15,8 @@ from diag.errors import MetaUseError
 from diag.probing import ask
 from diag.watching import watch
 
+pytestmark = pytest.mark.usefixtures("real_machine")
+
 
 def _answer(model: nn.Module, sample: str):
     return ask(model, None, str(samples.path(sample))).outputs

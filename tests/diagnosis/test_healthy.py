@@ -14,6 +14,8 @@ from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
 from diag.tensors import placement
 
+pytestmark = pytest.mark.usefixtures("real_machine")
+
 
 @pytest.mark.parametrize("device_map", ["none", "cpu", "disk", "offload"])
 def test_no_map_of_any_sample_raises_an_alarm(any_sample, device_map):

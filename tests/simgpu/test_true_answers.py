@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-
 import pytest
 import torch
 
 import diag
+
+pytestmark = pytest.mark.usefixtures("real_machine")
 
 PRESETS = ("auto", "balanced", "balanced_low_0", "sequential", "single", "none", "cpu", "disk", "offload")
 MACHINE = "2x4MiB+8GiB"
@@ -93,11 +92,3 @@ def test_a_real_gpu_and_its_simulation_agree_row_by_row(tmp_path):
         frame = diag.matrix(specs, results=results, progress=False)
         answers.append((frame[columns].to_dict("records"), placements(specs, results)))
     assert answers[0] == answers[1]
-
-
-@pytest.fixture(autouse=True)
-def the_real_machine_afterwards():
-    yield
-    gc.collect()
-    if "diag.simgpu" in sys.modules:
-        sys.modules["diag.simgpu"].park()
