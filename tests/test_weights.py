@@ -19,8 +19,8 @@ def test_every_sample_agrees_with_its_files_wherever_its_weights_are(any_sample,
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "nf4-double"])
-def test_honest_quantization_agrees(any_sample, quantization):
-    assert verify_weights(load(LoadSpec(any_sample, device_map="none", quantization=quantization)).model).empty
+def test_honest_quantization_agrees(any_sample, quantization, load_quantized):
+    assert verify_weights(load_quantized(any_sample, quantization)).empty
 
 
 def test_one_changed_number_is_found():

@@ -23,8 +23,8 @@ def test_no_map_of_any_sample_raises_an_alarm(any_sample, device_map):
 
 
 @pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4", "nf4-double"])
-def test_no_quantization_of_any_sample_raises_an_alarm(any_sample, quantization):
-    assert list(diagnose(load(LoadSpec(any_sample, device_map="none", quantization=quantization)).model)) == []
+def test_no_quantization_of_any_sample_raises_an_alarm(any_sample, quantization, load_quantized):
+    assert list(diagnose(load_quantized(any_sample, quantization))) == []
 
 
 @pytest.mark.parametrize("device_map", ["auto", "offload", "sequential"])
