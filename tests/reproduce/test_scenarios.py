@@ -119,3 +119,11 @@ def test_peft_writes_over_a_local_base_and_the_rewritten_tensors_are_named():
         assert "model.layers.5.mlp.down_proj.weight" in found[0].tensors
         assert "model.layers.0.mlp.down_proj.weight" not in found[0].tensors
         assert "fetched again" in found[0].fixes[-1].because
+
+
+@pytest.mark.parametrize("name", reproduce.names())
+def test_a_load_step_shows_the_call_that_a_user_writes(name):
+    calls = ("from_pretrained(", "from_config(", "load_state_dict(", "dispatch_model(", "cpu_offload(")
+    for step in reproduce.get(name).steps:
+        if step.name == "load":
+            assert any(call in step.code for call in calls), step.code

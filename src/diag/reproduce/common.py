@@ -1,4 +1,4 @@
-"""Parts that several scenarios share: a load as a user writes it, token ids, maps, answers."""
+"""Parts that several scenarios share: steps that load and run, token ids, maps, answers."""
 
 from __future__ import annotations
 
@@ -16,33 +16,28 @@ def token_ids() -> Any:
     return torch.tensor([[5, 17, 42, 99, 7, 23]])
 
 
-def load(stage: Stage, **arguments: Any) -> Any:
-    """AutoModelForCausalLM.from_pretrained on the stage's own copy of the checkpoint."""
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
-
-
-def disk_map(**places: str) -> dict[str, str]:
-    """A map that keeps everything on the CPU except the last two blocks, which go to disk; `places` adds to it."""
+def disk_map() -> dict[str, str]:
+    """A map that keeps everything on the CPU except the last two blocks, which go to disk."""
     names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
     blocks = {f"model.layers.{n}": "disk" if n >= LAYERS - 2 else "cpu" for n in range(LAYERS)}
-    return {
-        **dict.fromkeys(names, "cpu"),
-        **blocks,
-        **{name.replace("__", "."): place for name, place in places.items()},
-    }
+    return {**dict.fromkeys(names, "cpu"), **blocks}
 
 
-def load_offloaded(stage: Stage, **places: str) -> Any:
+def load_with_disk(stage: Stage) -> str:
     """The model with its last two blocks on disk, as device_map='auto' leaves it when memory is short."""
-    stage.model = load(stage, device_map=disk_map(**places), offload_folder=str(stage.folder / "offload"))
-    return stage.model
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), offload_folder=stage.folder / "offload"
+    )
+    return f"placed by {stage.model.hf_device_map}"
 
 
 def remember_right_answer(stage: Stage) -> str:
     """Keeps the logits of the undamaged model as the reference."""
-    stage.reference = logits(load(stage))
+    from transformers import AutoModelForCausalLM
+
+    stage.reference = logits(AutoModelForCausalLM.from_pretrained(stage.checkpoint()))
     return f"logits of {tuple(stage.reference.shape)}"
 
 
@@ -55,8 +50,11 @@ def logits(model: Any, ids: Any = None) -> Any:
 
 def run(stage: Stage) -> str:
     """One forward pass; its logits are the answer."""
+    import torch
+
     stage.inputs = {"input_ids": token_ids()}
-    stage.answer = logits(stage.model, stage.inputs["input_ids"])
+    with torch.no_grad():
+        stage.answer = stage.model(**stage.inputs).logits
     return how_wrong(stage)
 
 

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diag.reproduce.common import (
-    disk_map,
-    load,
-    load_offloaded,
-    logits,
-    remember_right_answer,
-    run,
-    token_ids,
-)  # fmt: skip
+from diag.reproduce.common import disk_map, load_with_disk, remember_right_answer, run, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
 
 # --- never-materialised ---------------------------------------------------------------------------------------
@@ -20,9 +12,10 @@ from diag.reproduce.scenario import Scenario, Stage, steps
 
 def load_without_data(stage: Stage) -> Any:
     from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
 
     with init_empty_weights():  # meant for from_config; transformers 5 does not refuse it here
-        stage.model = load(stage)
+        stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
     return f"{sum(p.is_meta for p in stage.model.parameters())} parameters are on meta, and loading reported success"
 
 
@@ -32,7 +25,9 @@ def generate(stage: Stage) -> None:
 
 
 def load_with_meta_map(stage: Stage) -> Any:
-    stage.model = load(stage, device_map="meta")
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map="meta")
     return "loading reported success"
 
 
@@ -58,10 +53,6 @@ def load_state_without_assign(stage: Stage) -> Any:
 
 
 # --- hooks-removed --------------------------------------------------------------------------------------------
-
-
-def load_with_disk(stage: Stage) -> Any:
-    return f"placed by {load_offloaded(stage).hf_device_map}"
 
 
 def remove_hooks(stage: Stage) -> None:
@@ -93,7 +84,12 @@ def patch_norm(stage: Stage) -> None:
 
 
 def load_embedding_on_disk(stage: Stage) -> Any:
-    load_offloaded(stage, model__embed_tokens="disk", lm_head="disk")
+    from transformers import AutoModelForCausalLM
+
+    device_map = {**disk_map(), "model.embed_tokens": "disk", "lm_head": "disk"}
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=device_map, offload_folder=stage.folder / "offload"
+    )
     return f"model.device is {stage.model.device}"
 
 
@@ -112,7 +108,7 @@ def mask_padding_with_weight(stage: Stage) -> None:
 def send_inputs_to_model_device(stage: Stage) -> None:
     ids = token_ids().to(stage.model.device)  # model.device is meta: the numbers are gone
     stage.inputs = {"input_ids": ids}
-    logits(stage.model, ids)
+    stage.model(**stage.inputs)
 
 
 # --- missing-weight-data --------------------------------------------------------------------------------------
@@ -144,13 +140,19 @@ def remove_files(stage: Stage) -> str:
 
 
 def load_with_split_tie(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM
+
     # embedding and head are one tensor here, and the map sends them to two places
-    stage.model = load(stage, device_map=disk_map(model__embed_tokens="disk", lm_head="cpu"),
-                       offload_folder=str(stage.folder / "offload"))  # fmt: skip
+    device_map = {**disk_map(), "model.embed_tokens": "disk", "lm_head": "cpu"}
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=device_map, offload_folder=stage.folder / "offload"
+    )
 
 
 def load_plainly(stage: Stage) -> None:
-    stage.model = load(stage)
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
 
 
 def untie_the_head(stage: Stage) -> None:

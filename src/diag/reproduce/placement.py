@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diag.reproduce.common import disk_map, load, logits, token_ids
+from diag.reproduce.common import disk_map, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
 
 # an older layout: the norm and the head are left out
@@ -10,13 +10,15 @@ GAP = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else
 
 
 def load_on_gpu(stage: Stage) -> str:
-    stage.model = load(stage, device_map={"": 0})
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map={"": 0})
     return f"the model is on {stage.model.device}"
 
 
 def run_with_inputs_on_cpu(stage: Stage) -> None:
     stage.inputs = {"input_ids": token_ids()}
-    logits(stage.model, stage.inputs["input_ids"])
+    stage.model(**stage.inputs)
 
 
 def park_a_layer(stage: Stage) -> None:
@@ -25,24 +27,30 @@ def park_a_layer(stage: Stage) -> None:
 
 def run_on_gpu(stage: Stage) -> None:
     stage.inputs = {"input_ids": token_ids().to(stage.model.device)}
-    logits(stage.model, stage.inputs["input_ids"])
+    stage.model(**stage.inputs)
 
 
 def load_with_gap(stage: Stage) -> None:
-    stage.model = load(stage, device_map=GAP, offload_folder=str(stage.folder / "offload"))
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=GAP, offload_folder=stage.folder / "offload"
+    )
 
 
 def dispatch_with_gap(stage: Stage) -> None:
     from accelerate import dispatch_model
+    from transformers import AutoModelForCausalLM
 
-    stage.model = load(stage)
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
     dispatch_model(stage.model, {"model.embed_tokens": "cpu", "model.layers": "disk"}, offload_dir=str(stage.folder))
 
 
 def write_bin_checkpoint(stage: Stage) -> str:
     import torch
+    from transformers import AutoModelForCausalLM
 
-    folder, state = stage.checkpoint(), load(stage).state_dict()
+    folder, state = stage.checkpoint(), AutoModelForCausalLM.from_pretrained(stage.checkpoint()).state_dict()
     for file in folder.glob("*.safetensors*"):
         file.unlink()
     torch.save(state, folder / "pytorch_model.bin")
@@ -50,20 +58,26 @@ def write_bin_checkpoint(stage: Stage) -> str:
 
 
 def load_to_disk_without_folder(stage: Stage) -> None:
-    stage.model = load(stage, device_map=disk_map())
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=disk_map())
 
 
 def load_nf4_beside_others(stage: Stage) -> None:
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from diag.machine import free_memory
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    stage.model = load(stage, device_map="auto", quantization_config=config, max_memory=free_memory())
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map="auto", quantization_config=config, max_memory=free_memory()
+    )
 
 
 def load_too_large(stage: Stage) -> None:
-    stage.model = load(stage, device_map={"": 0})
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map={"": 0})
 
 
 PLACEMENT_SCENARIOS = (

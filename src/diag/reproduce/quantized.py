@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from diag.reproduce.common import disk_map, load, logits, remember_right_answer, run
+from diag.reproduce.common import disk_map, remember_right_answer, run, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
 
 
 def ask_for_nf4_with_disk(stage: Stage) -> None:
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    stage.model = load(stage, device_map=disk_map(), quantization_config=config)
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), quantization_config=config
+    )
 
 
 def load_nf4_allowing_cpu(stage: Stage) -> str:
     from torch import nn
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_enable_fp32_cpu_offload=True)
-    stage.model = load(stage, device_map=disk_map(), quantization_config=config, offload_folder=str(stage.folder / "o"))
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), quantization_config=config, offload_folder=stage.folder / "offload"
+    )
     plain = sum(type(m) is nn.Linear for m in stage.model.modules())
     return f"is_quantized is {stage.model.is_quantized}, and {plain} Linear layers are at full size"
 
@@ -34,20 +38,26 @@ def call_a_layer_that_was_never_packed(stage: Stage) -> None:
 
 
 def load_plain(stage: Stage) -> None:
-    stage.model = load(stage)
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
 
 
 def load_int8(stage: Stage) -> None:
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    stage.model = load(stage, quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"})
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), quantization_config=BitsAndBytesConfig(load_in_8bit=True), device_map={"": "cpu"}
+    )
 
 
 def load_nf4(stage: Stage) -> None:
-    from transformers import BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    stage.model = load(stage, quantization_config=config, device_map={"": "cpu"})
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), quantization_config=config, device_map={"": "cpu"}
+    )
 
 
 def rebuild_parameter(stage: Stage) -> None:
@@ -58,7 +68,7 @@ def rebuild_parameter(stage: Stage) -> None:
 
 
 def run_it(stage: Stage) -> Any:
-    stage.answer = logits(stage.model)
+    stage.answer = stage.model(token_ids()).logits
 
 
 def cast_to_half(stage: Stage) -> None:

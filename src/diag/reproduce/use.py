@@ -5,13 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from diag.reproduce.common import disk_map, load, load_offloaded, logits, remember_right_answer, run, token_ids
+from diag.reproduce.common import disk_map, load_with_disk, logits, remember_right_answer, run, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
-
-
-def load_with_disk(stage: Stage) -> Any:
-    return f"placed by {load_offloaded(stage).hf_device_map}"
-
 
 # --- moved-after-dispatch -------------------------------------------------------------------------------------
 
@@ -46,8 +41,11 @@ def replace_mlp(stage: Stage) -> None:
 
 def make_adapter(stage: Stage) -> str:
     import peft
+    from transformers import AutoModelForCausalLM
 
-    model = peft.get_peft_model(load(stage), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(stage.checkpoint()), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
     model.save_pretrained(str(stage.folder / "adapter"))
     return "an adapter for q_proj"
 
@@ -73,7 +71,9 @@ def put_adapter_on_relative(stage: Stage) -> str:
 
 
 def load_base_again(stage: Stage) -> str:
-    stage.model = load(stage)
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
     return "loading reported success"
 
 
@@ -100,6 +100,7 @@ def load_in_two_threads(stage: Stage) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
 
     inside, done = threading.Event(), threading.Event()
 
@@ -111,7 +112,7 @@ def load_in_two_threads(stage: Stage) -> None:
     def load_model() -> Any:  # ... while another one loads: the context is the whole process's
         inside.wait(60)
         try:
-            stage.model = load(stage)
+            stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
             return stage.model.to("cpu")
         finally:
             done.set()
@@ -140,8 +141,9 @@ def call_from_threads(stage: Stage) -> str:
 
 def offload_to_cpu(stage: Stage) -> None:
     from accelerate import cpu_offload
+    from transformers import AutoModelForCausalLM
 
-    stage.model = load(stage)
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
     cpu_offload(stage.model, execution_device="cpu")
 
 
@@ -156,7 +158,7 @@ def compile_fully(stage: Stage) -> None:
     import torch
 
     compiled = torch.compile(stage.model, fullgraph=True, backend="eager")
-    logits(compiled)
+    compiled(token_ids())
 
 
 # --- constructor-on-meta, environment-mismatch ----------------------------------------------------------------
@@ -181,7 +183,7 @@ def load_through_to_empty(stage: Stage) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    right = load(stage).state_dict()
+    right = AutoModelForCausalLM.from_pretrained(stage.checkpoint()).state_dict()
     torch.full((4096,), 7.0)  # memory that was used before, as in any real process
     with torch.device("meta"):
         stage.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(stage.checkpoint())))
@@ -199,7 +201,11 @@ def load_code_with_unsaved_buffer(stage: Stage) -> str:
 
 
 def notice(stage: Stage) -> str:
-    load(stage, device_map=disk_map(), offload_folder=str(stage.folder / "offload"))
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), offload_folder=stage.folder / "offload"
+    )
     stage.text = "\n".join(stage.notes)
     return "accelerate says where it put the weights"
 
