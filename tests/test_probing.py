@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 import diag
@@ -107,6 +108,7 @@ def test_saved_token_ids_and_tensors_are_replayed_as_they_are(tiny, tmp_path):
         ('{"input_ids": [["a"]]}', "can't be used"),
         ('{"pixels": [[1, 2]]}', "does not take"),
         ("3", "can't be used"),
+        ('{"body": "prompt=hi"}', "can't be used"),
         ('{"messages": [{"role": "user", "content": "hi"}]}', "can't be used"),
     ],
 )
@@ -116,6 +118,20 @@ def test_a_saved_request_that_can_not_be_asked_says_why(tiny, tmp_path, text, sa
         path.write_text(text)
     with pytest.raises(CouldNotJudgeError, match=said):
         answer(tiny, str(path))
+
+
+def test_a_saved_chat_is_asked_through_the_models_own_template(tiny_copy, tmp_path):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_copy)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}yes{% endif %}"
+    )
+    tokenizer.save_pretrained(tiny_copy)
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps({"model": "any", "messages": [{"role": "user", "content": "the model"}]}))
+    model = load(str(tiny_copy))
+    found = ask(model, str(path), str(tiny_copy))
+    same = ask(model, "the model yes", str(tiny_copy))
+    assert np.array_equal(found.outputs, same.outputs) and found.tokens == same.tokens
 
 
 def test_a_saved_request_decides_the_proof_and_is_named(tmp_path):

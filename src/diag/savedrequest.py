@@ -54,10 +54,10 @@ def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
 def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(value, Mapping) and isinstance(value.get("body"), (str, Mapping)):  # a logged HTTP request
+            value = json.loads(value["body"]) if isinstance(value["body"], str) else value["body"]
     except (OSError, ValueError) as e:
         raise _unreadable(file, e) from e
-    if isinstance(value, Mapping) and isinstance(value.get("body"), (str, Mapping)):  # a logged HTTP request
-        value = json.loads(value["body"]) if isinstance(value["body"], str) else value["body"]
     text = value if isinstance(value, str) else _text_in(value)
     if text is not None:
         return dict(_tokenizer(tokenizer, file)(text, return_tensors="pt"))
