@@ -49,7 +49,27 @@ def test_the_last_exception_is_explained_without_arguments(shell):
     shown, result = run(shell, "%diag")
     assert result.success
     assert "never-materialised" in shown and "1.weight" in shown
-    assert "found = diag.diagnose(model)" in shown
+    assert "import diag\nfixed = diag.fix(diag.diagnose(model))" in shown
+
+
+def test_the_card_names_the_model_as_the_notebook_does(shell):
+    run(shell, BROKEN, "class App: pass\napp = App()\napp.model = model", FAILS)
+    assert "diag.diagnose(model)" in run(shell, "%diag")[0]
+    run(shell, "del model", "app.model(torch.ones(1, 4))")
+    assert "diag.diagnose(app.model)" in run(shell, "%diag")[0]
+
+
+@pytest.mark.parametrize("near", ["", "near = torch.nn.Linear(2, 2)"])
+def test_a_model_nearby_that_is_healthy_does_not_hide_what_the_text_says(shell, near):
+    raising = "raise RuntimeError('Tensor on device cuda:0 is not on the expected device meta!')"
+    run(shell, f"import torch\ndef ask():\n    {near or 'pass'}\n    {raising}", "ask()")
+    shown, _ = run(shell, "%diag")
+    assert "not about devices" not in shown and "weight-used-outside-hook (possible)" in shown
+
+
+def test_a_watched_cell_that_awaits_says_what_to_do_instead(shell):
+    _, result = run(shell, "%%diag\nimport asyncio\nawait asyncio.sleep(0)")
+    assert not result.success and "with diag.watch(model):" in str(result.error_in_exec)
 
 
 def test_nothing_is_run_again(shell):

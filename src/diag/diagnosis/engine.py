@@ -48,10 +48,14 @@ def diagnose(
     _check_something(model, error, text, placement)
     if text is not None and model is None and error is None and placement is None:
         return explain_text(text)
-    if model is None and placement is None:
-        model = _model_in(error)
-    evidence, looked_at = _gather(model, error, text, placement, spec, inputs)
-    found = with_holders(judge(evidence, state_findings(evidence)), evidence.spec)
+    nearby = _model_in(error) if model is None and placement is None else None
+    evidence, looked_at = _gather(model if nearby is None else nearby, error, text, placement, spec, inputs)
+    judged = judge(evidence, state_findings(evidence))
+    if nearby is not None and all(one.cause == "unknown" for one in judged):  # a bystander: it rules nothing out
+        evidence, without = _gather(None, error, text, placement, spec, inputs)
+        judged, looked_at, nearby = judge(evidence, ()), (f"{looked_at[0]}, all with their data", *without), None
+    model = nearby if model is None else model
+    found = with_holders(judged, evidence.spec)
     return Findings(_with_fixes(found, model, evidence.spec), looked_at=looked_at,
                     subject=Subject(model, evidence.spec, inputs))  # fmt: skip
 

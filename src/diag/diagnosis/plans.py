@@ -90,10 +90,14 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
     cause, names = finding.cause, finding.tensors
     if cause == "forward-bypasses-hook" and names:
         return [Fix("restore-forward", "takes the other forward off and puts accelerate's hook back in front.",
-                    "diag.fix(found)", avoid=_TO_EMPTY)]  # fmt: skip
+                    "diag.fix(diag.diagnose(model))", avoid=_TO_EMPTY)]  # fmt: skip
     if cause == "uninitialised-values" and names and all(_is_unsaved_buffer(model, name) for name in names):
         return [
-            Fix("restore-buffers", "computes the buffers anew, as the model's constructor does.", "diag.fix(found)")
+            Fix(
+                "restore-buffers",
+                "computes the buffers anew, as the model's constructor does.",
+                "diag.fix(diag.diagnose(model))",
+            )
         ]
     if cause == "tied-weights-split" and len(names) > 1:
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
@@ -104,8 +108,8 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
                     "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
     if cause in ("hooks-removed", "uninitialised-values", "submodule-replaced") and names:
-        return [Fix("refill", "reads these tensors from the checkpoint's files into the model.", "diag.fix(found)",
-                    nbytes=_named_bytes(model, names), avoid=_TO_EMPTY)]  # fmt: skip
+        return [Fix("refill", "reads these tensors from the checkpoint's files into the model.",
+                    "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names), avoid=_TO_EMPTY)]  # fmt: skip
     return []
 
 
@@ -132,7 +136,7 @@ def reload_as(spec: LoadSpec, why: str) -> Fix:
     size = _checkpoint_bytes(spec)
     memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
     return Fix(
-        "reload", f"loads again: {why}.{memory}", f"diag.load({spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
+        "reload", f"loads again: {why}.{memory}", f"diag.load(diag.{spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
     )
 
 

@@ -21,6 +21,9 @@ _USAGE = (
     "operation that mixes meta and real data (%%diag model names the modules of that model)."
 )
 _NOTHING = "No cell of this notebook has failed yet, so there is nothing to explain."
+_AWAITS = (
+    "%%diag can't run a cell that awaits at its top: put `with diag.watch(model):` around the awaited call instead."
+)
 _WATCHED = "Watched: no operation of this cell mixed meta and real data."
 
 
@@ -112,10 +115,11 @@ def card(error: BaseException, names: dict[str, Any] | None = None) -> View:
     from diag.diagnosis.engine import diagnose
 
     found = diagnose(error=error)
-    if not found or all(item.cause == "unknown" for item in found):
+    ours = is_ours(error)
+    if not found or (not ours and all(item.cause == "unknown" for item in found)):
         return _not_ours(error)
     what = f"{type(error).__name__}: {_first_line(error)}"
-    words = f"The cause of {what}" if is_ours(error) else f"{what} is not about devices; the model near it shows this:"
+    words = f"The cause of {what}" if ours else f"{what} is not about devices; the model near it shows this:"
     head = View(tag("p", tag("strong", escape(words)), role="status"), words)
     return head + findings_view(found) + _how_to_go_on(found.subject.model, names or {})
 
@@ -141,21 +145,33 @@ def _not_ours(error: BaseException) -> View:
 
 def _how_to_go_on(model: Any, names: dict[str, Any]) -> View:
     """The two calls that apply the first fix, where the notebook has a name for the model."""
-    name = next((key for key, value in names.items() if model is not None and not key.startswith("_")
-                 and (value is model or getattr(value, "model", None) is model)), None)  # fmt: skip
-    if name is None:
+    own = [(key, value) for key, value in names.items() if not key.startswith("_")] if model is not None else []
+    held = [key for key, value in own if value is model]
+    held += [f"{key}.model" for key, value in own if _attribute(value, "model") is model]
+    if not held:
         return View("", "")
-    code = f"found = diag.diagnose({name})\nfixed = diag.fix(found)"
+    code = f"import diag\nfixed = diag.fix(diag.diagnose({held[0]}))\nfixed.proof"
     words = "To apply the first fix and see its proof:"
     return View(tag("p", escape(words)) + tag("pre", tag("code", escape(code)), tabindex="0"), f"{words}\n{code}")
+
+
+def _attribute(value: Any, name: str) -> Any:
+    try:
+        return getattr(value, name, None)
+    except Exception:  # a property of somebody else's class
+        return None
 
 
 def _run(shell: Any, cell: str) -> Any:
     """Runs a cell's code in the notebook's namespace; its last expression is the value, as in any cell."""
     __tracebackhide__ = True
     source = shell.transform_cell(cell)
+    if shell.should_run_async(cell, transformed_cell=source):
+        from IPython.core.error import UsageError
+
+        raise UsageError(_AWAITS)
     tree = shell.compile.ast_parse(source)
-    name = shell.compile.cache(source, shell.execution_count, raw_code=cell)
+    name = shell.compile.cache(source, max(1, shell.execution_count - 1), raw_code=cell)  # it counts on first
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(shell.compile(tree, name, "exec"), shell.user_ns)
     if last is None:
