@@ -10,6 +10,8 @@ import pytest
 
 from diag.diagnosis import causes
 from diag.diagnosis.cases import CASES
+from diag.diagnosis.explain import explain_text
+from diag.diagnosis.symptoms import by_symptom
 from diag.errors import DiagError
 
 
@@ -54,3 +56,9 @@ def test_explaining_a_text_needs_neither_torch_nor_pandas():
 def test_the_troubleshooting_page_is_the_catalogue():
     page = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
     assert page.read_text(encoding="utf-8") == causes.as_markdown(), "write it again from causes.as_markdown()"
+
+
+@pytest.mark.parametrize(("text", "behind"), by_symptom(causes.ids()).items())
+def test_a_symptom_on_the_page_is_read_as_one_of_its_causes(text, behind):
+    if not text.startswith("no error"):
+        assert explain_text(text.replace("…", " cuda:0 "))[0].cause in (*behind, "unknown")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def test_the_failure_is_real(stage):
     else:
         assert stage.error is not None
         assert not isinstance(stage.error, DiagError)
+
+
+def test_what_was_raised_is_among_the_symptoms_of_its_cause(stage):
+    if stage.error is not None:
+        raised = f"{type(stage.error).__name__}: {stage.error}".replace("\n", " ")
+        patterns = [".*".join(map(re.escape, text.split("…"))) for text in stage.scenario.entry().seen_as]
+        assert any(re.search(pattern, raised) for pattern in patterns), raised
 
 
 def test_it_is_diagnosed_as_itself(stage):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from diag.diagnosis.cases import CASES, Case
+from diag.diagnosis.symptoms import SEEN_AS
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Cause:
     shown_on: str = "cpu"
 
     @property
+    def seen_as(self) -> tuple[str, ...]:
+        """The texts in which it shows itself; `…` stands for what differs."""
+        return SEEN_AS[self.id]
+
+    @property
     def cases(self) -> dict[str, Case]:
         """The real cases whose primary cause this is, by number."""
         return {number: case for number, case in CASES.items() if case.cause == self.id}
@@ -44,6 +50,7 @@ class Cause:
 
     def __str__(self) -> str:
         parts = [f"{self.id}: {self.title}", "", self.explanation, ""]
+        parts += [f"Seen as:      {text}" for text in self.seen_as]
         parts += [f"Proved by:    {text}" for text in self.proves]
         parts += [f"Ruled out by: {text}" for text in self.rules_out]
         parts += [f"To decide:    {self.check}", f"Safe fix:     {self.fix}"]

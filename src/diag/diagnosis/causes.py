@@ -13,6 +13,7 @@ from diag.diagnosis.causes_meta import META_CAUSES
 from diag.diagnosis.causes_placement import PLACEMENT_CAUSES
 from diag.diagnosis.causes_quantized import QUANTIZED_CAUSES
 from diag.diagnosis.causes_use import USE_CAUSES
+from diag.diagnosis.symptoms import by_symptom
 from diag.errors import SpecError
 
 CATALOGUE: dict[str, Cause] = {
@@ -47,22 +48,36 @@ def get(cause: str) -> Cause:
 
 
 def describe():
-    """One row per cause: id, title, severity, fix, where it can be shown, number of cases, as a DataFrame."""
+    """One row per cause: id, title, severity, fix, advice to avoid, where it can be shown, cases; a DataFrame."""
     import pandas as pd
 
-    rows = [(c.id, c.title, c.severity, c.fix, c.shown_on, len(c.cases)) for c in map(get, PRECEDENCE)]
-    return pd.DataFrame(rows, columns=["cause", "title", "severity", "fix", "shown_on", "cases"])
+    rows = [
+        (c.id, c.title, c.severity, c.fix, " ".join(c.avoid), c.shown_on, len(c.cases)) for c in map(get, PRECEDENCE)
+    ]
+    return pd.DataFrame(rows, columns=["cause", "title", "severity", "fix", "avoid", "shown_on", "cases"])
 
 
 def as_markdown() -> str:
-    """The catalogue as a page: for each cause how to tell it, its fix and what to leave alone."""
+    """The catalogue as a page: from what is seen to its causes; for each how to tell it, its fix, what to avoid."""
     parts = [
         "# Troubleshooting",
         "",
-        "Rendered from the catalogue (`diag causes`); `diag explain` finds the entry for a text.",
+        "Rendered from the catalogue (`diag causes`); `diag explain` decides between the causes of one text.",
+        "",
+        "| What you see | What it can be |",
+        "|---|---|",
     ]
+    for text, behind in by_symptom(PRECEDENCE).items():
+        links = " · ".join(f"[{cause}](#{cause})" for cause in behind)
+        parts.append(f"| {text if text.startswith('no error') else _code(text)} | {links} |")
     for cause in map(get, PRECEDENCE):
-        parts += ["", f"## {cause.title}", "", f"`{cause.id}` · {cause.explanation}", ""]
+        parts += ["", f'<a id="{cause.id}"></a>', "", f"## {cause.title}", ""]
+        parts += [f"`{cause.id}` · {cause.explanation}", ""]
         parts += [f"- **Tell it by:** {cause.check}", f"- **Fix:** {cause.fix}"]
         parts += [f"- **Leave alone:** {advice}" for advice in cause.avoid]
     return "\n".join(parts) + "\n"
+
+
+def _code(text: str) -> str:
+    """Text with backquotes as code in a Markdown table."""
+    return f"`` {text} ``" if "`" in text else f"`{text}`"

@@ -19,23 +19,40 @@ class NotAsTaughtError(DiagError, AssertionError):
 
 
 def check(learned: Mapping[str, object]) -> View:
-    """The end of a notebook: each sentence, and whether it holds here. Raises NotAsTaughtError that names the others.
+    """The end of a notebook: each sentence, and whether it holds here; shows all before it raises.
+
+    Raises NotAsTaughtError that names those that do not hold.
 
     >>> check({"two and two are four": 2 + 2 == 4})
     All of it holds here:
     ✓ two and two are four
     """
     wrong = [says for says, holds in learned.items() if not holds]
-    if wrong:
-        raise NotAsTaughtError(
-            f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold: {'; '.join(wrong)}.",
-            why="the cells above gave something else, perhaps because a parameter was changed or a cell was skipped.",
-            next_step="restart the kernel and run all cells; with the defaults every statement holds.",
-        )
-    head = "All of it holds here:"
-    items = "".join(tag("li", tag("span", "✓ ", class_="status good") + escape(says)) for says in learned)
-    html = notice("good", head, [])[: -len("</div>")] + tag("ul", items, class_="checked") + "</div>"
-    return View(html, "\n".join([head, *(f"✓ {says}" for says in learned)]))
+    if not wrong:
+        return _checked("good", "All of it holds here:", learned)
+    _display(_checked("bad", f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold here:", learned))
+    raise NotAsTaughtError(
+        f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold: {'; '.join(wrong)}.",
+        why="the cells above gave something else: a parameter was changed, or a cell was skipped.",
+        next_step="for a model of your own, read the cell that each of them is about; with the notebook's defaults, "
+        "restart the kernel and run all cells: there every statement holds.",
+    )
+
+
+def _checked(tone: str, head: str, learned: Mapping[str, object]) -> View:
+    marks = [("✓", "good") if holds else ("✗", "bad") for holds in learned.values()]
+    items = "".join(
+        tag("li", tag("span", f"{mark} ", class_=f"status {kind}") + escape(says))
+        for (mark, kind), says in zip(marks, learned)
+    )
+    html = notice(tone, head, [])[: -len("</div>")] + tag("ul", items, class_="checked") + "</div>"
+    return View(html, "\n".join([head, *(f"{mark} {says}" for (mark, _), says in zip(marks, learned))]))
+
+
+def _display(view: View) -> None:
+    from IPython.display import display
+
+    display(view)
 
 
 def in_full(frame: pd.DataFrame) -> View:
