@@ -42,8 +42,16 @@ def details_of(found: dict[str, Any], spec: LoadSpec | None, results: str) -> tu
     try:
         parts.append(PlacementExplorer(diag.placement_of(results, spec), Choice()).build())
     except DiagError as error:
-        parts.append(html(tag("p", escape(error.what), class_="soft")))
+        parts.append(html(tag("p", escape(_why_no_placement(found, error)))))
     return (*parts,)
+
+
+def _why_no_placement(found: dict[str, Any], error: DiagError) -> str:
+    if found["status"] == "unsupported":
+        return "There is no placement to explore: the load was refused before it began."
+    if is_missing(found["load_seconds"]):
+        return "There is no placement to explore: the load did not finish."
+    return f"The placement can't be read: {error.what}"
 
 
 def _answer(found: dict[str, Any]) -> str:
