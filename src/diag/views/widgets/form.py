@@ -26,8 +26,10 @@ class Form:
         self._hardware = control("Text", "hardware", value="; ".join(machines) or THIS_MACHINE,
                                  placeholder="this machine; 2x300MiB+8GiB")  # fmt: skip
         self._results = control("Text", "results", value=results)
-        self._maps = _Boxes("device maps", PRESETS, (spec.device_map_text for spec in specs))
-        self._kinds = _Boxes("quantizations", QUANTIZATIONS, (spec.quantization for spec in specs))
+        self._maps = _Boxes("device maps", PRESETS, (spec.device_map_text for spec in specs), none="no map")
+        self._kinds = _Boxes(
+            "quantizations", QUANTIZATIONS, (spec.quantization for spec in specs), none="not quantized"
+        )
         first_row = row(self._model, self._hardware, self._results)
         self.widget = VBox([first_row, self._maps.widget, self._kinds.widget])
 
@@ -44,16 +46,26 @@ class Form:
 
 
 class _Boxes:
-    """A labelled group of checkboxes. Values that are not presets (a map as JSON, say) get a box of their own."""
+    """A labelled group of checkboxes. Values that are not presets (a map as JSON, say) get a box of their own.
 
-    def __init__(self, title: str, options: Iterable[str], chosen: Iterable[str]) -> None:
+    A box is heard without its group's label, since ipywidgets can't tie them: `none` says what it means here.
+    """
+
+    def __init__(self, title: str, options: Iterable[str], chosen: Iterable[str], none: str) -> None:
         from ipywidgets import Checkbox, Layout
 
         ticked = set(chosen)
         names = list(dict.fromkeys([*options, *sorted(ticked)]))
         width = Layout(width="auto", flex="0 0 auto")
-        self._boxes = {name: Checkbox(name in ticked, description=name, indent=False, layout=width) for name in names}
-        self.widget = row(html(tag("b", escape(title)), layout={"width": "9rem"}), *self._boxes.values())
+        said = {"none": f"none ({none})"}
+        self._boxes = {
+            name: Checkbox(name in ticked, description=said.get(name, name), indent=False, layout=width)
+            for name in names
+        }
+        heading = tag("b", escape(title), role="heading", aria_level="4")
+        boxes = row(*self._boxes.values())
+        boxes.layout.flex, boxes.layout.width = "1 1 16rem", "auto"
+        self.widget = row(html(heading, layout={"width": "9rem"}), boxes)
 
     def chosen(self) -> list[str]:
         return [name for name, box in self._boxes.items() if box.value]
