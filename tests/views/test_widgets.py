@@ -1,18 +1,19 @@
 """The widgets, driven as a front end drives them, and their static forms; no browser is needed here."""
 
-import time
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from torch import nn
 
 import diag
-from diag.errors import NotAModelError, SpecError
+from diag.errors import NotAModelError
 from diag.views import widgets
 from diag.views.strips import totals, units
 from diag.views.widgets.changes import changed, changes_view
 from diag.views.widgets.choosing import Choice, condensed, totals_text
-from diag.views.widgets.live import WIDGET_MIME
+from diag.views.widgets.live import WIDGET_MIME, is_usable
 from diag.views.widgets.paging import Page
 
 pytest.importorskip("ipywidgets")
@@ -146,17 +147,17 @@ def test_names_from_a_checkpoint_are_escaped(offloaded, live):
 
 def test_the_player_shows_code_output_and_what_changed(live):
     player = widgets.step_player("hooks-removed")
-    assert player.widget is not None and player._why.disabled
+    assert player.widget is not None and not is_usable(player._why)
     for _ in player.scenario.steps:
         player._next.click()
-    assert player._next.disabled and "It is over" in player._status.value
+    assert not is_usable(player._next) and "It is over" in player._status.value
     shown = player._shown.value.replace("<wbr>", "")
     assert "remove_hook_from_module" in shown and "is not on the expected device" in shown
     assert "18 of 59 names changed." in shown and "offloaded" in shown
     player._why.click()
     assert "hooks-removed" in player._card.value
     player._back.click()
-    assert player._shown.value.count("<h3>") == 0 and not player._next.disabled
+    assert player._shown.value.count("<h3>") == 0 and is_usable(player._next)
     player.close()
 
 
@@ -175,77 +176,6 @@ def test_a_step_without_effect_on_the_table_says_so(offloaded):
     ]
 
 
-# --- the matrix panel -------------------------------------------------------------------------------------------------
-
-
-def panel_for(tmp_path, **values):
-    chosen = {"device_maps": ["auto", "disk"], "quantizations": ["none"], **values}
-    return widgets.matrix_panel("tiny", results=str(tmp_path / "r.sqlite"), **chosen)
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert condition()
-
-
-def test_the_panel_runs_shows_rows_and_opens_one(tmp_path, live):
-    panel = panel_for(tmp_path)
-    assert panel.widget is not None
-    panel._go.click()
-    frame = panel.wait(120)
-    assert list(frame["status"]) == ["ok", "ok"] and "Done: 2 rows" in panel._status.value
-    assert len(panel._list.children) == 2
-    press = next(line.children[0] for line in panel._list.children if line.children[0].description == "disk · none")
-    press.click()
-    assert "works" in panel._details.children[0].value and "offloaded" in str(panel._details.children[1].children)
-
-
-@pytest.mark.exhaustive
-def test_cancel_keeps_the_rows_that_are_finished(tmp_path, live):
-    panel = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"], quantizations=["none", "nf4"], workers=1)
-    assert panel.widget is not None
-    panel.start()
-    wait_for(lambda: len(panel._rows) > 0)
-    panel._stop.click()
-    frame = panel.wait(60)
-    finished = frame[frame.status != "not_run"]
-    assert 0 < len(finished) < len(frame) and "They are kept" in panel._status.value
-    again = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"], quantizations=["none", "nf4"])
-    assert f"{len(finished)} of 8 rows are in" in str(again)
-
-
-def test_the_price_is_told_before_a_weight_is_read(tmp_path, live):
-    panel = panel_for(tmp_path, quantizations=["none", "nf4"])
-    assert panel.widget is not None
-    panel._price.click()
-    assert "4 rows; 3 loads and 2 reference loads" in panel._status.value
-    assert "1 refused beforehand" in panel._status.value and "to read" in panel._status.value
-    assert not (tmp_path / "r.sqlite").exists()
-
-
-def test_wrong_values_are_told_in_the_panel(tmp_path, live):
-    panel = panel_for(tmp_path)
-    assert panel.widget is not None
-    panel._form._hardware.value = "2xlots"
-    panel._go.click()
-    assert "is not a size" in panel._status.value and panel._run is None
-    with pytest.raises(SpecError):
-        widgets.matrix_panel("tiny", ["nowhere"])
-
-
-def test_the_form_reads_back_what_it_was_given(tmp_path, live):
-    panel = panel_for(tmp_path, device_maps=["auto", {"": "cpu"}], hardware=["this machine", "24GiB,80GiB"])
-    assert panel.widget is not None
-    assert sorted(map(repr, panel._form.specs())) == sorted(map(repr, panel.specs))
-
-
-def test_without_a_front_end_the_panel_says_what_it_would_run(tmp_path, still):
-    bundle = panel_for(tmp_path)._repr_mimebundle_()
-    assert "2 rows to run: diag.matrix(specs" in bundle["text/plain"] and WIDGET_MIME not in bundle
-
-
 def test_an_error_inside_the_player_is_shown_in_it(live, monkeypatch):
     from diag.reproduce.scenario import Stage
 
@@ -256,3 +186,44 @@ def test_an_error_inside_the_player_is_shown_in_it(live, monkeypatch):
     player._why.click()
     assert "ZeroDivisionError: division by zero" in player._card.value
     player.close()
+
+
+def test_a_press_that_can_do_nothing_is_answered_and_its_button_keeps_the_focus(live):
+    player = widgets.step_player("quantized-offload-refused")
+    assert player.widget is not None
+    for press, says in ((player._why, "Play a step first"), (player._back, "This is the start")):
+        press.click()
+        assert says in player._status.value and not press.disabled
+    for _ in range(len(player.scenario.steps) + 1):
+        player._next.click()
+        assert not player._next.disabled, "a front end takes the focus from a disabled button"
+    assert "There is no further step" in player._status.value
+    player.close()
+
+
+def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monkeypatch):
+    """The kernel hears of such a press only when the step is done; the front end's clock tells when it was made."""
+    player = widgets.step_player("hooks-removed")
+    assert player.widget is not None
+    pressed = datetime(2026, 1, 1, tzinfo=UTC)
+    parent = {"header": {"date": pressed}}
+    shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: parent))
+    monkeypatch.setattr("diag.views.widgets.clicks.current_shell", lambda: shell)
+    player._next.click()
+    parent["header"]["date"] = pressed + timedelta(microseconds=1)
+    player._next.click()
+    assert len(player._views) == 1 and "was not counted" in player._status.value
+    parent["header"]["date"] = pressed + timedelta(minutes=5)
+    player._next.click()
+    assert len(player._views) == 2
+    player.close()
+
+
+def test_pages_are_turned_without_a_disabled_button(offloaded, live):
+    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
+    assert explorer.widget is not None
+    pager = explorer._pager
+    pager._on[1].click()
+    assert pager.page.number == 1000 and not is_usable(pager._on[1]) and not pager._on[1].disabled
+    pager._on[1].click()
+    assert pager.page.number == 1000

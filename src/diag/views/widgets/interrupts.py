@@ -21,7 +21,7 @@ class Interrupts:
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
-        self._shell = _shell()
+        self._shell = current_shell()
         self._loop: Any = getattr(getattr(self._shell, "kernel", None), "io_loop", None)
         self._on = False
         self._before: Any = None
@@ -60,6 +60,6 @@ class Interrupts:
             self._stop()
 
 
-def _shell() -> Any:
+def current_shell() -> Any:
     module = sys.modules.get("IPython")
     return module.get_ipython() if module is not None else None

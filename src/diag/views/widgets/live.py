@@ -89,14 +89,39 @@ def control(kind: str, description: str, **traits: Any) -> Any:
     return widget
 
 
-def button(description: str, act: Any, *, style: str = "", tooltip: str = "") -> Any:
+def button(description: str, act: Any, *, primary: bool = False, tooltip: str = "", **looks: Any) -> Any:
     """A button that calls `act()`."""
     from ipywidgets import Button, Layout
 
-    made = Button(description=description, button_style=style, tooltip=tooltip or description,
-                  layout=Layout(width="auto"))  # fmt: skip
+    looks = looks or {"layout": Layout(width="auto")}
+    made = Button(description=description, button_style="primary" if primary else "", tooltip=tooltip or description,
+                  **looks)  # fmt: skip
     made.on_click(lambda _: act())
     return made
+
+
+def mark_usable(button: Any, why_not: str = "") -> None:
+    """Marks a button as one that would do nothing now, and says why; without a reason it is usable again.
+
+    It is never disabled: a front end takes the focus from a disabled button, and whoever works with the keyboard
+    then starts from the top of the page. What it calls has to answer instead.
+    """
+    (button.add_class if why_not else button.remove_class)("diag-off")
+    button.tooltip = f"{button.description}: {why_not}" if why_not else button.description
+
+
+def is_usable(button: Any) -> bool:
+    return "diag-off" not in button._dom_classes
+
+
+def close(*widgets: Any) -> None:
+    """Closes widgets with all that is in them: what is only taken out of its box stays alive in kernel and browser."""
+    for widget in widgets:
+        close(*getattr(widget, "children", ()))
+        for name in ("layout", "style"):
+            if (part := getattr(widget, name, None)) is not None:
+                part.close()
+        widget.close()
 
 
 def failure(error: BaseException) -> str:
@@ -105,9 +130,11 @@ def failure(error: BaseException) -> str:
     return scoped(notice("bad", first, map(escape, rest)))
 
 
-def row(*children: Any) -> Any:
+def row(*children: Any, **looks: Any) -> Any:
     """Children side by side, wrapping."""
     from ipywidgets import Box, Layout
 
-    layout = Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%", grid_gap=".25rem")
-    return Box(list(children), layout=layout)
+    if "layout" not in looks:
+        looks["layout"] = Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%",
+                                 grid_gap=".25rem")  # fmt: skip
+    return Box(list(children), **looks)

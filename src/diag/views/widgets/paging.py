@@ -70,19 +70,25 @@ class Pager:
         self._set(Page(total, self._page.number))
 
     def _go(self, number: int) -> None:
-        if number != self._page.number:
-            self._set(Page(self._page.total, number))
+        page = Page(self._page.total, number)
+        if page != self._page:
+            self._set(page)
             self._turned()
 
     def _set(self, page: Page) -> None:
+        from diag.views.widgets.live import mark_usable
+
         self._page = page
         self._number.max = max(page.count, self._number.value)
         self._number.value = page.number
         self._number.max = page.count
         self._label.value = f"of {page.count:,} · {page.says}"
-        for widgets, off in ((self._back, page.number == 1), (self._on, page.number == page.count)):
-            for widget in widgets:
-                widget.disabled = off
+        for buttons, why_not in (
+            (self._back, "this is the first page" * (page.number == 1)),
+            (self._on, "this is the last page" * (page.number == page.count)),
+        ):
+            for one in buttons:
+                mark_usable(one, why_not)
         self.widget.layout.display = "flex" if page.count > 1 else "none"
 
 

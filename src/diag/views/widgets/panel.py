@@ -13,12 +13,12 @@ from diag.spec import PRESETS, LoadSpec, grid
 from diag.views import summary
 from diag.views.markup import View, escape, table, tag
 from diag.views.rows import badge
-from diag.views.widgets.details import details_of, row_line
+from diag.views.widgets.details import details_of
 from diag.views.widgets.form import Form
 from diag.views.widgets.kept import stored_rows
-from diag.views.widgets.live import Live, button, failure, html, row, scoped
-from diag.views.widgets.paging import Pager
-from diag.views.widgets.running import Run
+from diag.views.widgets.live import Live, button, failure, html, mark_usable, row, scoped
+from diag.views.widgets.rowlist import RowKey, RowList, key_of
+from diag.views.widgets.running import Clock, Run, Task
 from diag.views.wording import map_text
 
 
@@ -47,7 +47,9 @@ class MatrixPanel(Live):
         self._options = {"timeout": timeout, "workers": workers}
         self._lock = RLock()
         self._rows: list[dict[str, Any]] = []
+        self._known: dict[RowKey, dict[str, Any]] = {}  # what is listed: stored before, then as the run confirms it
         self._run: Run | None = None
+        self._pricing: Task | None = None
         self._built = False
 
     @property
@@ -66,8 +68,13 @@ class MatrixPanel(Live):
             return
         with self._lock:
             self._rows = []
+            self._known = {key_of(found): found for found in self._stored()}
+            before = len(self._known)
         self._run = Run(self.specs, self.results, self._options, self._add, self._end)
-        self._say(f"Planning {len(self.specs)} rows …", running=True)
+        kept = f" {before} of them are in {self.results} from before." if before else ""
+        self._say(f"Planning {len(self.specs)} rows, without reading a weight …{kept}")
+        self._show_buttons(running=True)
+        self._show_rows()
         self._run.start()
 
     def cancel(self) -> None:
@@ -101,16 +108,17 @@ class MatrixPanel(Live):
         from ipywidgets import IntProgress, Layout, VBox
 
         self._form = Form(self.specs, self.results)
-        self._price, self._go = button("Price", self._show_price), button("Run", self._press_run, style="primary")
-        self._stop = button("Cancel", self.cancel, style="warning")
-        self._stop.disabled = True
+        self._price, self._go = button("Price", self._press_price), button("Run", self._press_run, primary=True)
+        self._stop = button("Cancel", self._press_cancel)
         self._bar = IntProgress(min=0, max=len(self.specs), layout=Layout(flex="1 1 10rem", width="auto"))
-        self._status, self._list, self._details = html(), VBox(), VBox()
-        self._pager = Pager(self._show_rows)
-        self._pager.start(0)
+        self._status, self._seconds = html(), html()
+        self._clock = Clock(lambda seconds: self._tell_time(f"{seconds} s"))
+        self._list = RowList(self._details)
         self._built = True
-        buttons = row(self._price, self._go, self._stop, self._bar)
-        return VBox([self._form.widget, buttons, self._status, self._pager.widget, self._list, self._details])
+        self._show_buttons(running=bool(self._busy()))
+        self._show_rows()
+        buttons = row(self._price, self._go, self._stop, self._bar, self._seconds)
+        return VBox([self._form.widget, buttons, self._status, self._list.widget])
 
     def _read_form(self) -> bool:
         try:
@@ -120,71 +128,103 @@ class MatrixPanel(Live):
             return False
         return True
 
+    def _busy(self) -> str:
+        """What is going on, in a sentence; empty where nothing is."""
+        if self._run is not None and self._run.running:
+            return "The matrix is running; press Cancel to stop it."
+        if self._pricing is not None and self._pricing.running:
+            return "The price is still being planned; wait until it is there."
+        return ""
+
     def _press_run(self) -> None:
-        if self._read_form():
-            self._details.children = ()
+        if busy := self._busy():
+            self._say(busy)
+        elif self._read_form():
+            self._list.shut()
             self.start()
 
-    def _show_price(self) -> None:
-        if not self._read_form():
-            return
-        self._say("Planning, without reading a weight …")
-        from diag.sweep.run import price
+    def _press_cancel(self) -> None:
+        running = self._run is not None and self._run.running
+        self._say("Cancelling …" if running else self._busy() or "Nothing is running.")
+        self.cancel()
 
-        try:
-            found = price(self.specs, self.results)
-        except Exception as error:
-            self._status.value = failure(error)
-            return
-        refusals = "".join(tag("li", escape(text)) for text in found.refusals)
-        self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
+    def _press_price(self) -> None:
+        if busy := self._busy():
+            self._say(busy)
+        elif self._read_form():
+            from diag.sweep.run import price
+
+            specs, results = self.specs, self.results
+            self._say(f"Planning {len(specs)} rows, without reading a weight …")
+            self._show_buttons(running=True)
+            self._pricing = Task(lambda: price(specs, results), self._show_price)
+
+    def _show_price(self, found: Any) -> None:
+        if isinstance(found, Exception):
+            self._status.value = failure(found)
+        else:
+            refusals = "".join(tag("li", escape(text)) for text in found.refusals)
+            self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
+        self._show_buttons(running=False)
 
     def _add(self, found: dict[str, Any]) -> None:
         with self._lock:
             self._rows.append(found)
-            if self._built:
-                self._pager.grow(len(self._rows))
-                self._show_rows()
-                self._bar.value = len(self._rows)
-        self._say(f"{len(self._rows)} of {len(self.specs)} rows", running=True)
+            self._known[key_of(found)] = found
+            self._show_rows()
+            known = len(self._known)
+        self._say(f"{known} of {len(self.specs)} rows")
 
     def _end(self) -> None:
         assert self._run is not None
-        error, done = self._run.error, len(self._rows)
+        error, done = self._run.error, len(self._known)
         if error is not None and self._built:
             self._status.value = failure(error)
         elif self._run.cancelled:
-            self._say(f"Cancelled after {done} of {len(self.specs)} rows. They are kept; Run goes on from there.")
+            self._say(f"Cancelled at {done} of {len(self.specs)} rows. They are kept; Run goes on from there.")
         else:
             self._say(f"Done: {done} rows. Choose one for its placement and cause.")
         self._show_buttons(running=False)
 
-    def _say(self, words: str, running: bool = False) -> None:
+    def _stored(self) -> list[dict[str, Any]]:
+        """The rows of this grid that the results file holds and that a run would not do again."""
+        from diag.sweep.rows import is_final
+
+        return [found for found in stored_rows(self.specs, self.results).values() if is_final(found, False)]
+
+    def _say(self, words: str) -> None:
         if self._built:
             self._status.value = scoped(tag("p", escape(words), role="status"))
-            self._show_buttons(running)
+
+    def _tell_time(self, words: str) -> None:
+        """Beside the bar and apart from the status, which a screen reader would read out every second."""
+        self._seconds.value = scoped(tag("span", escape(words), class_="soft number"))
 
     def _show_buttons(self, running: bool) -> None:
-        if self._built:
-            self._go.disabled = self._price.disabled = running
-            self._stop.disabled = not running
-            self._bar.max = len(self.specs)
-            self._bar.value = len(self._rows)
+        if not self._built:
+            return
+        if running:
+            self._tell_time("")
+            self._clock.start()
+        else:
+            self._clock.stop()
+        busy = "something is running" if running else ""
+        for one in (self._go, self._price):
+            mark_usable(one, busy)
+        mark_usable(self._stop, "" if running else "nothing is running")
+        self._bar.max, self._bar.value = len(self.specs), len(self._known)
 
     def _show_rows(self) -> None:
+        if not self._built:
+            return
         with self._lock:
-            shown = self._rows[self._pager.page.rows]
-            self._list.children = tuple(self._line(found) for found in shown)
+            several = len({spec.hardware_text for spec in self.specs}) > 1
+            self._list.show(list(self._known.values()), several)
+            self._bar.max, self._bar.value = len(self.specs), len(self._known)
 
-    def _line(self, found: dict[str, Any]) -> Any:
-        name = f"{map_text(found['device_map'])} · {map_text(found['quantization'], 40)}"
-        press = button(name, lambda: self._open(found), tooltip=f"Show the placement and cause of {name}")
-        press.layout.flex, press.layout.min_width = "0 0 auto", "11rem"
-        return row(press, html(row_line(found), layout={"flex": "1 1 14rem", "width": "auto"}))
-
-    def _open(self, found: dict[str, Any]) -> None:
+    def _details(self, found: dict[str, Any]) -> tuple[Any, ...]:
         spec = next((spec for spec in self.specs if _is_row_of(found, spec)), None)
-        self._details.children = details_of(found, spec, self.results)
+        return details_of(found, spec, self.results)
 
 
 def _is_row_of(found: dict[str, Any], spec: LoadSpec) -> bool:

@@ -11,7 +11,8 @@ from diag.reproduce.scenario import Played, Scenario
 from diag.views.markup import View, escape, notice, tag
 from diag.views.shown import findings_view
 from diag.views.widgets.changes import changes_view
-from diag.views.widgets.live import Live, button, failure, html, row, scoped
+from diag.views.widgets.clicks import Clicks
+from diag.views.widgets.live import Live, button, failure, html, mark_usable, row, scoped
 from diag.views.wording import seconds_text
 
 
@@ -77,24 +78,39 @@ class StepPlayer(Live):
     def build(self) -> Any:
         from ipywidgets import VBox
 
-        self._next = button("Next step", self._press_next, style="primary")
-        self._back = button("Back to start", self.back_to_start)
+        self._next = button("Next step", self._press_next, primary=True)
+        self._back = button("Back to start", self._press_back)
         self._why = button("Diagnose", self._press_diagnose)
         self._status, self._shown, self._card = html(), html(), html()
-        self._built = True
+        self._built, self._clicks = True, Clicks()
         self._refresh()
         head = html(_head(self.scenario).html)
         return VBox([head, row(self._next, self._back, self._why, self._status), self._shown, self._card])
 
     def _press_next(self) -> None:
-        self._next.disabled = True
-        self._status.value = scoped(tag("span", "Playing …", role="status"))
-        try:
-            self.next()
-        except DiagError as error:
-            self._status.value = scoped(tag("span", escape(error), role="status"))
+        if self.stage.finished:
+            self._say(f"{self._where()} There is no further step.")
+            return
+        if self._clicks.too_early:
+            self._say(f"{self._where()} A press made while it was played was not counted.")
+            return
+        self._say(f"Playing step {len(self._views) + 1} …")
+        with self._clicks.working():
+            try:
+                self.next()
+            except DiagError as error:
+                self._say(str(error))
+
+    def _press_back(self) -> None:
+        if self._views:
+            self.back_to_start()
+        else:
+            self._say(f"{self._where()} This is the start.")
 
     def _press_diagnose(self) -> None:
+        if not self._views:
+            self._say(f"{self._where()} Play a step first.")
+            return
         try:
             self._card.value = scoped(self.diagnose().html)
         except Exception as error:
@@ -103,14 +119,18 @@ class StepPlayer(Live):
     def _refresh(self) -> None:
         if not self._built:
             return
-        done, total = len(self._views), len(self.scenario.steps)
         self._shown.value = scoped("".join(view.html for view in self._views))
         self._card.value = ""
-        self._next.disabled = self.stage.finished
-        self._why.disabled = done == 0
-        self._back.disabled = done == 0
-        over = " It is over: press Diagnose." if self.stage.finished else ""
-        self._status.value = scoped(tag("span", escape(f"Step {done} of {total}.{over}"), role="status"))
+        mark_usable(self._next, "it is over" if self.stage.finished else "")
+        for one in (self._why, self._back):
+            mark_usable(one, "" if self._views else "no step was played yet")
+        self._say(self._where() + (" It is over: press Diagnose." if self.stage.finished else ""))
+
+    def _where(self) -> str:
+        return f"Step {len(self._views)} of {len(self.scenario.steps)}."
+
+    def _say(self, words: str) -> None:
+        self._status.value = scoped(tag("span", escape(words), role="status"))
 
 
 def _head(scenario: Scenario) -> View:

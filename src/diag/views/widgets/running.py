@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -69,3 +70,45 @@ class Run:
         finally:
             self._interrupts.end()
             self._on_end()
+
+
+class Task:
+    """A function called once in a thread: `on_end` gets its value, or the exception it raised."""
+
+    def __init__(self, function: Callable[[], Any], on_end: Callable[[Any], None]) -> None:
+        self._function, self._on_end = function, on_end
+        self._thread = threading.Thread(target=self._run, name="diag-task", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            value: Any = self._function()
+        except Exception as error:
+            value = error
+        self._on_end(value)
+
+
+class Clock:
+    """Calls `tick` with the seconds since `start`, once a second until `stop`."""
+
+    def __init__(self, tick: Callable[[int], None]) -> None:
+        self._tick = tick
+        self._stopped = threading.Event()
+        self._stopped.set()
+
+    def start(self) -> None:
+        self.stop()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, args=(self._stopped,), name="diag-clock", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self, stopped: threading.Event) -> None:
+        began = time.monotonic()
+        while not stopped.wait(1.0):
+            self._tick(round(time.monotonic() - began))
