@@ -13,6 +13,16 @@ from typing import Any
 
 import nbformat
 
+_COLOURS = r"""
+    const rgba = text => { const [r, g, b, a] = text.match(/[\d.]+/g).map(Number); return [r, g, b, a ?? 1]; };
+    const over = (top, below) => below.map((value, i) => top[i] * top[3] + value * (1 - top[3]));
+    const ground = one => one
+        ? over(rgba(getComputedStyle(one).backgroundColor), ground(one.parentElement)) : [255, 255, 255];
+    const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    const contrast = (text, below) => { const [a, b] = [light(over(rgba(text), below)), light(below)];
+        return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); };
+"""  # WCAG 2's contrast of a colour with what lies below it
 _NUMBERED = re.compile(r"\[\d+\]")
 LONG = 180_000  # milliseconds
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,6 +134,36 @@ class NotebookPage:
         box, seen = of.bounding_box(), self.page.locator(".jp-WindowedPanel-outer").first.bounding_box()
         height = min(box["y"] + box["height"], seen["y"] + seen["height"]) - box["y"]
         self.page.screenshot(path=SHOTS / f"{name}.png", clip={**box, "height": height})
+
+    def theme(self, name: str) -> None:
+        """Switches JupyterLab to a theme: its own light or dark one."""
+        self.page.click('li.lm-MenuBar-item:has-text("Settings")')
+        self.page.locator("li.lm-Menu-item").filter(has_text="Theme").first.hover()
+        self.page.locator("li.lm-Menu-item").filter(has_text=re.compile(f"^{re.escape(name)}$")).last.click()
+        dark = "false" if "Dark" in name else "true"
+        self.page.wait_for_selector(f'body[data-jp-theme-light="{dark}"]', state="attached", timeout=LONG)
+
+    def buttons(self) -> dict[str, float]:
+        """The contrast of the text of each widget's button that is shown."""
+        script = f"""() => {{ {_COLOURS}
+            const shown = [...document.querySelectorAll('.diag-live button')].filter(one => one.offsetParent);
+            return Object.fromEntries(shown
+                .map(one => [one.textContent, contrast(getComputedStyle(one).color, ground(one))])); }}"""
+        return self.page.evaluate(script)
+
+    def focus_ring(self, of: Any) -> tuple[str, float, float]:
+        """The outline of an element that the keyboard brought the focus to: style, pixels, contrast with its ground."""
+        of.focus()
+        self.page.keyboard.press("Shift+Tab")
+        self.page.keyboard.press("Tab")
+        script = f"""one => {{ {_COLOURS} const style = getComputedStyle(one);
+            return [style.outlineStyle, parseFloat(style.outlineWidth),
+                    contrast(style.outlineColor, ground(one.parentElement))]; }}"""
+        return tuple(of.evaluate(script))
+
+    def focused(self) -> str:
+        """The text of the element that has the keyboard's focus; all of the page's where none has it."""
+        return self.page.evaluate("() => document.activeElement.textContent")
 
     def too_wide(self) -> list[str]:
         """Classes of diag's outputs whose content is wider than they are."""

@@ -26,12 +26,23 @@ def test_01_a_scenario_is_played_and_the_failing_cell_is_explained(lab, page):
     lab.edited("01_reproduce_the_error.ipynb", fails, "%diag", "%diag on", f"{fails}.logits", "1 / 0")
     notebook = NotebookPage(page, lab, "01_reproduce_the_error.ipynb")
     player = notebook.run_to("widgets.step_player(scenario)")
+    player.get_by_role("button", name="Next step").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # while the first step is played
+    player.get_by_text("was not counted").wait_for(timeout=LONG)
     for number in (1, 2, 3):
-        player.get_by_role("button", name="Next step").click()
+        if number > 1:
+            page.keyboard.press("Enter")
         player.get_by_text(f"Step {number} of 3:").wait_for(timeout=LONG)
+        assert notebook.focused() == "Next step", "the keyboard's focus stays where it was"
+    page.keyboard.press("Enter")
+    player.get_by_text("There is no further step").wait_for(timeout=LONG)
     assert "18 of 59 names changed" in player.inner_text()
     player.get_by_role("button", name="Diagnose").click()
     player.locator(".finding").first.wait_for(timeout=LONG)
+    summary = player.locator(".finding summary").first
+    colours = [one.evaluate("one => getComputedStyle(one).color") for one in (summary.locator("code"), summary)]
+    assert colours[0] == "rgb(22, 32, 43)" != colours[1], "a cause looks like no link"
     notebook.shot("player", player)
     player.get_by_role("button", name="Back to start").click()
     player.get_by_text("Step 0 of 3.").wait_for(timeout=LONG)
@@ -50,33 +61,57 @@ def test_01_a_scenario_is_played_and_the_failing_cell_is_explained(lab, page):
 
 
 def test_02_rows_arrive_one_is_opened_a_run_is_cancelled_and_one_interrupted(lab, page):
-    maps, kinds = ["auto", "disk", "offload"], ["none", "nf4"]
+    maps, kinds = ["auto", "single", "disk", "offload"], ["none", "nf4"]
     lab.edited("02_load_matrix.ipynb", device_maps=maps, quantizations=kinds, hardware=["2x600KiB+8GiB"])
     notebook = NotebookPage(page, lab, "02_load_matrix.ipynb")
     notebook.run("model = ")
     notebook.run("specs = diag.grid(")
     panel = notebook.run("widgets.matrix_panel(")
+    page.set_viewport_size({"width": 1280, "height": 1120})
     panel.get_by_role("button", name="Price").click()
-    panel.get_by_text(re.compile("6 rows; .* loads")).wait_for(timeout=LONG)
-    panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text("Done: 6 rows").wait_for(timeout=LONG)
+    panel.get_by_text(re.compile("8 rows; .* loads")).wait_for(timeout=LONG)
+    panel.get_by_role("button", name="Run", exact=True).focus()
+    page.keyboard.press("Enter")
+    panel.get_by_text("Done: 8 rows").wait_for(timeout=LONG)
+    assert notebook.focused() == "Run"
     panel.get_by_role("button", name="disk · none").click()
     panel.get_by_text(re.compile("Offloaded to disk")).first.wait_for(timeout=LONG)
     notebook.shot("matrix-panel", panel)
     panel.get_by_role("button", name="disk · nf4").click()
-    panel.get_by_text("there is no placement for").wait_for(timeout=LONG)
+    panel.get_by_text("the load was refused before it began").wait_for(timeout=LONG)
+    panel.get_by_role("button", name="single · none").click()
+    panel.get_by_text("the load did not finish").wait_for(timeout=LONG)
+    assert notebook.focused() == "▾ single · none"
+    _check_controls(notebook, panel)
+    notebook.theme("JupyterLab Dark")
+    _check_controls(notebook, panel)
+    notebook.shot("matrix-panel-dark")
+    notebook.theme("JupyterLab Light")
 
     panel.get_by_label("results").fill("other.sqlite")
     panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text(re.compile("[1-9] of 6 rows")).wait_for(timeout=LONG)
+    panel.get_by_text(re.compile("[1-9] of 8 rows")).wait_for(timeout=LONG)
     panel.get_by_role("button", name="Cancel").click()
-    panel.get_by_text(re.compile("Cancelled after .* They are kept")).wait_for(timeout=LONG)
+    panel.get_by_text(re.compile("Cancelled at .* They are kept")).wait_for(timeout=LONG)
     notebook.shot("matrix-cancelled")
     panel.get_by_label("results").fill("third.sqlite")
     panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text(re.compile("[1-9] of 6 rows")).wait_for(timeout=LONG)
+    panel.get_by_text(re.compile("[1-9] of 8 rows")).wait_for(timeout=LONG)
     notebook.menu("Kernel", "Interrupt Kernel")
-    panel.get_by_text(re.compile("Cancelled after .* They are kept")).wait_for(timeout=LONG)
+    panel.get_by_text(re.compile("Cancelled at .* They are kept")).wait_for(timeout=LONG)
+
+
+def _check_controls(notebook, panel):
+    """Buttons can be read, and the focus can be seen, in the theme that is on."""
+    assert {name: ratio for name, ratio in notebook.buttons().items() if ratio < 4.5} == {}
+    for control in (
+        panel.get_by_role("button", name="Run", exact=True),
+        panel.get_by_role("button", name="auto · none"),
+        panel.get_by_role("checkbox").first,
+        panel.get_by_label("results"),
+    ):
+        style, width, ratio = notebook.focus_ring(control)
+        assert style == "solid" and width >= 2 and ratio >= 3, (control, style, width, ratio)
 
 
 @pytest.mark.exhaustive
