@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 
 import diag
+from diag import posix
 from diag.errors import DiagError, SpecError
 from diag.spec import PRESETS, LoadSpec, grid
+from diag.sweep import launch
 from diag.sweep.rows import MATRIX_COLUMNS
+from diag.sweep.run import price
 from diag.tensors import PLACEMENT_COLUMNS
 
 HELPERS = "matrix_helpers"
@@ -93,6 +96,22 @@ def test_a_second_run_loads_nothing_and_gives_the_same_frame(full, monkeypatch):
     specs, frame, results = full
     monkeypatch.setattr("diag.sweep.run._note_end", lambda *a: pytest.fail("something was loaded again"))
     pd.testing.assert_frame_equal(diag.matrix(specs, results, progress=False), frame)
+
+
+@pytest.mark.skipif(posix.start_method() == "spawn", reason="each cell starts an interpreter of its own here")
+def test_a_matrix_starts_one_supervisor(tmp_path, monkeypatch):
+    """It once started two, one for the look before the first cell: seconds of imports, also with all rows stored."""
+    started = []
+    original = launch.ForkServer.__init__
+
+    def counted(self, preload):
+        started.append(self)
+        original(self, preload)
+
+    launch.close_idle()
+    monkeypatch.setattr(launch.ForkServer, "__init__", counted)
+    price([LoadSpec("tiny")])
+    assert len(started) == 1
 
 
 def test_placement_of_an_unknown_or_failed_spec_says_what_to_do(full):

@@ -49,7 +49,7 @@ def short(text: str) -> str:
 
 def _look(sweep: Sweep) -> Before:
     task = Task("look", f"{_CELL}:look", tuple(sweep.specs), _LOOK_SECONDS)
-    for ended in _run(sweep, [task]):
+    for ended in list(_run(sweep, [task])):  # to its end: left early, it would end the supervisor, not keep it
         if isinstance(ended.value, Before):
             return ended.value
         if ended.death is not None and not sweep.is_over():
