@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from diag.diagnosis.cases import CASES, Case
 from diag.diagnosis.symptoms import SEEN_AS
+from diag.wrapping import wrapped
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Cause:
         return self.shown_on in ("cpu", "simulated")
 
     def __str__(self) -> str:
-        parts = [f"{self.id}: {self.title}", "", self.explanation, ""]
+        parts = [wrapped(f"{self.id}: {self.title}", indent=2), "", wrapped(self.explanation), ""]
         parts += [f"Seen as:      {text}" for text in self.seen_as]
-        parts += [f"Proved by:    {text}" for text in self.proves]
-        parts += [f"Ruled out by: {text}" for text in self.rules_out]
-        parts += [f"To decide:    {self.check}", f"Safe fix:     {self.fix}"]
-        parts += [f"Avoid:        {text}" for text in self.avoid]
-        parts += [f"Shown on:     {self.shown_on}", f"Versions:     {self.versions}"]
+        parts += [wrapped(text, "Proved by:    ") for text in self.proves]
+        parts += [wrapped(text, "Ruled out by: ") for text in self.rules_out]
+        parts += [wrapped(self.check, "To decide:    "), wrapped(self.fix, "Safe fix:     ")]
+        parts += [wrapped(text, "Avoid:        ") for text in self.avoid]
+        parts += [wrapped(self.shown_on, "Shown on:     "), wrapped(self.versions, "Versions:     ")]
         parts += [f"Reported in:  {link}" for link in self.links[:6]]
         return "\n".join(parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 from diag.spec import LoadSpec
+from diag.wrapping import with_code, wrapped
 
 CERTAINTIES = ("shown", "likely", "possible")
 SEVERITIES = ("error", "silent", "info")
@@ -77,15 +78,15 @@ class Finding:
             raise ValueError(f"{self.certainty!r} and {self.severity!r} must be of {CERTAINTIES} and {SEVERITIES}")
 
     def __str__(self) -> str:
-        lines = [f"{self.cause} ({_SEEN_AS[self.certainty]}): {self.title}"]
+        lines = [wrapped(f"{self.cause} ({_SEEN_AS[self.certainty]}): {self.title}", indent=2)]
         if self.module:
             lines.append(f"  Where:  {self.module}")
         if self.tensors:
-            lines.append(f"  Tensors: {names_in_words(self.tensors)}")
-        lines += [f"  Why:    {text}" for text in self.because]
-        lines += [f"  Check:  {text}" for text in self.check]
-        lines += [f"  Fix:    {text}" for text in self.fixes]
-        lines += [f"  Avoid:  {text}" for text in self.avoid]
+            lines.append(wrapped(names_in_words(self.tensors), "  Tensors: "))
+        lines += [wrapped(text, "  Why:    ") for text in self.because]
+        lines += [wrapped(text, "  Check:  ") for text in self.check]
+        lines += [with_code(fix.because, fix.code, "  Fix:    ") for fix in self.fixes]
+        lines += [wrapped(text, "  Avoid:  ") for text in self.avoid]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
@@ -147,7 +148,7 @@ class Findings(Sequence[Finding]):
         return all(item.severity == "info" for item in self._items)
 
     def __str__(self) -> str:
-        looked = f"Looked at: {'; '.join(self.looked_at)}." if self.looked_at else ""
+        looked = wrapped(f"Looked at: {'; '.join(self.looked_at)}.") if self.looked_at else ""
         if not self._items:
             return "\n".join(filter(None, ["Healthy: no cause found.", looked]))
         return "\n\n".join([*map(str, self._items), *filter(None, [looked])])
