@@ -73,3 +73,14 @@ def test_a_token_in_an_error_does_not_reach_the_view():
     error = RuntimeError("401 for https://user:hunter2secret@host/x with hf_abcdefghijklmnopqrstuvwxyz012345")
     html = LoadOutcome(diag.LoadSpec("tiny"), error=error)._repr_html_()
     assert "hunter2secret" not in html and "hf_abcdefghij" not in html
+
+
+def test_text_for_a_terminal_has_no_line_over_100_columns_and_code_has_lines_of_its_own():
+    code = f"model = load({'x' * 120!r})\nmodel.eval()"
+    fix = Fix("by-hand", "Load it again. " * 12, code=code, avoid="to_empty(): nonsense. " * 9)
+    finding = Finding("c", "shown", "error", "t", because=("It is so. " * 30,), fixes=(fix,))
+    found = Findings([finding], looked_at=("a table " * 40,))
+    for value in (str(found), shown.findings_view(found).text, shown.fix_view(fix).text):
+        lines = value.splitlines()
+        assert [line.strip() for line in lines if len(line) > 100] == [code.splitlines()[0]]
+        assert "model.eval()" in [line.strip() for line in lines]

@@ -31,6 +31,11 @@ def mixed():
     )
 
 
+def unwrapped(view):
+    """A view's text with each entry on one line, however long."""
+    return re.sub(r"\n  +", " ", view.text)
+
+
 @pytest.mark.parametrize("view", ALL_VIEWS)
 def test_every_view_takes_an_empty_frame(view):
     assert view(frame()).text
@@ -65,7 +70,7 @@ def test_the_overview_shows_every_combination_once():
 
 
 def test_a_refusal_is_listed_once_with_its_rule_and_both_maps():
-    (line,) = [line for line in summary.failures(mixed()).text.splitlines() if "refused" in line]
+    (line,) = [line for line in unwrapped(summary.failures(mixed())).splitlines() if "refused" in line]
     assert line.startswith("– disk, offload · nf4: refused.")
     assert RULE in line
 
@@ -135,6 +140,13 @@ def test_rows_that_share_a_load_share_a_line():
 def test_a_simulated_row_is_marked_wherever_it_is_shown():
     for view in (plots.memory_and_time, plots.logit_difference, summary.failures, summary.details):
         assert f"simulated {SIMULATED}" in view(mixed()).html
+
+
+def test_prose_for_a_terminal_has_no_line_over_100_columns():
+    long = "Loaded and compared. " * 12
+    rows = worked("auto", reason=long), failed("disk", "nf4", "unsupported", long)
+    for view in (summary.headline, summary.failures, summary.answers, plots.memory_and_time, plots.logit_difference):
+        assert max(map(len, view(frame(*rows)).text.splitlines())) <= 100
 
 
 def test_zero_is_zero_and_not_an_empty_cell():

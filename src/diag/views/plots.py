@@ -16,10 +16,11 @@ import diag
 from diag.errors import DiagError
 from diag.spec import LoadSpec
 from diag.views import strips
+from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words, picture
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.rows import described, grouped, label, plain_label
-from diag.views.verdict import peaks_text
-from diag.views.wording import bytes_text, device_bytes, is_missing, number_text, seconds_text, sentence, status_word
+from diag.views.wording import is_missing, number_text, seconds_text, sentence, status_word
+from diag.wrapping import wrapped
 
 _LEGEND = (
     (strips.Place("simgpu:0"), "on accelerator 0, 1, …"),
@@ -59,32 +60,35 @@ def strips_of(tables: Mapping[str, pd.DataFrame]) -> View:
 
 
 def memory_and_time(frame: pd.DataFrame) -> View:
-    """What each loaded combination cost: seconds to load and to run, peak bytes of the host and of every device."""
+    """What each loaded combination cost: seconds to load and to run, and each device's peak against its capacity.
+
+    The capacity is that of the simulated device, or what was free on the real one before the load; where neither is
+    recorded the view says so. Accelerators have no column where no row has any.
+    """
     loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
     groups = grouped(loaded)
-    columns = ("combination", "loads in", "a forward takes", "host peak", "device peaks")
-    scales = [_largest(loaded, name) for name in ("load_seconds", "forward_seconds", "peak_host_bytes")]
-    device_scale = max([0, *(size for row in loaded["peak_device_bytes"] for size in _devices(row).values())])
+    peaks = [([host] if (host := host_peak(row)) else [], device_peaks(row)) for _, row in groups]
+    scales = [_largest(loaded, name) for name in ("load_seconds", "forward_seconds")]
+    tallest = [max([0, *(peak.peak for pair in peaks for peak in pair[side])]) for side in (0, 1)]
+    kept = 5 if any(devices for _, devices in peaks) else 4
     lines = [
         (
             label(rows),
             _bar(row["load_seconds"], scales[0], seconds_text),
             _bar(row["forward_seconds"], scales[1], seconds_text),
-            _bar(row["peak_host_bytes"], scales[2], bytes_text, "host"),
-            "".join(
-                _bar(size, device_scale, lambda size, name=name: f"{name} {bytes_text(size)}")
-                for name, size in _devices(row["peak_device_bytes"]).items()
-            ),
-        )
-        for rows, row in groups
+            *("".join(picture(peak, tallest[side]) for peak in pair[side]) for side in (0, 1)),
+        )[:kept]
+        for (rows, row), pair in zip(groups, peaks)
     ]
     texts = [
         f"{plain_label(rows)}: loads in {seconds_text(row['load_seconds']) or '?'}, a forward takes "
-        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {peaks_text(row) or '?'}"
+        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {peaks_in_words(row) or '?'}"
         for rows, row in groups
     ]
-    caption = "Peaks are the rise while loading. Combinations that place alike are loaded once and share a line."
-    return View(table(columns, lines, caption), "\n".join(texts) or "Nothing was loaded.")
+    bars = explained([peak for pair in peaks for side in pair for peak in side])
+    caption = f"Peaks are the rise while loading. {bars} Combinations that place alike share one load and a line."
+    columns = ("combination", "loads in", "a forward takes", "host peak", "device peaks")[:kept]
+    return View(table(columns, lines, caption.replace("  ", " ")), _listed(texts) or "Nothing was loaded.")
 
 
 def logit_difference(frame: pd.DataFrame) -> View:
@@ -112,7 +116,7 @@ def logit_difference(frame: pd.DataFrame) -> View:
         "The distance to the unquantized model is a KL divergence in nats per token: quality, which decides nothing. "
         "Bars are logarithmic from 1e-9 to 100."
     )
-    return View(table(columns, lines, caption), "\n".join(texts) or "No answer was compared.")
+    return View(table(columns, lines, caption), _listed(texts) or "No answer was compared.")
 
 
 def status(value: Any) -> str:
@@ -168,8 +172,8 @@ def _legend() -> View:
     return View(tag("ul", items, class_="legend", aria_label="Legend"), text)
 
 
-def _devices(text: Any) -> dict[str, int]:
-    return {name: int(size) for name, size in device_bytes(text).items() if name != "cpu" and size}
+def _listed(texts: list[str]) -> str:
+    return "\n".join(wrapped(text, indent=2) for text in texts)
 
 
 def _largest(frame: pd.DataFrame, column: str) -> float:
@@ -177,11 +181,11 @@ def _largest(frame: pd.DataFrame, column: str) -> float:
     return float(values.max()) if len(values) else 0.0
 
 
-def _bar(value: Any, largest: float, wording: Any, kind: str = "") -> str:
+def _bar(value: Any, largest: float, wording: Any) -> str:
     if is_missing(value):
         return ""
     share = 100 * float(value) / largest if largest else 0
-    return _track(wording(value), share, kind)
+    return _track(wording(value), share)
 
 
 def _log_bar(value: Any) -> str:
@@ -189,9 +193,9 @@ def _log_bar(value: Any) -> str:
         return ""
     value = float(value)
     share = 100 * (math.log10(value) + 9) / 11 if value > 0 and math.isfinite(value) else (0 if value == 0 else 100)
-    return _track(number_text(value), min(100, max(0, share)), "")
+    return _track(number_text(value), min(100, max(0, share)))
 
 
-def _track(text: str, share: float, kind: str) -> str:
-    bar = tag("span", class_=f"bar {kind}".strip(), style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
+def _track(text: str, share: float) -> str:
+    bar = tag("span", class_="bar", style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
     return tag("span", tag("span", escape(text), class_="number") + bar, class_="track")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diag.views.markup import View, breakable, escape, fragment, notice, tag, visible
 from diag.views.wording import bytes_text, number_text, seconds_text
+from diag.wrapping import wrapped
 
 if TYPE_CHECKING:
     from diag.diagnosis.finding import Finding, Findings, Fix
@@ -91,16 +92,16 @@ def proof_view(proof: Proof) -> View:
         ("same answer twice", "" if proof.repeatable is None else ("yes" if proof.repeatable else "no")),
         ("from the unquantized model", number_text(proof.quality_kl)),
     ]
-    html = notice(tone, word, [escape(_sentence(proof.reason))]) + _facts(pairs)
-    return View(html, "\n".join([visible(proof), *_lines(pairs)]))
+    html = notice(tone, word, [breakable(_sentence(proof.reason))]) + _facts(pairs)
+    return View(html, "\n".join([wrapped(visible(proof)), *_lines(pairs)]))
 
 
 def fix_view(fix: Fix) -> View:
     """A fix: what it does and why, the code, what it costs, and the advice not to follow."""
     kind = "by hand: diag can't apply it" if fix.by_hand else f"diag.fix applies it ({fix.action})"
-    html = _title("Fix", kind) + tag("p", escape(_sentence(fix.because))) + _code(fix.code)
+    html = _title("Fix", kind) + tag("p", breakable(_sentence(fix.because))) + _code(fix.code)
     pairs = [("takes", bytes_text(fix.nbytes)), ("avoid", fix.avoid)]
-    words = [visible(f"Fix: {fix.because}"), *(f"    {visible(line)}" for line in fix.code.splitlines())]
+    words = [wrapped(visible(f"Fix: {fix.because}")), *(f"    {visible(line)}" for line in fix.code.splitlines())]
     return View(html + _facts(pairs), "\n".join([*words, *_lines([("how", kind), *pairs])]))
 
 
@@ -108,7 +109,7 @@ def findings_view(found: Findings) -> View:
     """The card: each cause with where, why, the fix as code and the advice to avoid; the first one open."""
     looked = f"Looked at: {'; '.join(found.looked_at)}." if found.looked_at else ""
     if not found:
-        words = "\n".join(filter(None, ("Healthy: no cause found.", visible(looked))))
+        words = "\n".join(filter(None, ("Healthy: no cause found.", wrapped(visible(looked)))))
         return View(notice("good", "✓ Healthy", ["No cause found.", *_paragraph(looked)]), words)
     cards = "".join(_card(item, opened=number < _OPEN) for number, item in enumerate(found))
     return View(cards + tag("p", escape(looked), class_="soft"), visible(found))
@@ -125,7 +126,7 @@ def _card(item: Finding, opened: bool) -> str:
     pairs = [("where", item.module), ("tensors", names), *(("why", text) for text in item.because)]
     body = _facts([*pairs, *(("to decide", text) for text in item.check)])
     body += "".join(
-        tag("p", tag("b", "Fix: ") + escape(_sentence(fix.because))) + _code(fix.code) for fix in item.fixes
+        tag("p", tag("b", "Fix: ") + breakable(_sentence(fix.because))) + _code(fix.code) for fix in item.fixes
     )
     body += _facts([("avoid", text) for text in item.avoid]) + _links(item.sources[:_NOTES])
     attributes = {"open": "open"} if opened else {}
@@ -147,14 +148,16 @@ def _facts(pairs: Iterable[tuple[str, str]]) -> str:
 def _links(sources: Iterable[str]) -> str:
     """Public threads as links with short names; anything else as text."""
     shown = [
-        tag("a", escape(source.removeprefix(_GITHUB)), href=source) if source.startswith(_GITHUB) else escape(source)
+        tag("a", breakable(source.removeprefix(_GITHUB)), href=source)
+        if source.startswith(_GITHUB)
+        else breakable(source)
         for source in sources
     ]
     return tag("p", f"Reported in: {', '.join(shown)}", class_="soft") if shown else ""
 
 
 def _lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    return [f"  {name}: {visible(value)}" for name, value in pairs if value]
+    return [wrapped(visible(value), f"  {name}: ") for name, value in pairs if value]
 
 
 def _outcome_text(outcome: LoadOutcome, pairs: list[tuple[str, str]]) -> str:

@@ -24,6 +24,7 @@ from diag.views.wording import (
     sentence,
     status_word,
 )
+from diag.wrapping import wrapped
 
 _FINE = ("ok",)
 _TEXT_LIMIT = 400
@@ -62,7 +63,7 @@ def _with_advice(frame: pd.DataFrame, verdict: Verdict) -> View:
         words = [f"{verdict.unjudged}.", *words]
     return View(
         tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
-        "\n".join([f"{verdict.headline} ({status_counts_text(verdict)}).", *words]),
+        "\n".join(map(wrapped, [f"{verdict.headline} ({status_counts_text(verdict)}).", *words])),
     )
 
 
@@ -85,7 +86,10 @@ def answers(frame: pd.DataFrame, probe: str | None = None) -> View:
         (f"{escape(asked)} {tag('q', escape(text))}", escape(_who(rows, ran)), _rightness(rows))
         for asked, text, rows in said
     ]
-    texts = [f"{asked} “{text}” said {_who(rows, ran)}; {_rightness_text(rows)}" for asked, text, rows in said]
+    texts = [
+        wrapped(f"{asked} “{text}” said {_who(rows, ran)}; {_rightness_text(rows)}", indent=2)
+        for asked, text, rows in said
+    ]
     caption = "The same words are not yet the same answer: the logits decide, and they are compared below."
     return View(table(("the prompt and what was said", "by", "and that was"), lines, caption), "\n".join(texts))
 
@@ -98,8 +102,11 @@ def failures(frame: pd.DataFrame) -> View:
     lines = [(label_of(rows), status(row["status"]), _because(row), _cause_html(row)) for rows, row in groups]
     columns = ("combinations", "what", "why", "cause")
     texts = [
-        f"{status_word(row['status']).sign} {_plain_names(rows)}: {status_word(row['status']).text}. "
-        + " ".join(filter(None, (reason_text(row), cause_text(row))))
+        wrapped(
+            f"{_plain_names(rows)}: {status_word(row['status']).text}. "
+            + " ".join(filter(None, (reason_text(row), cause_text(row)))),
+            f"{status_word(row['status']).sign} ",
+        )
         for rows, row in groups
     ]
     return View(table(columns, lines, "Combinations with the same reason share a line."), "\n".join(texts))
@@ -245,7 +252,7 @@ def _rightness_text(rows: pd.DataFrame) -> str:
 
 def _because(row: pd.Series) -> str:
     text = sentence(row["error_text"]).strip()
-    shown = escape(reason_text(row)) or "no reason was recorded"
+    shown = breakable(reason_text(row)) or "no reason was recorded"
     if not text or text in reason_text(row):
         return shown
     whole = text if len(text) <= 4000 else f"{text[:2000]}\n…\n{text[-2000:]}"
@@ -253,7 +260,7 @@ def _because(row: pd.Series) -> str:
 
 
 def _cause_html(row: pd.Series) -> str:
-    return escape(cause_text(row))
+    return breakable(cause_text(row))
 
 
 def _value(name: str, value: Any) -> str:

@@ -1,0 +1,151 @@
+"""A row's peaks against what each device has: the capacity of a simulated machine, what was free on a real one. Pure.
+
+>>> import pandas as pd
+>>> row = pd.Series({"hardware": "300MiB+8GiB", "peak_host_bytes": 2**30,
+...                  "peak_device_bytes": '{"simgpu:0": 312475648}', "free_bytes_before": None})
+>>> peaks_in_words(row)
+'1.00 GiB of 8.00 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from diag.errors import SpecError
+from diag.hardware import Hardware
+from diag.views.markup import escape, tag
+from diag.views.wording import THIS_MACHINE, bytes_text, device_bytes, is_missing, list_text, sentence
+
+HOST = "host"
+_EXPLAINED = {
+    "capacity": "the capacity of a simulated device",
+    "free": "what was free on a real one before the load",
+}
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A device's peak in bytes and what it had room for; `kind` says what `room` is: `capacity`, `free` or `unknown`.
+
+    `held` are bytes of a simulated capacity that others hold.
+    """
+
+    device: str
+    peak: int
+    room: int | None = None
+    kind: str = "unknown"
+    held: int = 0
+
+    @property
+    def share(self) -> float | None:
+        return self.peak / self.room if self.room else None
+
+    @property
+    def percent(self) -> str:
+        """Rounded, except that only nothing is 0% and only all of it is 100%."""
+        if self.share is None:
+            return ""
+        return "< 1%" if 0 < self.share < 0.005 else "> 99%" if 0.995 <= self.share < 1 else f"{self.share:.0%}"
+
+    @property
+    def size(self) -> str:
+        """The peak and its room, for example `298 MiB of 300 MiB`."""
+        if self.room is None:
+            return bytes_text(self.peak)
+        return f"{bytes_text(self.peak)} of {bytes_text(self.room)}" + (" free" if self.kind == "free" else "")
+
+    @property
+    def others(self) -> str:
+        return f"others hold {bytes_text(self.held)}" if self.held else ""
+
+
+def host_peak(row: pd.Series) -> Peak | None:
+    """The host's peak, or None where it was not measured."""
+    if is_missing(row["peak_host_bytes"]):
+        return None
+    peak, machine = int(row["peak_host_bytes"]), _simulated(row)
+    if machine is not None and machine.host is not None:
+        return Peak(HOST, peak, machine.host, "capacity")
+    return _beside_free(row, HOST, peak, "cpu")
+
+
+def device_peaks(row: pd.Series) -> list[Peak]:
+    """The peak of every accelerator that the row names, in their order; idle ones too."""
+    machine = _simulated(row)
+    peaks = {name: int(size) for name, size in device_bytes(row["peak_device_bytes"]).items() if name != "cpu"}
+    found = []
+    for name in sorted(peaks, key=_order):
+        number = _order(name)[1]
+        if machine is not None and number < len(machine.gpus):
+            found.append(Peak(name, peaks[name], machine.gpus[number], "capacity", machine.taken[number]))
+        else:
+            found.append(_beside_free(row, name, peaks[name], name))
+    return found
+
+
+def peaks_in_words(row: pd.Series) -> str:
+    """Every peak that was measured beside its capacity, the host's first; a capacity nobody recorded says so."""
+    host = host_peak(row)
+    found = [] if host is None else [_in_words(host, "host memory" if host.room else "of host memory")]
+    found += [_in_words(peak, f"on {peak.device}") for peak in device_peaks(row)]
+    return list_text(found)
+
+
+def picture(peak: Peak, largest: float) -> str:
+    """The peak as number, per cent and bar. The bar's frame is the capacity; without one, `largest` is the scale."""
+    name = "" if peak.device == HOST else f"{peak.device} "
+    facts = ", ".join(filter(None, (peak.percent, peak.others)))
+    words = re.sub(r"(?<=\d) (?=\w*B\b)", "\u00a0", f"{name}{peak.size}" + (f" ({facts})" if facts else ""))
+    scale = peak.room or largest
+    style = "bar host" if peak.device == HOST else "bar"
+    bars = _part("bar held", peak.held, scale) + _part(style, peak.peak, scale)
+    frame = tag("span", bars, class_="room", aria_hidden="true") if peak.room else bars
+    return tag("span", tag("span", escape(words)) + frame, class_="track")
+
+
+def explained(peaks: Sequence[Peak]) -> str:
+    """What the bars of these peaks are measured against, in sentences."""
+    kinds = {peak.kind for peak in peaks}
+    rooms = [text for kind, text in _EXPLAINED.items() if kind in kinds]
+    said = [f"The frame of a memory bar is {' and '.join(rooms)}."] if rooms else []
+    if "unknown" in kinds:
+        said.append("A bar without a frame has no recorded capacity: it is scaled to the largest peak.")
+    return " ".join(said)
+
+
+def _in_words(peak: Peak, where: str) -> str:
+    facts = ", ".join(filter(None, (peak.percent or "capacity not recorded", peak.others)))
+    return f"{peak.size} {where} ({facts})"
+
+
+def _part(style: str, nbytes: int, scale: float) -> str:
+    share = min(100.0, 100 * nbytes / scale) if scale else 0
+    return tag("span", class_=style, style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
+
+
+def _simulated(row: pd.Series) -> Hardware | None:
+    text = sentence(row["hardware"])
+    if not text or text == THIS_MACHINE:
+        return None
+    try:
+        return Hardware.parse(text)
+    except SpecError:
+        return None
+
+
+def _beside_free(row: pd.Series, device: str, peak: int, key: str) -> Peak:
+    free = device_bytes(row.get("free_bytes_before")).get(key)
+    return Peak(device, peak, int(free), "free") if free else Peak(device, peak)
+
+
+def _order(name: str) -> tuple[str, int]:
+    """
+    >>> sorted(["simgpu:10", "simgpu:2"], key=_order)
+    ['simgpu:2', 'simgpu:10']
+    """
+    kind, _, number = name.partition(":")
+    return kind, int(number) if re.fullmatch(r"\d+", number) else 0
