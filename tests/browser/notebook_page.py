@@ -165,8 +165,15 @@ class NotebookPage:
         """The text of the element that has the keyboard's focus; all of the page's where none has it."""
         return self.page.evaluate("() => document.activeElement.textContent")
 
+    def as_on_a_phone(self) -> None:
+        """400 pixels wide, the side bar folded."""
+        self.page.locator(".jp-SideBar.jp-mod-left li.lm-mod-current").click()
+        self.page.set_viewport_size({"width": 400, "height": 900})
+
     def too_wide(self) -> list[str]:
-        """Classes of diag's outputs whose content is wider than they are."""
-        script = """() => [...document.querySelectorAll('.jp-OutputArea .diag, .diag-live')]
-            .filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.className + ' ' + one.scrollWidth)"""
+        """What of diag's outputs is cut off or sticks out of its box; a table in a box that scrolls does not."""
+        script = """() => [...document.querySelectorAll('.jp-OutputArea .diag, .diag-live, .diag *')]
+            .filter(one => one.clientWidth && one.scrollWidth > one.clientWidth + 1)
+            .filter(one => !one.closest('.scroll:has(table:not(.cards)), .strip, .room, thead'))
+            .map(one => `${one.tagName} ${one.className} ${one.scrollWidth} > ${one.clientWidth}`)"""
         return self.page.evaluate(script)

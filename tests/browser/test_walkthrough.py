@@ -132,8 +132,7 @@ def test_03_the_explorer_filters_pages_and_fits_a_phone(lab, page):
     notebook.shot("explorer", explorer)
     style, width, ratio = notebook.focus_ring(explorer.get_by_label("backing"))
     assert style == "solid" and width >= 2 and ratio >= 3
-    page.locator(".jp-SideBar.jp-mod-left li.lm-mod-current").click()
-    page.set_viewport_size({"width": 400, "height": 900})
+    notebook.as_on_a_phone()
     explorer.get_by_text("12 of 59 names").scroll_into_view_if_needed()
     notebook.shot("explorer-phone")
     assert notebook.too_wide() == []

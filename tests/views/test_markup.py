@@ -56,6 +56,18 @@ def test_breakable_text_is_the_same_text():
     assert breakable('{"model.layers":0}').replace("<wbr>", "") == escape('{"model.layers":0}')
 
 
+@pytest.mark.parametrize("name", ["device_map='auto'.", "max_memory={0:", "low_cpu_mem_usage=False.", "model.norm"])
+def test_a_name_that_fits_a_cell_has_no_place_to_break(name):
+    assert breakable(name) == escape(name).replace("&#x27;", "'")
+
+
+def test_a_long_path_breaks_after_a_separator_and_stays_whole_where_a_line_has_room():
+    path = "transformers/quantizers/quantizer_bnb_4bit.py"
+    shown = breakable(f"in {path} too")
+    assert shown.startswith('in <span class="whole">transformers/<wbr>quantizers/<wbr>')
+    assert re.sub(r"<[^>]*>", "", shown) == f"in {path} too"
+
+
 def test_a_page_forbids_scripts_and_every_address():
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page("t", "x"))[1]
     assert "default-src 'none'" in policy
@@ -108,16 +120,27 @@ def contrast(one: str, other: str) -> float:
 
 COLOURS = {name: both for name, *both in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style())}
 ON_PAPER = ["ink", "soft", "link", "good", "bad", "warn"]
-WITH_INK = ["box", "gpu-a", "gpu-b", "gpu-c", "gpu-d", "cpu", "good-box", "bad-box", "warn-box"]
+WITH_INK = ["box", "good-box", "bad-box", "warn-box"]
+ACCELERATORS = ["gpu-a", "gpu-b", "gpu-c", "gpu-d"]
 PAIRS = [
     *((name, "paper") for name in ON_PAPER),
     *(("ink", name) for name in WITH_INK),
     *((name, f"{name}-box") for name in ("good", "bad", "warn")),
+    *(("gpu-ink", name) for name in ACCELERATORS),
+    ("cpu-ink", "cpu"),
     ("lost-ink", "lost"),
 ]
+APART = [*((name, "paper") for name in ("bar", "bar-b", "held", "stripe", "disk-stripe", "lost")),
+         *((name, "cpu") for name in (*ACCELERATORS, "lost"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize(("text", "behind"), PAIRS)
 def test_text_has_a_contrast_of_4_5_in_both_themes(text, behind, theme):
     assert contrast(COLOURS[text][theme], COLOURS[behind][theme]) >= 4.5
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize(("mark", "beside"), APART)
+def test_bars_and_patterns_have_a_contrast_of_3_and_accelerators_to_the_cpu_too(mark, beside, theme):
+    assert contrast(COLOURS[mark][theme], COLOURS[beside][theme]) >= 3

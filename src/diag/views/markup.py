@@ -15,6 +15,7 @@ from diag.redact import redact
 # C0 and C1 controls, DEL, bidirectional overrides and lone surrogates: shown as escapes, so that a hostile or broken
 # name can neither colour a terminal, turn text around, nor make the file impossible to encode.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT, _LINE = 24, 60  # characters of a word that fits a cell on a phone, and a line elsewhere
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
@@ -75,8 +76,26 @@ def tag(name: str, content: str = "", **attributes: object) -> str:
 
 
 def breakable(text: object) -> str:
-    """Escaped text that may break after the separators of paths, module names and JSON."""
-    return re.sub(r"([/._,:])(?=[^\s;])", r"\1<wbr>", escape(text).replace("&#x27;", "'"))
+    """Escaped text whose long words break after the separators of paths, module names and JSON, where they must.
+
+    A word that fits a line stays whole on it (`whole` in the style sheet); one longer than any cell breaks freely.
+
+    >>> breakable("device_map of transformers/quantizers/base.py")
+    'device_map of <span class="whole">transformers/<wbr>quantizers/<wbr>base.<wbr>py</span>'
+    """
+    return "".join(map(_word, re.split(r"(\s+)", visible(redact(str(text))))))
+
+
+def _word(word: str) -> str:
+    if len(word) <= _SHORT:
+        return _escaped(word)
+    parts = [_escaped(part) for part in re.split(r"(?<=[/._,:])(?=.)", word)]
+    content = "<wbr>".join(parts)
+    return tag("span", content, class_="whole") if len(word) <= _LINE else content
+
+
+def _escaped(text: str) -> str:
+    return escape_html(text, quote=True).replace("&#x27;", "'")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, cards: bool = True) -> str:
