@@ -51,7 +51,7 @@ class Cause:
 
     def __str__(self) -> str:
         parts = [wrapped(f"{self.id}: {self.title}", indent=2), "", wrapped(self.explanation), ""]
-        parts += [f"Seen as:      {text}" for text in self.seen_as]
+        parts += [wrapped(text, "Seen as:      ") for text in self.seen_as]
         parts += [wrapped(text, "Proved by:    ") for text in self.proves]
         parts += [wrapped(text, "Ruled out by: ") for text in self.rules_out]
         parts += [wrapped(self.check, "To decide:    "), wrapped(self.fix, "Safe fix:     ")]
