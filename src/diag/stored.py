@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,30 @@ class Source:
         """The stored shape, or None where it only shows after conversion."""
         return self.parts[0].shape if self.converter is None else None
 
+    @property
+    def stacked(self) -> int | None:
+        """How many groups of stored tensors (experts) become one row each; None where the files hold it otherwise."""
+        stacks = [one for one in getattr(self.converter, "operations", ()) if type(one).__name__ == "MergeModulelist"]
+        counts = set(Counter(self.patterns).values())
+        return counts.pop() if stacks and all(one.dim == 0 for one in stacks) and len(counts) == 1 else None
+
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Rows of the tensor; a converted one is built whole first, which takes its own size in memory."""
+        """Rows of the tensor. Stacked ones are read row by row; what is converted otherwise is built whole first."""
         if self.converter is None:
             return self.parts[0].read(start, stop)
-        return self.converted()[self.name][start:stop]
+        if self.stacked is None:
+            return self.converted()[self.name][start:stop]
+        return torch.cat([self._row(n) for n in range(self.stacked)[start:stop]])
+
+    def _row(self, n: int) -> torch.Tensor:
+        """What the converter makes of the n-th stored tensor of each pattern, alone."""
+        seen: Counter[str] = Counter()
+        chosen = []
+        for part, pattern in zip(self.parts, self.patterns):
+            chosen += [(part, pattern)] if seen[pattern] == n else []
+            seen[pattern] += 1
+        parts, patterns = zip(*chosen)
+        return replace(self, parts=parts, patterns=patterns).converted()[self.name]
 
     def converted(self) -> dict[str, torch.Tensor]:
         converter = copy.deepcopy(self.converter)

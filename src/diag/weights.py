@@ -24,8 +24,9 @@ def verify_weights(model: Any, checkpoint: Any = None):
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came
     from. `status` is `differs`, `not finite`, `shape`, `no data` (meta and nobody holds it), `not in the files`, or
     `unreadable`. `max_abs_diff` is in the tensor's own units, `share_different` a share of its elements. Packed
-    weights are compared dequantized, by correlation. Reads at most some megabytes at a time, also of offloaded
-    tensors, and leaves the model as it is. Raises CouldNotJudgeError when the files are not to be found.
+    weights are compared dequantized, by correlation. Reads some megabytes of the files at a time, of stacked experts
+    at least one expert; an offloaded or otherwise converted tensor is read whole. Leaves the model as it is. Raises
+    CouldNotJudgeError when the files are not to be found.
     """
     import pandas as pd
 
@@ -59,10 +60,10 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     if is_packed(entry.tensor):
         alike = _correlation(_dequantized(entry), stored)
         return None if alike is None or alike > _PACKED_ALIKE else row("differs", None, 1.0 - alike)
-    stored = _whole(stored)
-    if tuple(value.shape) != stored.shape:
+    there = _with_shape(stored)
+    if tuple(value.shape) != there.shape:
         return row("shape")
-    diff, share, finite = _compare(value, stored)
+    diff, share, finite = _compare(value, there)
     if not finite:
         return row("not finite", None, share)
     return row("differs", diff, share) if share else None
@@ -119,9 +120,11 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
-def _whole(stored: Source) -> Any:
-    """A source that knows its shape; a converted one is built here, one tensor at a time."""
-    return stored if stored.shape is not None else _Built(stored.read())
+def _with_shape(stored: Source) -> Any:
+    """A source that knows its shape; stacked tensors stay in the files, other converted ones are built here."""
+    if stored.shape is not None:
+        return stored
+    return _Built(stored.read()) if stored.stacked is None else _Stacked(stored, stored.stacked)
 
 
 class _Built:
@@ -130,6 +133,11 @@ class _Built:
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         return self._tensor[start:stop] if self.shape else self._tensor
+
+
+class _Stacked:
+    def __init__(self, stored: Source, rows: int) -> None:
+        self.read, self.shape = stored.read, (rows, *stored.read(0, 1).shape[1:])
 
 
 def _compare(value: torch.Tensor, stored: Any) -> tuple[float, float, bool]:
