@@ -49,7 +49,7 @@ class ModelFacts:
     training, `not_stored` are in no file, `not_finite` hold NaN or infinities, `wrong_buffers` differ from what the
     module computes when it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless`
     packed weights without state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got
-    no gradient because they are offloaded.
+    no gradient because they are offloaded. `unserved` are here, and a hook will look for them in a store without them.
     """
 
     class_name: str = ""
@@ -71,6 +71,7 @@ class ModelFacts:
     bare_meta: tuple[str, ...] = ()
     off_meta_state: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
     first_device: str = ""
     examined: tuple[str, ...] = ()
 

@@ -17,7 +17,7 @@ from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.values import value_facts
 from diag.hooks import align_hooks
 from diag.mapping import ancestors, device_for
-from diag.tensors import tie_sources
+from diag.tensors import tie_sources, unserved
 
 _PEFT_PARTS = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|ia3_\w+|vera_\w+|original_module|base_layer)(?:\.|$)")
 _PACKED_CLASSES = ("Linear4bit", "Linear8bitLt", "LinearFP4", "LinearNF4", "Linear8bit")
@@ -43,6 +43,7 @@ def facts_of(model: nn.Module, rows: tuple[Row, ...], spec: Any = None, values: 
         off_meta_state=tuple(r.name for r in rows if r.kind == "quant_state" and r.device == "meta"
                              and not _weight_is_meta(rows, r)),
         strays=tuple(_strays(modules, set(hooked))),
+        unserved=tuple(unserved(model)),
         first_device=str(next((p.device for p in model.parameters()), "")),
         **found,
     )  # fmt: skip

@@ -82,6 +82,26 @@ def _is_new(row: Row, facts: ModelFacts) -> bool:
     return any(row.module == path or row.module.startswith(f"{path}.") for path in facts.newcomers)
 
 
+def unserved(e: Evidence) -> Iterator[Finding]:
+    """Tensors that are here while their hook fetches them from a store that has no such key: KeyError in forward."""
+    facts = e.facts or ModelFacts()
+    groups: dict[str, list[Row]] = {}
+    for row in (row for row in e.rows if row.name in facts.unserved):
+        groups.setdefault(_cause_of_unserved(row, e, facts), []).append(row)
+    for cause, rows in groups.items():
+        because = ["Its hook fetches it before each forward from a store that has no such key."]
+        because += ["It is tied to a tensor that the map left in place."] if cause == "tied-weights-split" else []
+        yield make(cause, "shown", names_of(rows), because=tuple(because))
+
+
+def _cause_of_unserved(row: Row, e: Evidence, facts: ModelFacts) -> str:
+    if any(other.tied_group == row.tied_group and other.name != row.name for other in e.rows):
+        return "tied-weights-split"
+    if facts.is_adapter and any(part in row.name for part in _PARTS_OF_ADAPTERS):
+        return "adapter-on-offloaded-base"
+    return "submodule-replaced" if _is_new(row, facts) else "missing-weight-data"
+
+
 def bare_meta(e: Evidence) -> Iterator[Finding]:
     if e.facts and e.facts.bare_meta and not any(row.is_orphan for row in e.rows):
         yield make("never-materialised", "shown", e.facts.bare_meta,
@@ -221,5 +241,5 @@ def inputs(e: Evidence) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
+    unserved, bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
 )  # fmt: skip
