@@ -144,7 +144,7 @@ def replaced_modules(e: Evidence) -> Iterator[Finding]:
     new = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied
            and (_is_new(row, facts) or row.module in facts.strays)]  # fmt: skip
     wrong = [row.name for row in new if row.name in facts.wrong_values]
-    unhooked = [row.name for row in new if row.module in facts.strays and _is_new(row, facts)]
+    unhooked = [r.name for r in new if r.module in facts.strays and _is_new(r, facts) and r.mapped_device]
     culprits = tuple(dict.fromkeys([*wrong, *unhooked]))
     if culprits:
         because = ["These modules were not there when the model was loaded."]
