@@ -114,7 +114,7 @@ def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor
 def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
     base = _without_adapter(model)
-    names = {entry.name: True for entry in entries(base)}
+    names = {plain_name(entry.name): True for entry in entries(base)}
     rename = _renamer(base, names)
     groups: dict[str, list[tuple[StoredTensor, str, Any]]] = {}
     for key in sorted(files, key=_natural):
@@ -128,9 +128,18 @@ def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without what PEFT and torch.compile put around it."""
+    """A tensor's name without what PEFT, torch.compile, a parametrization or pruning put around it."""
     plain = re.sub(r"^(?:base_model\.model\.)+", "", name.replace("_orig_mod.", ""))
-    return plain.replace(".base_layer.", ".")
+    plain = re.sub(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.)", "", plain)
+    plain = re.sub(r"\bparametrizations\.([^.]+)\.original$", r"\1", plain)
+    return re.sub(r"(?<=\.)(weight|bias)_orig$", r"\1", plain)
+
+
+def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -> Source | None:
+    """Where a tensor of this name comes from: its own entry in the files, or that of the name it is tied to."""
+    plain = plain_name(name)
+    followed = tied.get(name, tied.get(plain, ""))  # a PeftModel answers with the names of its base
+    return files.get(plain) or files.get(plain_name(followed))
 
 
 def _without_adapter(model: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from diag.added import added_tensors
 from diag.hooks import FORWARD_BYPASSED, HookIndex
-from diag.stored import Source, plain_name, sources
+from diag.stored import Source, source_of, sources
 from diag.tensors import Entry, entries, tie_sources
 
 VERIFY_COLUMNS = ("name", "status", "key", "file", "shape", "device", "max_abs_diff", "share_different")
@@ -37,11 +37,12 @@ def verify_weights(model: Any, checkpoint: Any = None):
 def _verified(model: Any, files: Mapping[str, Source]) -> Iterator[tuple | None]:
     index = HookIndex(model)
     tied = tie_sources(model)
-    for entry in entries(model):
-        if entry.kind in ("non_persistent_buffer", "quant_state"):
+    added, found = added_tensors(model), list(entries(model))
+    by_object = {id(e.tensor): s for e in found if (s := source_of(e.name, files, tied)) is not None}
+    for entry in found:
+        if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.name in added and not entry.tensor.is_meta):
             continue
-        source = files.get(plain_name(entry.name)) or files.get(plain_name(tied.get(entry.name, "")))
-        yield _row(entry, source, index)
+        yield _row(entry, source_of(entry.name, files, tied) or by_object.get(id(entry.tensor)), index)
 
 
 def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
@@ -56,7 +57,7 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     if value is None:
         return row("no data")
     if stored is None:
-        return None if entry.kind == "buffer" or _is_adapter(entry.name) else row("not in the files")
+        return None if entry.kind == "buffer" else row("not in the files")
     if is_packed(entry.tensor):
         alike = _correlation(_dequantized(entry), stored)
         return None if alike is None or alike > _PACKED_ALIKE else row("differs", None, 1.0 - alike)
@@ -88,10 +89,6 @@ def held_value(entry: Entry, index: HookIndex, also_bypassed: bool = False) -> t
 
 def is_packed(tensor: torch.Tensor) -> bool:
     return type(tensor).__name__ in ("Params4bit", "Int8Params") and tensor.dtype in (torch.uint8, torch.int8)
-
-
-def _is_adapter(name: str) -> bool:
-    return bool(re.search(r"\.(?:lora_|ia3_|prompt_encoder|modules_to_save|vera_|hada_|oft_)", name))
 
 
 def _dequantized(entry: Entry) -> torch.Tensor | None:
