@@ -273,7 +273,7 @@ def _input_module_path(model: nn.Module) -> str:
 
 
 def _fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
-    from diag.diagnosis.values import fresh_buffers
+    from diag.diagnosis.buffers import fresh_buffers
 
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     return fresh_buffers(base)

@@ -165,16 +165,15 @@ def test_a_tied_weight_that_stays_while_its_module_goes_to_disk_is_found_before_
 
     model = _split_tie()
     found = diagnose(model)
-    assert [(one.cause, one.certainty, one.tensors) for one in found] == [
-        ("tied-weights-split", "shown", ("decoder.embed_tokens.weight",))
-    ]
-    with pytest.raises(MetaWithoutDataError, match="decoder.embed_tokens.weight"):
+    assert [(one.cause, one.certainty) for one in found] == [("tied-weights-split", "shown")]
+    assert "decoder.embed_tokens.weight" in found[0].tensors
+    with pytest.raises(MetaWithoutDataError, match=r"decoder\.embed_tokens\.weight"):
         require_materialised(model)
 
 
 def test_the_error_of_a_split_tie_is_the_tie_and_its_fix_another_map():
     model, ids = _split_tie(), torch.tensor([[1, 2, 3]])
-    with pytest.raises(KeyError, match="decoder.embed_tokens.weight") as caught:
+    with pytest.raises(KeyError, match=r"decoder\.embed_tokens\.weight") as caught:
         model(input_ids=ids, decoder_input_ids=ids)
     found = diagnose(model, error=caught.value)
     assert found[0].cause == "tied-weights-split"

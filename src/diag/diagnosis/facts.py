@@ -98,7 +98,7 @@ def _is_marked(module: nn.Module) -> bool:
 
 
 def _strays(modules: Mapping[str, nn.Module], hooked: set[str]) -> Iterator[str]:
-    """Modules with tensors that no hook serves, inside a model that was dispatched, while a sibling has its own hook."""
+    """Modules whose tensors no hook serves, inside a dispatched model, while a sibling has its own hook."""
     for path, module in modules.items():
         if path in hooked or _PEFT_PARTS.search(path) or not any(True for _ in module.parameters(recurse=False)):
             continue

@@ -99,7 +99,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
                 "diag.fix(diag.diagnose(model))",
             )
         ]
-    if cause == "tied-weights-split" and len(names) > 1:
+    if cause == "tied-weights-split" and len({id(model.get_parameter(name)) for name in names}) > 1:
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
     if cause == "input-on-meta":
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",

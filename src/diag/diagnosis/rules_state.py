@@ -165,21 +165,31 @@ def uninitialised(e: Evidence) -> Iterator[Finding]:
         ([n for n in facts.wrong_values if n not in skip], "have nothing to do with the checkpoint's files"),
     )
     shown = [(names, f"{len(names)} tensors {why}.") for names, why in groups if names]
+    added = tuple(name for name in facts.not_stored if name not in skip)
+    if added and facts.renamed:
+        shown.append((added, "The checkpoint holds such tensors only under other names, so that "
+                             f"{len(added)} were newly initialised at random."))  # fmt: skip
     if shown:
         names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
         yield make("uninitialised-values", "shown", names, because=tuple(why for _, why in shown))
     else:
-        yield from _likely_uninitialised(facts, skip)
+        yield from _not_proved(facts, added, skip)
 
 
-def _likely_uninitialised(facts: ModelFacts, skip: set[str]) -> Iterator[Finding]:
-    added = tuple(name for name in facts.not_stored if name not in skip)
-    if added:
-        yield make("uninitialised-values", "likely", added,
-                   because=("The checkpoint has no such tensors: they were newly initialised at random.",))  # fmt: skip
-    if facts.dead_adapter:
-        yield make("uninitialised-values", "likely", facts.dead_adapter,
-                   because=("Its outer matrices are all zero: the adapter changes nothing.",))  # fmt: skip
+def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> Iterator[Finding]:
+    """What may be meant: the user knows whether a head is new on purpose, or a model was built from its config."""
+    groups = (
+        ("likely", added, "The checkpoint has no such tensors: they were newly initialised at random."),
+        ("likely", facts.dead_adapter, "Its outer matrices are all zero: the adapter changes nothing."),
+        ("likely", tuple(n for n in facts.lost_rows if n not in skip),
+         "Whole experts or blocks of rows are zero where the file has numbers: lost, unless they were pruned."),
+        ("likely", facts.diverged, "NaN, infinities or huge numbers in trained tensors: the training has diverged."),
+        ("possible", facts.never_loaded, "Nothing of the checkpoint that its config names was loaded into this model: "
+         "it was built from the config alone, or got other weights. To train it from scratch that is right."),
+    )  # fmt: skip
+    for certainty, names, why in groups:
+        if names:
+            yield make("uninitialised-values", certainty, names, because=(why,))
 
 
 def rewritten_files(e: Evidence) -> Iterator[Finding]:
@@ -201,8 +211,9 @@ def lost_ties(e: Evidence) -> Iterator[Finding]:
 
 def _lost_ties(facts: ModelFacts) -> tuple[tuple[str, str], ...]:
     """Lost ties of a source that is right itself; where the source is garbage, the tie is not what went wrong."""
-    garbage = {*facts.wrong_values, *facts.not_finite}
-    return tuple((follower, source) for follower, source in facts.lost_ties if source not in garbage)
+    garbage = {*facts.wrong_values, *facts.not_finite, *facts.never_loaded}
+    unfilled = len(facts.not_finite) > 1 and any(follower in garbage for follower, _ in facts.lost_ties)
+    return () if unfilled else tuple((a, b) for a, b in facts.lost_ties if b not in garbage)
 
 
 # --- quantization, gradients ----------------------------------------------------------------------------------
