@@ -121,12 +121,14 @@ def require_materialised(model: Any) -> Any:
 
     The guard for a service: it refuses only what is really broken. Reads attributes only.
     """
-    from diag.repairs import without_data
-    from diag.tensors import backing_of
+    from diag.repairs import not_in_store, without_data
+    from diag.tensors import backing_of, unserved
 
     missing = [name for name, backing in backing_of(model).items() if backing.kind == "none"]
     if missing:
         raise without_data(model, missing)
+    if lost := unserved(model):
+        raise not_in_store(model, lost)
     return model
 
 

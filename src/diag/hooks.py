@@ -114,6 +114,22 @@ class HookIndex:
                 return verdict
         return verdict
 
+    def lacks(self, module_path: str, local_name: str, kind: str) -> bool:
+        """Whether a hook will ask its store for this tensor, which is *here*, and not find it.
+
+        accelerate fetches every tensor of a hooked module before each forward, also one that was left in place because
+        it is tied to a resident one; the forward ends in a KeyError.
+        """
+        for serving in self.serving(module_path):
+            fetched = kind == "parameter" or (kind == "buffer" and getattr(serving.hook, "offload_buffers", False))
+            if not serving.hook.offload or not fetched or serving.hook.weights_map is None:
+                continue
+            store, prefix = self._store(serving.hook.weights_map)
+            missing = store.why_not(prefix + serving.local_prefix + local_name) == NOT_IN_STORE
+            if missing and self.forward_reach(serving.carrier) is Reach.YES:
+                return True
+        return False
+
     def forward_reach(self, module: nn.Module) -> Reach:
         """Whether this module's forward still reaches accelerate's wrapper (rule c)."""
         if id(module) not in self._reach:

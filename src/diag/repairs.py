@@ -195,6 +195,16 @@ def without_data(model: nn.Module, missing: list[str]) -> MetaWithoutDataError:
     )
 
 
+def not_in_store(model: nn.Module, names: list[str]) -> MetaWithoutDataError:
+    """The error that names tensors which a hook will look for in vain."""
+    return MetaWithoutDataError(
+        f"the next forward of {type(model).__name__} will end in a KeyError: hooks fetch {', '.join(names[:4])} from a "
+        "store that does not have it.",
+        why="the map offloads a module whose tensor is tied to one that stays, or that was put in later.",
+        next_step="diag.diagnose(model) says which; a device_map that keeps tied modules together is the usual fix.",
+    )
+
+
 def _unhook(model: nn.Module) -> None:
     from accelerate.hooks import remove_hook_from_module
 
@@ -263,7 +273,7 @@ def _input_module_path(model: nn.Module) -> str:
 
 
 def _fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
-    from diag.diagnosis.values import fresh_buffers
+    from diag.diagnosis.buffers import fresh_buffers
 
     base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
     return fresh_buffers(base)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,30 @@ class Source:
         """The stored shape, or None where it only shows after conversion."""
         return self.parts[0].shape if self.converter is None else None
 
+    @property
+    def stacked(self) -> int | None:
+        """How many groups of stored tensors (experts) become one row each; None where the files hold it otherwise."""
+        stacks = [one for one in getattr(self.converter, "operations", ()) if type(one).__name__ == "MergeModulelist"]
+        counts = set(Counter(self.patterns).values())
+        return counts.pop() if stacks and all(one.dim == 0 for one in stacks) and len(counts) == 1 else None
+
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Rows of the tensor; a converted one is built whole first, which takes its own size in memory."""
+        """Rows of the tensor. Stacked ones are read row by row; what is converted otherwise is built whole first."""
         if self.converter is None:
             return self.parts[0].read(start, stop)
-        return self.converted()[self.name][start:stop]
+        if self.stacked is None:
+            return self.converted()[self.name][start:stop]
+        return torch.cat([self._row(n) for n in range(self.stacked)[start:stop]])
+
+    def _row(self, n: int) -> torch.Tensor:
+        """What the converter makes of the n-th stored tensor of each pattern, alone."""
+        seen: Counter[str] = Counter()
+        chosen = []
+        for part, pattern in zip(self.parts, self.patterns):
+            chosen += [(part, pattern)] if seen[pattern] == n else []
+            seen[pattern] += 1
+        parts, patterns = zip(*chosen)
+        return replace(self, parts=parts, patterns=patterns).converted()[self.name]
 
     def converted(self) -> dict[str, torch.Tensor]:
         converter = copy.deepcopy(self.converter)
@@ -94,7 +114,7 @@ def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor
 def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
     base = _without_adapter(model)
-    names = {entry.name: True for entry in entries(base)}
+    names = {plain_name(entry.name): True for entry in entries(base)}
     rename = _renamer(base, names)
     groups: dict[str, list[tuple[StoredTensor, str, Any]]] = {}
     for key in sorted(files, key=_natural):
@@ -108,9 +128,18 @@ def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str
 
 
 def plain_name(name: str) -> str:
-    """A tensor's name without what PEFT and torch.compile put around it."""
+    """A tensor's name without what PEFT, torch.compile, a parametrization or pruning put around it."""
     plain = re.sub(r"^(?:base_model\.model\.)+", "", name.replace("_orig_mod.", ""))
-    return plain.replace(".base_layer.", ".")
+    plain = re.sub(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.)", "", plain)
+    plain = re.sub(r"\bparametrizations\.([^.]+)\.original$", r"\1", plain)
+    return re.sub(r"(?<=\.)(weight|bias)_orig$", r"\1", plain)
+
+
+def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -> Source | None:
+    """Where a tensor of this name comes from: its own entry in the files, or that of the name it is tied to."""
+    plain = plain_name(name)
+    followed = tied.get(name, tied.get(plain, ""))  # a PeftModel answers with the names of its base
+    return files.get(plain) or files.get(plain_name(followed))
 
 
 def _without_adapter(model: Any) -> Any:

@@ -146,6 +146,12 @@ def backing_of(model: nn.Module) -> dict[str, Backing]:
     return {e.name: index.backing(e.module_path, e.local_name, e.kind) for e in entries(model) if e.tensor.is_meta}
 
 
+def unserved(model: nn.Module) -> list[str]:
+    """Tensors that are here, and that a hook will ask its store for in vain: the forward raises KeyError."""
+    index = HookIndex(model)
+    return [e.name for e in entries(model) if not e.tensor.is_meta and index.lacks(e.module_path, e.local_name, e.kind)]
+
+
 def logical_numel(tensor: torch.Tensor) -> int:
     """Elements of the weight it stands for: a packed 4-bit weight has two in each byte."""
     state = getattr(tensor, "quant_state", None)

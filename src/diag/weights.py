@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
+from diag.added import added_tensors
 from diag.hooks import FORWARD_BYPASSED, HookIndex
-from diag.stored import Source, plain_name, sources
+from diag.stored import Source, source_of, sources
 from diag.tensors import Entry, entries, tie_sources
 
 VERIFY_COLUMNS = ("name", "status", "key", "file", "shape", "device", "max_abs_diff", "share_different")
@@ -24,8 +24,9 @@ def verify_weights(model: Any, checkpoint: Any = None):
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came
     from. `status` is `differs`, `not finite`, `shape`, `no data` (meta and nobody holds it), `not in the files`, or
     `unreadable`. `max_abs_diff` is in the tensor's own units, `share_different` a share of its elements. Packed
-    weights are compared dequantized, by correlation. Reads at most some megabytes at a time, also of offloaded
-    tensors, and leaves the model as it is. Raises CouldNotJudgeError when the files are not to be found.
+    weights are compared dequantized, by correlation. Reads some megabytes of the files at a time, of stacked experts
+    at least one expert; an offloaded or otherwise converted tensor is read whole. Leaves the model as it is. Raises
+    CouldNotJudgeError when the files are not to be found.
     """
     import pandas as pd
 
@@ -36,11 +37,12 @@ def verify_weights(model: Any, checkpoint: Any = None):
 def _verified(model: Any, files: Mapping[str, Source]) -> Iterator[tuple | None]:
     index = HookIndex(model)
     tied = tie_sources(model)
-    for entry in entries(model):
-        if entry.kind in ("non_persistent_buffer", "quant_state"):
+    added, found = added_tensors(model), list(entries(model))
+    by_object = {id(e.tensor): s for e in found if (s := source_of(e.name, files, tied)) is not None}
+    for entry in found:
+        if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.name in added and not entry.tensor.is_meta):
             continue
-        source = files.get(plain_name(entry.name)) or files.get(plain_name(tied.get(entry.name, "")))
-        yield _row(entry, source, index)
+        yield _row(entry, source_of(entry.name, files, tied) or by_object.get(id(entry.tensor)), index)
 
 
 def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
@@ -55,14 +57,14 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     if value is None:
         return row("no data")
     if stored is None:
-        return None if entry.kind == "buffer" or _is_adapter(entry.name) else row("not in the files")
+        return None if entry.kind == "buffer" else row("not in the files")
     if is_packed(entry.tensor):
         alike = _correlation(_dequantized(entry), stored)
         return None if alike is None or alike > _PACKED_ALIKE else row("differs", None, 1.0 - alike)
-    stored = _whole(stored)
-    if tuple(value.shape) != stored.shape:
+    there = _with_shape(stored)
+    if tuple(value.shape) != there.shape:
         return row("shape")
-    diff, share, finite = _compare(value, stored)
+    diff, share, finite = _compare(value, there)
     if not finite:
         return row("not finite", None, share)
     return row("differs", diff, share) if share else None
@@ -87,10 +89,6 @@ def held_value(entry: Entry, index: HookIndex, also_bypassed: bool = False) -> t
 
 def is_packed(tensor: torch.Tensor) -> bool:
     return type(tensor).__name__ in ("Params4bit", "Int8Params") and tensor.dtype in (torch.uint8, torch.int8)
-
-
-def _is_adapter(name: str) -> bool:
-    return bool(re.search(r"\.(?:lora_|ia3_|prompt_encoder|modules_to_save|vera_|hada_|oft_)", name))
 
 
 def _dequantized(entry: Entry) -> torch.Tensor | None:
@@ -119,9 +117,11 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
-def _whole(stored: Source) -> Any:
-    """A source that knows its shape; a converted one is built here, one tensor at a time."""
-    return stored if stored.shape is not None else _Built(stored.read())
+def _with_shape(stored: Source) -> Any:
+    """A source that knows its shape; stacked tensors stay in the files, other converted ones are built here."""
+    if stored.shape is not None:
+        return stored
+    return _Built(stored.read()) if stored.stacked is None else _Stacked(stored, stored.stacked)
 
 
 class _Built:
@@ -130,6 +130,11 @@ class _Built:
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         return self._tensor[start:stop] if self.shape else self._tensor
+
+
+class _Stacked:
+    def __init__(self, stored: Source, rows: int) -> None:
+        self.read, self.shape = stored.read, (rows, *stored.read(0, 1).shape[1:])
 
 
 def _compare(value: torch.Tensor, stored: Any) -> tuple[float, float, bool]:

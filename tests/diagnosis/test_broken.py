@@ -149,3 +149,32 @@ def test_both_orders_of_the_headline_text_are_told_apart_on_any_device(device):
     later = diagnose(text=f"RuntimeError: Tensor on device meta is not on the expected device {device}!")[0]
     assert first.because[0].startswith("The first operand is on meta")
     assert later.because[0].startswith("A later operand is on meta")
+
+
+# --- ties that a device map splits --------------------------------------------------------------------------------
+
+
+def _split_tie() -> nn.Module:
+    device_map = {"shared": "cpu", "encoder": "cpu", "decoder": "disk", "lm_head": "cpu"}
+    return load(LoadSpec("tiny-t5", device_map=device_map)).model
+
+
+def test_a_tied_weight_that_stays_while_its_module_goes_to_disk_is_found_before_it_fails():
+    from diag import require_materialised
+    from diag.errors import MetaWithoutDataError
+
+    model = _split_tie()
+    found = diagnose(model)
+    assert [(one.cause, one.certainty) for one in found] == [("tied-weights-split", "shown")]
+    assert "decoder.embed_tokens.weight" in found[0].tensors
+    with pytest.raises(MetaWithoutDataError, match=r"decoder\.embed_tokens\.weight"):
+        require_materialised(model)
+
+
+def test_the_error_of_a_split_tie_is_the_tie_and_its_fix_another_map():
+    model, ids = _split_tie(), torch.tensor([[1, 2, 3]])
+    with pytest.raises(KeyError, match=r"decoder\.embed_tokens\.weight") as caught:
+        model(input_ids=ids, decoder_input_ids=ids)
+    found = diagnose(model, error=caught.value)
+    assert found[0].cause == "tied-weights-split"
+    assert found[0].fixes[0].spec.device_map == "auto"

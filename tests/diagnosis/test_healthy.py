@@ -124,3 +124,26 @@ def test_the_random_state_of_the_caller_is_left_alone():
     torch.manual_seed(3)
     diagnose(model)
     assert torch.equal(torch.rand(2), expected)
+
+
+class _Wrapper(nn.Module):
+    """A user's own model around one that transformers loaded."""
+
+    def __init__(self, inner: nn.Module, own: nn.Module):
+        super().__init__()
+        self.inner, self.own = inner, own
+
+
+def test_an_own_layer_beside_an_offloaded_model_is_no_exchanged_module():
+    assert list(diagnose(_Wrapper(_offloaded(), nn.Linear(4, 4)))) == []
+
+
+def test_an_own_head_added_to_an_offloaded_model_is_no_exchanged_module():
+    model = _offloaded()
+    model.value_head = nn.Linear(4, 1)
+    assert "submodule-replaced" not in [one.cause for one in diagnose(model)]
+
+
+def test_an_own_layer_left_on_meta_was_never_filled():
+    found = diagnose(_Wrapper(load(LoadSpec("tiny-bert", device_map="none")).model, nn.Linear(4, 4, device="meta")))
+    assert [(one.cause, one.tensors) for one in found] == [("never-materialised", ("own.weight", "own.bias"))]

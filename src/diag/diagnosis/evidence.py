@@ -46,10 +46,12 @@ class ModelFacts:
 
     `stripped` are modules whose accelerate hook was taken off (it leaves a trace), `hooked` those that carry one,
     `newcomers` those that were not there when the model was loaded. `wrong_values` differ from the checkpoint beyond
-    training, `not_stored` are in no file, `not_finite` hold NaN or infinities, `wrong_buffers` differ from what the
+    training, `never_loaded` are those of a model that no file was ever read into, `lost_rows` are zero in part.
+    `not_stored` are in no file (`renamed`: but under other names), `not_finite` hold NaN, infinities or leftovers,
+    `diverged` do so after training, `wrong_buffers` differ from what the
     module computes when it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless`
     packed weights without state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got
-    no gradient because they are offloaded.
+    no gradient because they are offloaded. `unserved` are here, and a hook will look for them in a store without them.
     """
 
     class_name: str = ""
@@ -59,8 +61,12 @@ class ModelFacts:
     hooked: tuple[str, ...] = ()
     newcomers: tuple[str, ...] = ()
     wrong_values: tuple[str, ...] = ()
+    never_loaded: tuple[str, ...] = ()
+    lost_rows: tuple[str, ...] = ()
     not_stored: tuple[str, ...] = ()
+    renamed: bool = False
     not_finite: tuple[str, ...] = ()
+    diverged: tuple[str, ...] = ()
     wrong_buffers: tuple[str, ...] = ()
     lost_ties: tuple[tuple[str, str], ...] = ()
     unpacked: tuple[str, ...] = ()
@@ -71,6 +77,7 @@ class ModelFacts:
     bare_meta: tuple[str, ...] = ()
     off_meta_state: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    unserved: tuple[str, ...] = ()
     first_device: str = ""
     examined: tuple[str, ...] = ()
 

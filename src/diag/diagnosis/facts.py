@@ -17,7 +17,7 @@ from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.values import value_facts
 from diag.hooks import align_hooks
 from diag.mapping import ancestors, device_for
-from diag.tensors import tie_sources
+from diag.tensors import tie_sources, unserved
 
 _PEFT_PARTS = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|ia3_\w+|vera_\w+|original_module|base_layer)(?:\.|$)")
 _PACKED_CLASSES = ("Linear4bit", "Linear8bitLt", "LinearFP4", "LinearNF4", "Linear8bit")
@@ -43,6 +43,7 @@ def facts_of(model: nn.Module, rows: tuple[Row, ...], spec: Any = None, values: 
         off_meta_state=tuple(r.name for r in rows if r.kind == "quant_state" and r.device == "meta"
                              and not _weight_is_meta(rows, r)),
         strays=tuple(_strays(modules, set(hooked))),
+        unserved=tuple(unserved(model)),
         first_device=str(next((p.device for p in model.parameters()), "")),
         **found,
     )  # fmt: skip
@@ -79,34 +80,33 @@ def was_stripped(module: nn.Module) -> bool:
 
 
 def _newcomers(modules: Mapping[str, nn.Module]) -> Iterator[str]:
-    """Modules without the mark that transformers leaves on all it loaded, where most have it."""
-    marked = {path for path, module in modules.items() if module.__dict__.get("_is_hf_initialized")}
-    if len(marked) * 2 < len(modules):
-        return
+    """Modules without the mark that transformers leaves on all it loaded, right inside one that has it.
+
+    What stands beside a loaded model, in a wrapper of the user's own, was never part of a load and is not judged.
+    """
     for path, module in modules.items():
-        if (
-            path
-            and path not in marked
-            and not _PEFT_PARTS.search(path)
-            and not type(module).__module__.startswith("peft")
-        ):
-            parent = path.rpartition(".")[0]
-            inside_new = parent and parent not in marked
-            if (
-                any(True for _ in module.parameters(recurse=False)) or any(True for _ in module.children())
-            ) and not inside_new:
-                yield path
+        parent = modules.get(path.rpartition(".")[0]) if path else None
+        if parent is None or _is_marked(module) or not _is_marked(parent):
+            continue
+        ours = _PEFT_PARTS.search(path) or type(module).__module__.startswith("peft")
+        if not ours and (module._modules or any(True for _ in module.parameters(recurse=False))):
+            yield path
+
+
+def _is_marked(module: nn.Module) -> bool:
+    return bool(module.__dict__.get("_is_hf_initialized"))
 
 
 def _strays(modules: Mapping[str, nn.Module], hooked: set[str]) -> Iterator[str]:
-    """Modules with tensors that no hook serves, while a sibling of theirs has its own hook."""
+    """Modules whose tensors no hook serves, inside a dispatched model, while a sibling has its own hook."""
     for path, module in modules.items():
         if path in hooked or _PEFT_PARTS.search(path) or not any(True for _ in module.parameters(recurse=False)):
             continue
+        above = [modules[up] for up in ancestors(path) if up in modules and up != path]
+        dispatched = any("hf_device_map" in one.__dict__ or align_hooks(one) or _is_marked(one) for one in above)
+        placed = any(h.place_submodules for one in above for h in align_hooks(one))
         parent = path.rpartition(".")[0]
-        placed = any(h.place_submodules for up in ancestors(path) if up in modules for h in align_hooks(modules[up]))
-        siblings = [p for p in hooked if p.rpartition(".")[0] == parent and p]
-        if siblings and not placed:
+        if dispatched and not placed and any(p and p.rpartition(".")[0] == parent for p in hooked):
             yield path
 
 

@@ -99,7 +99,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
                 "diag.fix(diag.diagnose(model))",
             )
         ]
-    if cause == "tied-weights-split" and len(names) > 1:
+    if cause == "tied-weights-split" and len(names) > 1 and not _is_one_tensor(model, names):
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
     if cause == "input-on-meta":
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
@@ -161,6 +161,12 @@ def _is_unsaved_buffer(model: Any, name: str) -> bool:
         return local in model.get_submodule(path)._non_persistent_buffers_set
     except AttributeError:
         return False
+
+
+def _is_one_tensor(model: Any, names: tuple[str, ...]) -> bool:
+    """Whether the names share their tensor already, so that tying them again changes nothing."""
+    named = getattr(model, "named_parameters", None)
+    return named is not None and len({id(p) for n, p in named(remove_duplicate=False) if n in names}) == 1
 
 
 def _offloaded_bytes(model: Any) -> int | None:

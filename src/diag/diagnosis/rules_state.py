@@ -82,6 +82,26 @@ def _is_new(row: Row, facts: ModelFacts) -> bool:
     return any(row.module == path or row.module.startswith(f"{path}.") for path in facts.newcomers)
 
 
+def unserved(e: Evidence) -> Iterator[Finding]:
+    """Tensors that are here while their hook fetches them from a store that has no such key: KeyError in forward."""
+    facts = e.facts or ModelFacts()
+    groups: dict[str, list[Row]] = {}
+    for row in (row for row in e.rows if row.name in facts.unserved):
+        groups.setdefault(_cause_of_unserved(row, e, facts), []).append(row)
+    for cause, rows in groups.items():
+        because = ["Its hook fetches it before each forward from a store that has no such key."]
+        because += ["It is tied to a tensor that the map left in place."] if cause == "tied-weights-split" else []
+        yield make(cause, "shown", names_of(rows), because=tuple(because))
+
+
+def _cause_of_unserved(row: Row, e: Evidence, facts: ModelFacts) -> str:
+    if any(other.tied_group == row.tied_group and other.name != row.name for other in e.rows):
+        return "tied-weights-split"
+    if facts.is_adapter and any(part in row.name for part in _PARTS_OF_ADAPTERS):
+        return "adapter-on-offloaded-base"
+    return "submodule-replaced" if _is_new(row, facts) else "missing-weight-data"
+
+
 def bare_meta(e: Evidence) -> Iterator[Finding]:
     if e.facts and e.facts.bare_meta and not any(row.is_orphan for row in e.rows):
         yield make("never-materialised", "shown", e.facts.bare_meta,
@@ -124,7 +144,7 @@ def replaced_modules(e: Evidence) -> Iterator[Finding]:
     new = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied
            and (_is_new(row, facts) or row.module in facts.strays)]  # fmt: skip
     wrong = [row.name for row in new if row.name in facts.wrong_values]
-    unhooked = [row.name for row in new if row.module in facts.strays and _is_new(row, facts)]
+    unhooked = [r.name for r in new if r.module in facts.strays and _is_new(r, facts) and r.mapped_device]
     culprits = tuple(dict.fromkeys([*wrong, *unhooked]))
     if culprits:
         because = ["These modules were not there when the model was loaded."]
@@ -145,21 +165,31 @@ def uninitialised(e: Evidence) -> Iterator[Finding]:
         ([n for n in facts.wrong_values if n not in skip], "have nothing to do with the checkpoint's files"),
     )
     shown = [(names, f"{len(names)} tensors {why}.") for names, why in groups if names]
+    added = tuple(name for name in facts.not_stored if name not in skip)
+    if added and facts.renamed:
+        shown.append((added, "The checkpoint holds such tensors only under other names, so that "
+                             f"{len(added)} were newly initialised at random."))  # fmt: skip
     if shown:
         names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
         yield make("uninitialised-values", "shown", names, because=tuple(why for _, why in shown))
     else:
-        yield from _likely_uninitialised(facts, skip)
+        yield from _not_proved(facts, added, skip)
 
 
-def _likely_uninitialised(facts: ModelFacts, skip: set[str]) -> Iterator[Finding]:
-    added = tuple(name for name in facts.not_stored if name not in skip)
-    if added:
-        yield make("uninitialised-values", "likely", added,
-                   because=("The checkpoint has no such tensors: they were newly initialised at random.",))  # fmt: skip
-    if facts.dead_adapter:
-        yield make("uninitialised-values", "likely", facts.dead_adapter,
-                   because=("Its outer matrices are all zero: the adapter changes nothing.",))  # fmt: skip
+def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> Iterator[Finding]:
+    """What may be meant: the user knows whether a head is new on purpose, or a model was built from its config."""
+    groups = (
+        ("likely", added, "The checkpoint has no such tensors: they were newly initialised at random."),
+        ("likely", facts.dead_adapter, "Its outer matrices are all zero: the adapter changes nothing."),
+        ("likely", tuple(n for n in facts.lost_rows if n not in skip),
+         "Whole experts or blocks of rows are zero where the file has numbers: lost, unless they were pruned."),
+        ("likely", facts.diverged, "NaN, infinities or huge numbers in trained tensors: the training has diverged."),
+        ("possible", facts.never_loaded, "Nothing of the checkpoint that its config names was loaded into this model: "
+         "it was built from the config alone, or got other weights. To train it from scratch that is right."),
+    )  # fmt: skip
+    for certainty, names, why in groups:
+        if names:
+            yield make("uninitialised-values", certainty, names, because=(why,))
 
 
 def rewritten_files(e: Evidence) -> Iterator[Finding]:
@@ -181,8 +211,9 @@ def lost_ties(e: Evidence) -> Iterator[Finding]:
 
 def _lost_ties(facts: ModelFacts) -> tuple[tuple[str, str], ...]:
     """Lost ties of a source that is right itself; where the source is garbage, the tie is not what went wrong."""
-    garbage = {*facts.wrong_values, *facts.not_finite}
-    return tuple((follower, source) for follower, source in facts.lost_ties if source not in garbage)
+    garbage = {*facts.wrong_values, *facts.not_finite, *facts.never_loaded}
+    unfilled = len(facts.not_finite) > 1 and any(follower in garbage for follower, _ in facts.lost_ties)
+    return () if unfilled else tuple((a, b) for a, b in facts.lost_ties if b not in garbage)
 
 
 # --- quantization, gradients ----------------------------------------------------------------------------------
@@ -221,5 +252,5 @@ def inputs(e: Evidence) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
+    unserved, bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
 )  # fmt: skip

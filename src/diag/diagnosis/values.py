@@ -1,40 +1,45 @@
-"""Are the values the right ones? Non-finite numbers, buffers that were never computed, and samples of the files.
+"""Are the values the right ones? Non-finite numbers, values that no load has put there, and samples of the files.
 
 Only samples of each tensor are read (some kilobytes), so this stays fast on large models; `diag.verify_weights`
-compares everything. A model that was trained after loading is not taken for a wrong one: training moves values a
-little, while a lost weight has nothing to do with the file.
+compares everything. What the user did to the values is not wrong: training, moved or copied layers, merged adapters.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
+from diag.added import added_tensors
+from diag.diagnosis import sampling
+from diag.diagnosis.buffers import wrong_buffers
 from diag.errors import DiagError
-from diag.stored import Source, plain_name, sources
+from diag.stored import Source, plain_name, source_of, sources
 from diag.tensors import Entry, entries, tie_sources
 from diag.weights import is_packed
 
-_ROWS, _COLUMNS = 16, 512  # of each tensor, evenly spaced rows
-_BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
-_UNRELATED = 0.5
 _CONVERTED_LIMIT = 64 * 2**20
+_STEPS = 6  # changes in place: more than any initialisation makes, so an optimizer was at work
+_HUGE, _TINY = 1e10, 1e-30  # numbers that memory left by others holds, and weights do not
 
 
 def value_facts(model: nn.Module, spec: Any = None) -> dict[str, Any]:
     """The value-related fields of ModelFacts."""
     found = _FoundValues(model, spec)
+    wrong, never = found.unrelated()
+    missing, renamed = found.not_stored()
+    unfilled, diverged = found.not_finite()
     return {
-        "not_finite": tuple(found.not_finite()),
-        "wrong_values": tuple(found.wrong_values()),
-        "not_stored": tuple(found.not_stored()),
+        "not_finite": unfilled,
+        "diverged": diverged,
+        "wrong_values": wrong if not unfilled else (*wrong, *never),
+        "never_loaded": never if not unfilled else (),
+        "lost_rows": found.names("lost rows"),
+        "not_stored": missing,
+        "renamed": renamed,
         "wrong_buffers": tuple(wrong_buffers(model)),
         "dead_adapter": tuple(dead_adapter(model)),
         "rewritten": tuple(rewritten(model, spec)),
@@ -43,6 +48,8 @@ def value_facts(model: nn.Module, spec: Any = None) -> dict[str, Any]:
 
 
 class _FoundValues:
+    """Every tensor that is here, compared with its file where the files are on this machine."""
+
     def __init__(self, model: nn.Module, spec: Any) -> None:
         self._entries = [e for e in entries(model) if not e.tensor.is_meta]
         self._tied = tie_sources(model)
@@ -51,42 +58,144 @@ class _FoundValues:
             self._files = sources(model, spec) if _has_local_files(model, spec) else {}
         except (DiagError, OSError, ValueError, RuntimeError):
             self._files = {}
-        self._by_object = {id(e.tensor): s for e in self._entries if (s := self._source(e)) is not None}
-        self._compared = [
-            (e, self._by_object.get(id(e.tensor))) for e in self._entries if e.kind in ("parameter", "buffer")
-        ]
+        self._alike: dict[Any, list[torch.Tensor]] = {}
+        added = added_tensors(model)
+        own = [e for e in self._entries if e.name not in added and e.kind in ("parameter", "buffer")]
+        by_object = {id(e.tensor): s for e in own if (s := self._source(e)) is not None}
+        self._own = [(e, by_object.get(id(e.tensor))) for e in own]
+        self._recorded = any(_is_marked(e.tensor) for e in own)
+        self._verdicts = {e.name: (e, verdict) for e, s in self._own if s and (verdict := self._compare(e, s))}
         if self._files:
-            self.examined += ("samples of the checkpoint's files",)
+            self.examined += ("samples of the checkpoint's files (diag.verify_weights compares every value)",)
 
     def _source(self, entry: Entry) -> Source | None:
-        name = plain_name(entry.name)
-        return self._files.get(name) or self._files.get(plain_name(self._tied.get(entry.name, "")))
+        return source_of(entry.name, self._files, self._tied)
 
-    def not_finite(self) -> Iterator[str]:
-        for entry in self._entries:
-            if entry.tensor.is_floating_point() and entry.kind != "buffer":
-                sample = _sample(entry.tensor)
-                finite = torch.isfinite(sample)
-                masked = entry.kind == "non_persistent_buffer" and bool(torch.isneginf(sample[~finite]).all())
-                if not bool(finite.all()) and not masked:
-                    yield entry.name
+    def names(self, verdict: str) -> tuple[str, ...]:
+        return tuple(name for name, (_, found) in self._verdicts.items() if found == verdict)
 
-    def wrong_values(self) -> Iterator[str]:
-        for entry, source in self._compared:
-            if source is None or is_packed(entry.tensor) or not entry.tensor.is_floating_point():
-                continue
-            if source.converter is not None and entry.tensor.nbytes > _CONVERTED_LIMIT:
-                continue
-            stored = _stored_sample(source, entry.tensor)
-            if stored is not None and unrelated(_sample(entry.tensor), stored):
-                yield entry.name
+    def _compare(self, entry: Entry, source: Source) -> str:
+        """`same`, `moved`, `lost rows`, `unrelated`, or nothing where it can't be told."""
+        tensor = entry.tensor
+        if is_packed(tensor) or not tensor.is_floating_point() or not _is_cheap(source, tensor):
+            return ""
+        there = sampling.stored_sample(source, tensor)
+        if there is None:
+            return ""
+        here = sampling.sample(tensor)
+        if sampling.unrelated(here, there):
+            return "" if self._was_meant(entry, source, here) else "unrelated"
+        if sampling.has_lost_rows(here, there, tensor.shape):
+            return "lost rows"
+        if sampling.is_constant(there, spread=0.5):
+            return ""  # norms are near 1 in every model: that they agree says nothing
+        return "same" if sampling.is_same(here, there) else "moved"
 
-    def not_stored(self) -> Iterator[str]:
-        """Parameters in no file, where the files name nearly all others and nothing is left over beside them."""
-        missing = [e.name for e, s in self._compared if s is None and e.kind == "parameter" and not _is_adapter(e.name)]
-        known = sum(1 for e, s in self._compared if s is not None and e.kind == "parameter")
-        if self._files and missing and known > 2 * len(missing):
-            yield from missing
+    def _was_meant(self, entry: Entry, source: Source, here: torch.Tensor) -> bool:
+        """Trained in this process, another layer's values, or an adapter that was merged into it."""
+        if _was_updated(entry.tensor) or self._is_elsewhere(entry, here):
+            return True
+        if entry.tensor.dim() != 2 or source.shape is None:
+            return False
+        there = sampling.stored_sample(source, entry.tensor, rows=64)
+        return there is not None and sampling.is_low_rank_update(sampling.sample(entry.tensor, rows=64), there)
+
+    def _is_elsewhere(self, entry: Entry, here: torch.Tensor) -> bool:
+        """Whether the files hold these values under another name: a layer was moved, copied or renamed."""
+        if sampling.is_constant(here):
+            return False
+        shape, dtype, local = tuple(entry.tensor.shape), entry.tensor.dtype, entry.local_name
+        if (shape, dtype, local) not in self._alike:
+            built = [s for s in self._files.values() if s.shape is None and s.name.endswith(local)]
+            alike = [s for s in self._files.values() if s.shape == shape]
+            alike += built if entry.tensor.nbytes <= _CONVERTED_LIMIT else []
+            found = (sampling.stored_sample(s, entry.tensor) for s in alike)
+            self._alike[shape, dtype, local] = [one for one in found if one is not None]
+        return any(not sampling.unrelated(here, one) for one in self._alike[shape, dtype, local])
+
+    def unrelated(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(values that were lost, values of a model that nothing was ever loaded into)."""
+        names, same, moved = self.names("unrelated"), len(self.names("same")), len(self.names("moved"))
+        if moved > same + len(names):  # a trained model, of which some tensors went far
+            return (), ()
+        return (names, ()) if 10 * (same + moved) > len(names) else ((), names)
+
+    def not_stored(self) -> tuple[tuple[str, ...], bool]:
+        """Parameters that no file fills, and whether the files hold such tensors under other names.
+
+        Where the loader left its marks they say what was filled; else only what the files' names make plain counts.
+        """
+        trained = len(self.names("moved")) > len(self.names("same"))
+        missing = [e for e, s in self._own if s is None and e.kind == "parameter" and _is_marked(e.owner)
+                   and not _is_marked(e.tensor) and not _was_updated(e.tensor)]  # fmt: skip
+        if not self._files or trained:
+            return (), False
+        missing = [e for e in missing if not self._is_elsewhere(e, sampling.sample(e.tensor))]
+        known = sum(1 for e, s in self._own if s is not None and e.kind == "parameter")
+        renamed = 2 * sum(self._has_namesake(e) for e in missing) > len(missing)
+        says_something = any(not sampling.is_constant(sampling.sample(e.tensor)) for e in missing)
+        if not (self._recorded or known > 2 * len(missing) or (renamed and says_something)):
+            return (), False
+        return tuple(e.name for e in missing), renamed
+
+    def _has_namesake(self, entry: Entry) -> bool:
+        """A tensor in the files that the model has no place for, with the same last names and shape."""
+        placed, ending = {plain_name(e.name) for e in self._entries}, ".".join(entry.name.split(".")[-2:])
+        return any(name not in placed and name.endswith(f".{ending}") and source.shape == tuple(entry.tensor.shape)
+                   for name, source in self._files.items())  # fmt: skip
+
+    def not_finite(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """(tensors that hold what nobody put there, tensors that training has driven to NaN or infinity)."""
+        odd = [e for e in self._entries if e.tensor.is_floating_point() and e.kind != "buffer" and _is_odd(e)]
+        diverged = [e for e in odd if _was_updated(e.tensor)]
+        unfilled = [e for e in odd if not _was_updated(e.tensor)]
+        if len(unfilled) > 1 and all(_is_untouched(e.tensor) for e in unfilled):  # then others may look harmless
+            known = {id(e.tensor) for e in unfilled} | {id(self._verdicts[n][0].tensor) for n in
+                                                        (*self.names("same"), *self.names("moved"))}  # fmt: skip
+            unfilled += [e for e in self._entries if e.kind == "parameter" and id(e.tensor) not in known
+                         and _is_untouched(e.tensor) and _looks_left_over(e.tensor)]  # fmt: skip
+        return tuple(e.name for e in unfilled), tuple(e.name for e in diverged)
+
+
+def _is_marked(of: Any) -> bool:
+    """The mark that transformers leaves on what it loaded: modules (always) and parameters (from version 5)."""
+    return bool(getattr(of, "_is_hf_initialized", False))
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _was_updated(tensor: torch.Tensor) -> bool:
+    """Whether an optimizer was at work on it."""
+    return _version(tensor) >= _STEPS or (_version(tensor) > 0 and tensor.is_leaf and tensor.grad is not None)
+
+
+def _is_untouched(tensor: torch.Tensor) -> bool:
+    """Neither loaded by transformers nor written to since it was allocated."""
+    return not _is_marked(tensor) and _version(tensor) == 0
+
+
+def _is_odd(entry: Entry) -> bool:
+    """NaN, infinities or huge numbers; a tensor of infinities alone, or a mask of them, is the user's own start."""
+    part = sampling.sample(entry.tensor).float()
+    strange = part[~torch.isfinite(part)]
+    if not strange.numel():
+        return entry.kind == "parameter" and part.numel() > 0 and float(part.abs().max()) > _HUGE
+    if bool(torch.isinf(part).all()) and float(part.min()) == float(part.max()):
+        return False
+    unsaved = entry.kind == "non_persistent_buffer"
+    return not (unsaved and (entry.tensor.numel() == 1 or bool(torch.isneginf(strange).all())))
+
+
+def _looks_left_over(tensor: torch.Tensor) -> bool:
+    """Zeros or numbers near nothing, as fresh memory has them."""
+    size = sampling.sample(tensor).float().abs()
+    return not bool(size.any()) or bool(((size > 0) & (size < _TINY)).any())
+
+
+def _is_cheap(source: Source, tensor: torch.Tensor) -> bool:
+    return source.converter is None or tensor.nbytes <= _CONVERTED_LIMIT
 
 
 def _has_local_files(model: nn.Module, spec: Any) -> bool:
@@ -113,125 +222,6 @@ def rewritten(model: nn.Module, spec: Any = None) -> list[str]:
         return []
     names = {plain_name(entry.name) for entry in entries(model)}
     return sorted(n for n in names if n not in keys and f"base_model.model.{n}" in keys)
-
-
-def _is_adapter(name: str) -> bool:
-    return "lora_" in name or ".modules_to_save." in name or "adapter" in name or "prompt_encoder" in name
-
-
-def unrelated(here: torch.Tensor, there: torch.Tensor) -> bool:
-    """Whether two samples have nothing to do with each other, which no training explains.
-
-    Both a large distance and no common direction are asked for; constant tensors are judged by distance alone.
-    """
-    a, b = here.float().flatten(), there.float().flatten()
-    if a.shape != b.shape or a.numel() == 0 or torch.equal(a, b):
-        return False
-    if not bool(torch.isfinite(a).all()):
-        return True
-    scale = max(float(b.norm()), 1e-12)
-    distance = float((a - b).norm()) / scale
-    if a.numel() < 8 or float(b.std()) < 1e-3 * (abs(float(b.mean())) + 1e-12):
-        return distance > _UNRELATED
-    similarity = float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
-    return distance > _UNRELATED and (math.isnan(similarity) or similarity < _UNRELATED)
-
-
-def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        tensor = tensor.detach()
-        if tensor.dim() == 0:
-            return tensor.reshape(1).cpu()
-        step = max(1, tensor.shape[0] // _ROWS)
-        part = tensor[::step][:_ROWS]
-        return part.reshape(part.shape[0], -1)[:, :_COLUMNS].cpu()
-
-
-def _stored_sample(source: Source, like: torch.Tensor) -> torch.Tensor | None:
-    try:
-        if source.converter is not None or not source.shape:
-            stored = source.read()
-            return _sample(stored.to(like.dtype)) if stored.shape == like.shape else None
-        if source.shape != tuple(like.shape):
-            return None
-        step = max(1, source.shape[0] // _ROWS)
-        rows = [source.read(i, i + 1) for i in range(0, source.shape[0], step)][:_ROWS]
-        part = torch.cat(rows)
-        return part.reshape(part.shape[0], -1)[:, :_COLUMNS].to(like.dtype)
-    except (OSError, KeyError, RuntimeError, ValueError):
-        return None
-
-
-# --- buffers that are not saved -------------------------------------------------------------------------------
-
-
-def wrong_buffers(model: nn.Module) -> list[str]:
-    """Non-persistent buffers that differ from those of a model built anew from the same config."""
-    ours = {e.name: e.tensor for e in entries(model) if e.kind == "non_persistent_buffer" and not e.tensor.is_meta}
-    base = _transformers_model(model)
-    if base is None or not ours:
-        return []
-    fresh = fresh_buffers(base)
-    wrong = []
-    for name, tensor in ours.items():
-        expected = fresh.get(plain_name(name))
-        if expected is None or expected.is_meta or expected.shape != tensor.shape or _changes_by_itself(base, name):
-            continue
-        if not _alike(tensor, expected):
-            wrong.append(name)
-    return wrong
-
-
-def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
-    """The non-persistent buffers of a new model of this class; large parameters are not allocated for it."""
-    try:
-        config = copy.deepcopy(model.config)
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), _SmallOnly(), torch.device("cpu"):
-            new = type(model)(config)
-    except Exception:  # a constructor that wants more than a config: this check is left out
-        return {}
-    return {e.name: e.tensor for e in entries(new) if e.kind == "non_persistent_buffer"}
-
-
-def _transformers_model(model: Any) -> Any:
-    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    module = type(base).__module__
-    has_config = hasattr(base, "config") and hasattr(base, "_init_weights")
-    return base if has_config and (module.startswith("transformers.") or hasattr(base, "save_pretrained")) else None
-
-
-def _changes_by_itself(model: nn.Module, name: str) -> bool:
-    """Rotary embeddings of the dynamic kinds recompute their frequencies while they run."""
-    owner = model.get_submodule(plain_name(name).rpartition(".")[0])
-    kinds = getattr(owner, "rope_type", None)
-    values = kinds.values() if isinstance(kinds, Mapping) else [kinds]
-    return any(kind in ("dynamic", "longrope") for kind in values)
-
-
-def _alike(here: torch.Tensor, fresh: torch.Tensor) -> bool:
-    a, b = here.detach().float().cpu(), fresh.to(here.dtype).float()
-    close = 1e-5 if here.dtype in (torch.float32, torch.float64) else 1e-2
-    return bool(torch.allclose(a, b, rtol=close, atol=1e-8, equal_nan=True))
-
-
-class _SmallOnly(TorchFunctionMode):
-    """While a model is built only for its buffers, large tensors are made on meta. Works in this thread alone."""
-
-    _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in self._MAKERS and _numel(args, kwargs) > _BIG:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
-
-
-def _numel(args: tuple, kwargs: Mapping[str, Any]) -> int:
-    sizes = kwargs.get("size", args)
-    flat = [n for one in sizes for n in (one if isinstance(one, (tuple, list, torch.Size)) else [one])]
-    return math.prod(n for n in flat if isinstance(n, int) and not isinstance(n, bool)) if flat else 0
 
 
 def dead_adapter(model: nn.Module) -> list[str]:
