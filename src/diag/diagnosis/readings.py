@@ -184,7 +184,11 @@ _WORDS = (
     ),
     ("quantization-state-lost", r"quant_state|params4bit|absmax", "the state of a 4-bit weight is named"),
     ("hooks-removed", r"remove_hook|remove_all_hooks|afterremovinghooks", "offload hooks were taken off"),
-    ("moved-after-dispatch", r"enable_model_cpu_offload.*\.to\(|(?<!tensor)\.cpu\(\)", "a model was moved"),
+    (
+        "moved-after-dispatch",
+        r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|vae|encoder)\.cpu\(\)",
+        "a model was moved",
+    ),
     ("training-offloaded-layers", r"sfttrainer|optimizer\.step|trainer\.train\(", "a training loop is part of it"),
     (
         "input-on-meta",
