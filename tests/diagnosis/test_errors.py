@@ -50,7 +50,7 @@ def test_what_watch_stopped_is_explained_in_the_function_that_caught_it(offloade
 
 
 def _raised(action) -> Exception:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one is for diagnose to say
+    with pytest.raises(Exception) as caught:
         action()
     return caught.value
 
