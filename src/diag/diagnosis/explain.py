@@ -12,6 +12,7 @@ from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Findings, Fix
 from diag.diagnosis.paste import read_paste
 from diag.diagnosis.ranking import Candidate, rank
+from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report, read_report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors, needs_value
 
@@ -56,7 +57,7 @@ def read_reports(text: str) -> list[Report]:
 
 
 def _findings(report: Report, candidates: Sequence[Candidate]) -> list[Finding]:
-    first = candidates[0]
+    report, first = deciding(report), candidates[0]
     kept = [c for c in candidates if c.points * 2 > first.points or c is first][:_SHOWN]
     second = kept[1].points if len(kept) > 1 else 0
     sure = first.points >= _CERTAIN_POINTS and first.points - second >= _LEAD

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.evidence import Evidence, names_of
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
 from diag.diagnosis.ranking import Candidate, rank
+from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
 from diag.diagnosis.trace import Trace as Reading
@@ -27,6 +29,8 @@ def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
     """State findings and the error's, the cause that explains the error first."""
     if e.report is None:
         return sorted(state, key=_order)
+    e = replace(e, report=deciding(e.report))
+    assert e.report is not None
     certain = list(_shown_by_frames(e))
     candidates = _allowed(rank(e.report), e, bool(state))
     acts = [c for c in candidates if c.cause in _USER_ACTS and c.points >= _SPECIFIC and not _is_symptom(c, state)]

@@ -26,7 +26,7 @@ _PAIRS = tuple(
 _MIXED_TYPES = re.compile(
     r"(?:inputtype|weighttype)\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?\w*\)?and(?:weight|bias)type\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?"
     r"|placeholderstoragehasnotbeenallocatedonmps|passedcputensortompsop|tensorforargument#\d.*isoncpu"
-    r"|input,output,?andindicesmustbeonthecurrentdevice|devicetype\w*butgotdevicetype"
+    r"|inputtensorisnotanxlatensor|input,output,?andindicesmustbeonthecurrentdevice|devicetype\w*butgotdevicetype"
 )
 _COPY = re.compile(r"cannotcopyoutofmetatensor|can'tcopyoutofmetatensor")
 _ITEM = re.compile(
@@ -88,6 +88,11 @@ def needs_value(text: str) -> str:
     """The local tensor name in `weight is on the meta device, we need a value to put in on 0`, else nothing."""
     match = _NEED_VALUE.search(squash(text))
     return match[1].removeprefix("valueerror:").rpartition(":")[2] if match else ""
+
+
+def is_about_devices(text: str) -> bool:
+    """Whether a message is one of those that only a tensor on the wrong device gives."""
+    return any((mixed_devices(text), is_copy_out_of_meta(text), is_value_of_meta(text), needs_value(text)))
 
 
 def named_tensors(text: str) -> tuple[str, ...]:
