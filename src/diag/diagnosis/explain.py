@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Findings, Fix
+from diag.diagnosis.logs import near_failures
 from diag.diagnosis.paste import read_paste
 from diag.diagnosis.ranking import Candidate, rank
 from diag.diagnosis.readings import deciding
@@ -48,7 +49,7 @@ def explain_text(text: str) -> Findings:
 
 def read_reports(text: str) -> list[Report]:
     """One report per worker that failed; lines of workers that did not fail are context for all."""
-    reports = [read_report(lines) for lines in read_paste(text)]
+    reports = [read_report(lines) for lines in read_paste(near_failures(text))]
     failed = [report for report in reports if report.raised]
     if not failed:
         return [Report((), "\n".join(report.text for report in reports))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DEVICE = r"((?:cpu|meta|disk|cuda|xpu|mps|npu|hpu|mlu|musa|hip|xla|privateuse\w+|[a-z]{2,10})(?::\d+)?)"
 _ORDERED = re.compile(rf"tensorondevice{_DEVICE}isnotontheexpecteddevice{_DEVICE}!?")
@@ -53,9 +54,10 @@ class Mixed:
         return self.other if self.expected == "meta" else self.expected
 
 
+@lru_cache(maxsize=8)
 def squash(text: str) -> str:
     """Lower case without white space, so that wrapped lines compare equal."""
-    return re.sub(r"\s+", "", text).lower()
+    return "".join(text.split()).lower()
 
 
 def mixed_devices(text: str) -> Mixed | None:
