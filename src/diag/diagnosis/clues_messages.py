@@ -2,8 +2,8 @@
 """What single texts say about the cause: data, one row per text. Standard library only.
 
 A pattern is compared with the text in lower case and without white space, so that wrapped lines still match; spaces in
-a pattern are for the reader. `only` is where to look: the `message` of an exception, or the whole `text`. Ten points
-mean that one place in one library raises this; fewer, that other causes give the same text.
+a pattern are for the reader. `beside` is what the text must hold as well, where other programs write the same words.
+Ten points mean that one place in one library raises this; fewer, that other causes give the same text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ class Clue:
     points: int
     pattern: str
     says: str
-    only: str = "text"
+    beside: str = ""
+
+
+_PACKED = r"bitsandbytes|bnb|4-?bit|params4bit|uint8|quant_?state|nf4|fp4"
+_SHARDED = r"deepspeed|zero_?(?:stage)?[-=: ]?3\b|zero3|fsdp|fully_?sharded"
 
 
 def _rows(cause: str, *rows: tuple) -> tuple[Clue, ...]:
@@ -29,14 +33,20 @@ _MEMORY = (
         "out-of-memory",
         (10, r"(?:cuda|hip|xpu|mps|npu|musa|mlu|privateuse\w*|simgpu\S*)(?:error:)? (?:backend)? out of memory",
          "a device ran out of memory"),
-        (9, r"outofmemoryerror", "a device ran out of memory"),
+        (9, r"(?<!java\.lang\.)outofmemoryerror(?!: ?java)", "a device ran out of memory"),
+        (8, r"invalid buffer size: ?[\d.]+ ?[kmgt]i?b", "Metal could not allocate a buffer of that size"),
         (10, r"defaultcpuallocator: (?:can't allocate memory|not enough memory)", "the host ran out of memory"),
         (8, r"cannot allocate memory|unable to allocate [\d.]+ [kmgt]ib|\(os error 1455\)|paging file is too small",
          "the host ran out of memory"),
         (8, r"cublas_status_alloc_failed", "cuBLAS could not allocate its workspace"),
-        (8, r"memoryerror", "the host ran out of memory"),
+        (8, r"(?<!outof)memoryerror", "the host ran out of memory"),
         (7, r"exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process|died with.*sigkill:? ?9",
          "the process was killed, as the system does when memory runs out"),
+    ),
+    *_rows(
+        "memory-already-taken",
+        (10, r"free memory on device (?:\S+ )?\([\d.]+/[\d.]+ ?gib\) on startup is less than desired",
+         "less memory was free at startup than the engine was told to take: something else holds the rest"),
     ),
 )  # fmt: skip
 
@@ -84,7 +94,7 @@ _QUANTIZED = (
         (8, r"'nonetype' object has no attribute '(?:absmax|scb|cb|quant_state|quant_type|state2|nested|blocksize)'",
          "a packed weight without its quantization state was used"),
         (8, r"mat1 and mat2 shapes cannot be multiplied \(\d+x\d+ and 1x\d+\)|torch\.size\(\[\d{4,}, ?1\]\)",
-         "a packed 4-bit weight (one column of bytes) was used as an ordinary matrix"),
+         "a packed 4-bit weight (one column of bytes) was used as an ordinary matrix", _PACKED),
         (9, r"does not contain `?bitsandbytes__|quantized_stats", "the checkpoint holds packed weights without their state"),
         (7, r"quant_state is not none|quant_state\b.*\bnone", "the quantization state is missing"),
     ),
@@ -105,6 +115,8 @@ _QUANTIZED = (
          "transformers found no usable bitsandbytes"),
         (10, r"no module named '?bitsandbytes|no package metadata was found for (?:the )?'?bitsandbytes|name '(?:bnb|bitsandbytes)' is not defined",
          "bitsandbytes is not installed"),
+        (6, r"no module named '?triton\.ops", "older bitsandbytes imports triton.ops, which newer triton does not have"),
+        (9, r"no module named '?triton\.ops", "older bitsandbytes imports triton.ops, which newer triton does not have", "bitsandbytes"),
         (8, r"bitsandbytes.*(?:was )?compiled without gpu support|bitsandbytes library load error|failed to load bitsandbytes",
          "bitsandbytes runs without its GPU library"),
         (9, r"no gpu found\. a gpu is needed for quantization|cuda is required but not available for bitsandbytes|are supported by the bitsandbytes version",
@@ -190,14 +202,16 @@ _RUNS = (
          "accelerate refuses a model that is split over devices in a distributed run"),
         (9, r"8-?bit or 4-?bit precision on a different device than the one you're training",
          "each rank must load the quantized model on its own device"),
-        (8, r"torch\.size\(\[0\]\)|'weight' must be 2-d", "a parameter that ZeRO-3 or FSDP holds in shards was used as a whole"),
+        (8, r"'weight' must be 2-d|current model is torch\.size\(\[0\]\)",
+         "a parameter that ZeRO-3 or FSDP holds in shards was used as a whole"),
+        (8, r"torch\.size\(\[0\]\)", "a parameter that ZeRO-3 or FSDP holds in shards was used as a whole", _SHARDED),
         (8, r"(?:fsdp|fully ?sharded|param_init_fn|reset_parameters).{0,120}meta|meta.{0,80}(?:param_init_fn|fsdp_cpu_ram_efficient)",
          "FSDP met parameters on meta"),
         (2, r"deepspeed|zero_?(?:stage)?[-=: ]?3\b|fsdp", "DeepSpeed or FSDP is part of the run"),
     ),
     *_rows(
         "compiled-hooks",
-        (9, r"_dynamo\.exc\.|dynamo failed to run fakes|fakens?tensor device propagation|torch\.compiler\.disable\(\)`?d function",
+        (9, r"dynamo failed to run fakes|fakens?tensor device propagation|torch\.compiler\.disable\(\)`?d function",
          "torch.compile traced the model"),
     ),
     *_rows(

@@ -87,7 +87,7 @@ class Trace:
     """Where a live exception happened: module path, the tensor the failing line read, operands on meta, by name.
 
     `operands` are (name, device) of tensors in the failing frame; `inputs_on_meta` are activations or inputs on meta
-    that belong to no module.
+    that belong to no module. `placeholders` are entries on meta of a state dict that was being read.
     """
 
     module: str = ""
@@ -95,6 +95,7 @@ class Trace:
     tensors: tuple[str, ...] = ()
     own_forward: bool = True
     inputs_on_meta: tuple[str, ...] = ()
+    placeholders: tuple[str, ...] = ()
     root_class: str = ""
 
 

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Findings, Fix
+from diag.diagnosis.logs import near_failures
 from diag.diagnosis.paste import read_paste
 from diag.diagnosis.ranking import Candidate, rank
+from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report, read_report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors, needs_value
 
@@ -47,7 +49,7 @@ def explain_text(text: str) -> Findings:
 
 def read_reports(text: str) -> list[Report]:
     """One report per worker that failed; lines of workers that did not fail are context for all."""
-    reports = [read_report(lines) for lines in read_paste(text)]
+    reports = [read_report(lines) for lines in read_paste(near_failures(text))]
     failed = [report for report in reports if report.raised]
     if not failed:
         return [Report((), "\n".join(report.text for report in reports))]
@@ -56,7 +58,7 @@ def read_reports(text: str) -> list[Report]:
 
 
 def _findings(report: Report, candidates: Sequence[Candidate]) -> list[Finding]:
-    first = candidates[0]
+    report, first = deciding(report), candidates[0]
     kept = [c for c in candidates if c.points * 2 > first.points or c is first][:_SHOWN]
     second = kept[1].points if len(kept) > 1 else 0
     sure = first.points >= _CERTAIN_POINTS and first.points - second >= _LEAD

@@ -7,8 +7,6 @@ the model's names. Nothing is run again, and nothing of a frame is kept.
 from __future__ import annotations
 
 import itertools
-import linecache
-import re
 import traceback
 import types
 from collections.abc import Iterator, Mapping
@@ -18,9 +16,10 @@ import torch
 from torch import nn
 
 from diag.diagnosis.evidence import Trace
+from diag.diagnosis.lines import Step, steps, values_on_line
+from diag.diagnosis.operands import placeholders
 from diag.diagnosis.report import Frame, Raised, Report
 
-_CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[(?:-?\d+|['\"][\w.]+['\"]|[A-Za-z_]\w*)\])+")
 _PLUMBING = (
     "/torch/_ops.py",
     "/torch/_prims",
@@ -69,7 +68,7 @@ def model_in(error: BaseException) -> nn.Module | None:
 
     Looks at local variables and one level below them, as in `self.model` of a pipeline or a service.
     """
-    frames = list(_frames(error))
+    frames = [step.frame for step in _steps(error)]
     deepest = next((m for f in reversed(frames) if (m := _self_module(f)) is not None), None)
     seen = {id(m): m for frame in frames for m in _modules_near(frame)}
     if deepest is None:
@@ -94,9 +93,10 @@ def _size(module: nn.Module) -> int:
 def locate(error: BaseException, model: nn.Module) -> Trace:
     """Module path, tensors that the failing line read, and inputs on meta."""
     names = {id(module): path for path, module in model.named_modules()}
-    frames = list(_frames(error))
+    walked = list(_steps(error))
+    frames = [step.frame for step in walked]
     module, frame = _deepest(frames, names)
-    read = _tensors_read(frames, frame, model)
+    read = _tensors_read(walked, frame, model)
     owners = {name.rpartition(".")[0] for name in read}
     path = names[id(module)] if module is not None else ""
     return Trace(
@@ -105,14 +105,14 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
         tensors=tuple(read),
         own_forward=not owners or (owners == {path} and frame is not None and _self_module(frame) is module),
         inputs_on_meta=tuple(_inputs_on_meta(frames, model, names)),
+        placeholders=tuple(placeholders(frames, model)),
         root_class=type(model).__name__,
     )
 
 
-def _frames(error: BaseException) -> Iterator[types.FrameType]:
+def _steps(error: BaseException) -> Iterator[Step]:
     for one in chain_of(error):
-        for frame, _ in traceback.walk_tb(one.__traceback__):
-            yield frame
+        yield from steps(one.__traceback__)
 
 
 def _self_module(frame: types.FrameType) -> nn.Module | None:
@@ -137,13 +137,14 @@ def _deepest(
     return None, None
 
 
-def _tensors_read(frames: list[types.FrameType], frame: types.FrameType | None, model: nn.Module) -> list[str]:
+def _tensors_read(walked: list[Step], frame: types.FrameType | None, model: nn.Module) -> list[str]:
     """Names of the model's meta tensors that the failing lines read, the deepest line with any first."""
     known = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
-    for one in reversed(frames):
+    for step in reversed(walked):
+        one = step.frame
         if any(part in one.f_code.co_filename.replace("\\", "/") for part in _PLUMBING):
             continue
-        read = [known[id(t)] for t in _values_on_line(one) if id(t) in known and t.is_meta]
+        read = [known[id(t)] for t in values_on_line(step) if id(t) in known and t.is_meta]
         read += [
             known[id(v)]
             for v in list(one.f_locals.values())
@@ -154,46 +155,6 @@ def _tensors_read(frames: list[types.FrameType], frame: types.FrameType | None, 
         if one is frame and one.f_code.co_name not in _CALLERS:
             break
     return []
-
-
-def _values_on_line(frame: types.FrameType) -> Iterator[torch.Tensor]:
-    """Tensors behind the dotted names of the line that was running; attributes are read without calling anything."""
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-    for match in _CHAIN.finditer(line):
-        value = _resolve(match[0], frame)
-        if isinstance(value, torch.Tensor):
-            yield value
-
-
-def _resolve(chain: str, frame: types.FrameType) -> Any:
-    first, *rest = re.findall(r"[A-Za-z_]\w*|\[[^\]]+\]", chain)
-    value = frame.f_locals.get(first, frame.f_globals.get(first))
-    for part in rest:
-        value = _item(value, part.strip("[]"), frame) if part.startswith("[") else _attribute(value, part)
-        if value is None or isinstance(value, torch.Tensor):
-            return value
-    return value
-
-
-def _attribute(value: Any, name: str) -> Any:
-    if isinstance(value, nn.Module):
-        for held in (value._parameters, value._buffers, value._modules, value.__dict__):
-            if name in held:
-                return held[name]
-        return None
-    return getattr(value, "__dict__", {}).get(name)
-
-
-def _item(value: Any, index: str, frame: types.FrameType) -> Any:
-    key: Any = int(index) if index.lstrip("-").isdigit() else frame.f_locals.get(index, index.strip("'\""))
-    try:
-        if isinstance(value, (nn.ModuleList, nn.Sequential, list, tuple)):
-            return value[key]
-        if isinstance(value, (nn.ModuleDict, dict)):
-            return value[key]
-    except (KeyError, IndexError, TypeError):
-        return None
-    return None
 
 
 def _inputs_on_meta(frames: list[types.FrameType], model: nn.Module, names: Mapping[int, str]) -> Iterator[str]:

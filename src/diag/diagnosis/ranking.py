@@ -11,7 +11,7 @@ from diag.diagnosis.clues_messages import CLUES
 from diag.diagnosis.point import Point
 from diag.diagnosis.readings import read_points
 from diag.diagnosis.report import Report
-from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, needs_value, squash
+from diag.diagnosis.texts import is_about_devices, squash
 
 _ENOUGH = 3
 
@@ -27,7 +27,7 @@ class Candidate:
 
 @lru_cache(maxsize=1)
 def _compiled():
-    return [(clue, re.compile(clue.pattern.replace(" ", ""))) for clue in CLUES]
+    return [(clue, *(re.compile(part.replace(" ", "")) for part in (clue.pattern, clue.beside))) for clue in CLUES]
 
 
 def rank(report: Report) -> list[Candidate]:
@@ -47,8 +47,8 @@ def rank(report: Report) -> list[Candidate]:
 def _clue_points(report: Report) -> list[Point]:
     flat = squash(report.text)
     best: dict[tuple[str, str], Point] = {}
-    for clue, pattern in _compiled():
-        if pattern.search(flat):
+    for clue, pattern, beside in _compiled():
+        if pattern.search(flat) and beside.search(flat):
             point = Point(clue.cause, clue.points, clue.says)
             known = best.get((clue.cause, clue.says))
             if known is None or known.points < point.points:
@@ -58,7 +58,7 @@ def _clue_points(report: Report) -> list[Point]:
 
 def _settle(found: dict[str, Candidate], report: Report) -> None:
     """Takes back what one piece of evidence makes meaningless beside another."""
-    failed = bool(report.raised) or _is_failure(report.text)
+    failed = bool(report.raised) or is_about_devices(report.text)
     if failed and "offload-notice" in found:
         found["offload-notice"].points = 0  # it is then evidence for other causes, not the cause
     if "out-of-memory" in found and "memory-already-taken" not in found and (says := held_by_others(report.text)):
@@ -71,10 +71,6 @@ def _settle(found: dict[str, Candidate], report: Report) -> None:
             for weak in ("moved-after-dispatch", "environment-mismatch"):
                 if weak in found and found[weak].points < 10:
                     del found[weak]
-
-
-def _is_failure(text: str) -> bool:
-    return any((mixed_devices(text), is_copy_out_of_meta(text), is_value_of_meta(text), needs_value(text)))
 
 
 _GIB = {"gib": 1.0, "mib": 1 / 1024, "kib": 1 / 1024**2, "gb": 1.0, "mb": 1 / 1000}

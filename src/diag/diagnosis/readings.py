@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from diag.diagnosis.point import Point
 from diag.diagnosis.readings_copy import copy_points, value_points
 from diag.diagnosis.report import Frame, Report
 from diag.diagnosis.texts import (
     Mixed,
+    is_about_devices,
     is_copy_out_of_meta,
     is_value_of_meta,
     mixed_devices,
@@ -20,13 +22,36 @@ from diag.diagnosis.texts import (
 )
 from diag.diagnosis.trace import Trace
 
+_CHAIN = 8  # exceptions of one chain that are read
 _CHILD_WEIGHT = re.compile(r"\b(?:self\.|model\.|\w+\.)\w+(?:\[[^\]]+\])?(?:\.\w+)*\.(?:weight|bias|data)\b")
 _OWN_WEIGHT = re.compile(r"\bself\.(?:weight|bias|gamma|beta|scale|g|a_2|b_2)\b")
+_WEIGHT_NAME = re.compile(
+    r"(?<![\w/])\w+(?:\.\w+)*\.(?:weight|bias|inv_freq|running_(?:mean|var)|absmax|SCB|gamma|beta|lora_[AB]\S*)(?!\w)"
+    r"|\w\.(?:layers?|h|blocks?|block)\.\d+\."
+)
 _OWN_OTHER = re.compile(r"\bself\.(\w+)\b(?!\s*\()(?!\.)")
 
 
-def read_points(report: Report) -> Iterator[Point]:
-    """All points that frames and wordings give."""
+def read_points(report: Report) -> list[Point]:
+    """All points that frames and wordings give, of the exception that says most."""
+    return _best(report)[1]
+
+
+def deciding(report: Report) -> Report:
+    """The report with the exception last that says most: a service raises its own over the one that matters."""
+    return _best(report)[0]
+
+
+def _best(report: Report) -> tuple[Report, list[Point]]:
+    """Of exceptions that were raised over one another, the one with the strongest reading; equal ones: the last."""
+    turned = [replace(report, raised=(*report.raised[:n], *report.raised[n + 1 :], report.raised[n]))
+              for n in range(len(report.raised))][::-1][:_CHAIN] or [report]  # fmt: skip
+    ours = [one for one in turned if one.last and is_about_devices(one.last.message)]
+    read = [(one, list(_points_of(one))) for one in ours or turned]
+    return max(read, key=lambda pair: max((point.points for point in pair[1]), default=0))
+
+
+def _points_of(report: Report) -> Iterator[Point]:
     trace = Trace(report)
     text = report.last.message if report.last and report.last.message else report.text
     mixed = mixed_devices(text) or mixed_devices(report.text)
@@ -125,13 +150,13 @@ def _order_in_words(mixed: Mixed) -> str:
 
 
 def _two_real(trace: Trace, mixed: Mixed) -> Iterator[Point]:
-    pair = f"{mixed.expected} and {mixed.other}" if mixed.expected else "two devices"
+    pair = f": {mixed.expected} and {mixed.other}" if mixed.expected else ""
     if trace.compiling:
         yield Point("compiled-hooks", 9, "the mix was met while torch.compile traced the model")
     yield Point(
         "device-mismatch",
         10 if mixed.expected else 7,
-        f"two real devices met in one operation: {pair}; nothing is on meta",
+        f"two real devices met in one operation{pair}; nothing is on meta",
     )
     rotary = re.search(r"rotary|inv_freq", " ".join(f"{f.function} {f.code}" for f in trace.frames) + trace.flat)
     if rotary and re.search(
@@ -184,7 +209,11 @@ _WORDS = (
     ),
     ("quantization-state-lost", r"quant_state|params4bit|absmax", "the state of a 4-bit weight is named"),
     ("hooks-removed", r"remove_hook|remove_all_hooks|afterremovinghooks", "offload hooks were taken off"),
-    ("moved-after-dispatch", r"enable_model_cpu_offload.*\.to\(|(?<!tensor)\.cpu\(\)", "a model was moved"),
+    (
+        "moved-after-dispatch",
+        r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|vae|encoder)\.cpu\(\)",
+        "a model was moved",
+    ),
     ("training-offloaded-layers", r"sfttrainer|optimizer\.step|trainer\.train\(", "a training loop is part of it"),
     (
         "input-on-meta",
@@ -210,7 +239,8 @@ def _keys_and_files(trace: Trace) -> Iterator[Point]:
             yield Point(
                 "adapter-on-offloaded-base", 11, f"PEFT looked for the offloaded tensor {message} under its own name"
             )
-        yield Point("missing-weight-data", 10 if offload else 6, f"the offload index has no tensor {message}")
+        if offload or _WEIGHT_NAME.search(message):
+            yield Point("missing-weight-data", 10 if offload else 6, f"the offload index has no tensor {message}")
     gone = re.search(r"\.(?:safetensors|dat|bin)\b|index\.json", message) and "nosuchfile" in trace.flat
     if last and gone:
         forward = trace.calls("pre_forward", "__getitem__", "generate") or offload

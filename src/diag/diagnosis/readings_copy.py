@@ -14,19 +14,18 @@ from diag.diagnosis.trace import Trace
 _TO_MODEL_DEVICE = re.compile(
     r"\.to\(\s*(?:device=)?(?:self\.)?(?:\w+\.)*(?:device|parameters\(\)\)\.device)\s*[,)]|to_device\("
 )
+_STATE_DICT = re.compile(r"state_dict\b|\bfor \w+, \w+ in \w+\.items\(\)")
 _MOVE = re.compile(r"\.(?:to|cuda|cpu|half|float|bfloat16|xpu|npu|mps|hpu)\(")
 
 
 def copy_points(trace: Trace) -> Iterator[Point]:
     said = "a meta tensor was to be copied to a real device"
     if trace.says("whilecopyingtheparameternamed"):
-        spread = 4 if trace.says("deepspeed", "fsdp", "zero3", "rank", "torchrun", "accelerate/commands/launch") else 0
-        yield Point(
-            "distributed-loader-conflict",
-            5 + spread,
-            "load_state_dict was given meta tensors as the source, as ranks other than 0 get",
-        )
-        yield Point("never-materialised", 5, "load_state_dict was given meta tensors as the source")
+        ranks = trace.says("deepspeed", "fsdp", "zero3", "rank", "torchrun", "accelerate/commands/launch")
+        given = "load_state_dict was given meta tensors as the source"
+        yield Point("distributed-loader-conflict", 9 if ranks else 2, f"{given}, as ranks other than 0 get")
+        yield Point("saving-offloaded-model", 6, f"{given}, as state_dict() of an offloaded model holds")
+        yield Point("never-materialised", 4, given)
         return
     if trace.passes("accelerate/utils/operations.py") or trace.calls("send_to_device"):
         yield Point("input-on-meta", 8, "an input, not a weight, was on meta when accelerate's hook moved the inputs")
@@ -71,8 +70,7 @@ def _copied_from(trace: Trace, said: str) -> Iterator[Point]:
     if trace.passes("sentence_transformers") and not trace.passes("threading.py", "concurrent/futures"):
         yield Point("concurrent-load", 3, "sentence-transformers moves a model right after building it")
     site = trace.site
-    if site is not None and "state_dict" in site.code:
-        yield Point("saving-offloaded-model", 8, f"the values of a state dict were asked for: {site.code}")
+    yield from _state_dict_read(trace)
     walked = site is not None and re.search(
         r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(", site.code
     )
@@ -86,6 +84,13 @@ def _copied_from(trace: Trace, said: str) -> Iterator[Point]:
         yield Point("input-on-meta", 7, f"inputs were sent to the model's device: {site.code}")
 
 
+def _state_dict_read(trace: Trace) -> Iterator[Point]:
+    code = trace.site.code if trace.site else trace.report.text
+    line = next((line.strip() for line in code.splitlines() if _STATE_DICT.search(line)), None)
+    if line is not None:
+        yield Point("saving-offloaded-model", 8, f"the values of a state dict were asked for: {line}")
+
+
 def value_points(trace: Trace) -> Iterator[Point]:
     said = "the value of a meta tensor was asked for"
     built = any(
@@ -96,6 +101,7 @@ def value_points(trace: Trace) -> Iterator[Point]:
         yield Point("constructor-on-meta", 9 if built else 6, f"{said} while the model was built")
     if trace.calls("resize_token_embeddings", "_resize_token_embeddings", "load_textual_inversion"):
         yield Point("weight-used-outside-hook", 12, "the embedding was resized while its weight is offloaded")
+    yield from _state_dict_read(trace)
     if trace.passes("generation/"):
         yield Point("input-on-meta", 6, f"{said} in generate(), which reads the inputs")
         yield Point("never-materialised", 4, f"{said} in generate()")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.evidence import Evidence, names_of
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
 from diag.diagnosis.ranking import Candidate, rank
+from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
 from diag.diagnosis.trace import Trace as Reading
@@ -27,6 +29,8 @@ def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
     """State findings and the error's, the cause that explains the error first."""
     if e.report is None:
         return sorted(state, key=_order)
+    e = replace(e, report=deciding(e.report))
+    assert e.report is not None
     certain = list(_shown_by_frames(e))
     candidates = _allowed(rank(e.report), e, bool(state))
     acts = [c for c in candidates if c.cause in _USER_ACTS and c.points >= _SPECIFIC and not _is_symptom(c, state)]
@@ -150,15 +154,21 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
         yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
                    because=("In the call these inputs are on meta, and every weight has its data.",))  # fmt: skip
         return
+    if trace.placeholders and "While copying the parameter" in e.report.text:
+        yield make("saving-offloaded-model", "likely", trace.placeholders, module=where, silent=False,
+                   because=("load_state_dict was given placeholders; this model's own tensors have their data.",),
+                   check=("Where does the state dict come from? If from an offloaded model, call diag.materialise() on "
+                          "that one first; a model that was built on meta has nothing to give.",))  # fmt: skip
+        return
     if not offloaded or reading.compiling:
         return
     if "/peft/" in files or "lora" in files:
         return
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
-        yield make("saving-offloaded-model", "shown", trace.tensors, module=where, silent=False,
+        yield make("saving-offloaded-model", "shown", trace.placeholders or trace.tensors, module=where, silent=False,
                    because=("The weights are offloaded and healthy; placeholders were saved.",))  # fmt: skip
-    elif is_copy_out_of_meta(e.report.text) and "state_dict" in (reading.site.code if reading.site else ""):
-        yield make("saving-offloaded-model", "shown", module=where, silent=False,
+    elif trace.placeholders or "state_dict" in (reading.site.code if reading.site else ""):
+        yield make("saving-offloaded-model", "shown", trace.placeholders, module=where, silent=False,
                    because=("The weights are offloaded and healthy; a state dict was read.",))  # fmt: skip
     elif is_copy_out_of_meta(e.report.text) and _moved_module(reading):
         yield make("moved-after-dispatch", "shown", trace.tensors, module=where,

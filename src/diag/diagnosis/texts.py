@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _DEVICE = r"((?:cpu|meta|disk|cuda|xpu|mps|npu|hpu|mlu|musa|hip|xla|privateuse\w+|[a-z]{2,10})(?::\d+)?)"
 _ORDERED = re.compile(rf"tensorondevice{_DEVICE}isnotontheexpecteddevice{_DEVICE}!?")
@@ -26,7 +27,7 @@ _PAIRS = tuple(
 _MIXED_TYPES = re.compile(
     r"(?:inputtype|weighttype)\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?\w*\)?and(?:weight|bias)type\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?"
     r"|placeholderstoragehasnotbeenallocatedonmps|passedcputensortompsop|tensorforargument#\d.*isoncpu"
-    r"|input,output,?andindicesmustbeonthecurrentdevice|devicetype\w*butgotdevicetype"
+    r"|inputtensorisnotanxlatensor|input,output,?andindicesmustbeonthecurrentdevice|devicetype\w*butgotdevicetype"
 )
 _COPY = re.compile(r"cannotcopyoutofmetatensor|can'tcopyoutofmetatensor")
 _ITEM = re.compile(
@@ -53,9 +54,10 @@ class Mixed:
         return self.other if self.expected == "meta" else self.expected
 
 
+@lru_cache(maxsize=8)
 def squash(text: str) -> str:
     """Lower case without white space, so that wrapped lines compare equal."""
-    return re.sub(r"\s+", "", text).lower()
+    return "".join(text.split()).lower()
 
 
 def mixed_devices(text: str) -> Mixed | None:
@@ -88,6 +90,11 @@ def needs_value(text: str) -> str:
     """The local tensor name in `weight is on the meta device, we need a value to put in on 0`, else nothing."""
     match = _NEED_VALUE.search(squash(text))
     return match[1].removeprefix("valueerror:").rpartition(":")[2] if match else ""
+
+
+def is_about_devices(text: str) -> bool:
+    """Whether a message is one of those that only a tensor on the wrong device gives."""
+    return any((mixed_devices(text), is_copy_out_of_meta(text), is_value_of_meta(text), needs_value(text)))
 
 
 def named_tensors(text: str) -> tuple[str, ...]:

@@ -85,6 +85,8 @@ class Trace:
         """The forward that failed was called by name, not by calling the module: no hook can run then."""
         for above, frame in zip(reversed(self.frames[:-1]), reversed(self.frames[1:])):
             if frame.function.rpartition(".")[2] == "forward":
+                if not self.calls(*CALLS) and ".forward(" not in above.code:
+                    return False  # the frames between are hidden, as rich and sentry do
                 name = above.function.rpartition(".")[2]
                 if name == "forward" and above.file == frame.file:
                     continue  # a subclass that calls its parent's
