@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from diag.adapters import carries_adapter
 from diag.comparing import TOLERANCES, distance
 from diag.errors import DiagError
 from diag.loading import load, load_planned, spec_of
@@ -40,6 +41,9 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
         spec = None
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
+    if carries_adapter(model) and spec.adapter is None:
+        return Proof(None, "could not be judged: the model carries an adapter, and the spec names none; pass "
+                     "spec=diag.LoadSpec(…, adapter='…').")  # fmt: skip
     try:
         answer = ask(model, spec.probe, tokenizer_folder(spec))
     except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model

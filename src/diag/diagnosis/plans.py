@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diag.diagnosis import causes
+from diag.adapters import carries_adapter
+from diag.diagnosis.byhand import allows_refill, allows_reload, by_hand
 from diag.diagnosis.finding import Finding, Fix
 from diag.errors import SpecError
+from diag.hardware import format_size
 from diag.spec import LoadSpec
 
 _TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
@@ -37,15 +39,18 @@ _OTHER_MAP = {
 def fixes_for(finding: Finding, model: Any = None, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
     """Fixes for one finding, safest first; the last is always what a person can do by hand."""
     spec = spec or _spec_from(model)
-    found = [*_in_place(finding, model), *_reloads(finding, spec)]
-    entry = causes.get(finding.cause)
-    return (*found, Fix("by-hand", entry.fix, avoid=entry.avoid[0] if entry.avoid else ""))
+    last = by_hand(finding, model, spec)
+    repairs = [one for one in _in_place(finding, model) if one.action != "refill" or allows_refill(finding, last)]
+    return (*repairs, *(_reloads(finding, spec) if allows_reload(last, spec) else ()), last)
 
 
 def _spec_from(model: Any) -> LoadSpec | None:
-    """A spec for a model that came from a local folder: the same files, the same dtype."""
+    """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
+    files a model does not name: without them it would be another model."""
     import os
 
+    if carries_adapter(model):
+        return None
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     if not name or not os.path.isdir(name):
         return None
@@ -134,7 +139,7 @@ def reload_as(spec: LoadSpec, why: str) -> Fix:
         spec = spec.replace(device_map="cpu")
         why += "; without disk, since PEFT would write over the base's files there"
     size = _checkpoint_bytes(spec)
-    memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
+    memory = "" if size is None else f" It reads {format_size(size)} of weights again."
     return Fix(
         "reload", f"loads again: {why}.{memory}", f"diag.load(diag.{spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
     )
