@@ -332,3 +332,53 @@ def test_a_reload_says_which_values_of_the_broken_model_are_not_in_it(tiny_copy)
     fixed = fix(diagnose(model))
     assert fixed.notes[0].startswith("applied: reload")
     assert "model.layers.0.mlp.up_proj.weight" in fixed.notes[1] and "not in it" in fixed.notes[1]
+
+
+# --- devices that do not fit ----------------------------------------------------------------------------------
+
+
+def _over_two_gpus() -> nn.Module:
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    blocks = {f"model.layers.{n}": int(n > 2) for n in range(6)}
+    return load(LoadSpec("tiny", device_map={**dict.fromkeys(parts, 0), **blocks}, hardware="2x300MiB+8GiB")).model
+
+
+@pytest.mark.parametrize("move", [lambda m: m.to("simgpu:0"), lambda m: m.model.layers.cpu()], ids=["whole", "layers"])
+def test_a_model_moved_after_its_dispatch_is_found_by_state_and_put_back(move):
+    model = _over_two_gpus()
+    assert diagnose(model).healthy
+    move(model)
+    found = diagnose(model)
+    assert (found[0].cause, found[0].certainty) == ("moved-after-dispatch", "shown")
+    assert "model.layers.5.mlp.up_proj.weight" in found[0].tensors
+    assert "model.embed_tokens.weight" not in found[0].tensors
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:0"))
+    assert diagnose(model, error=error.value)[0].cause == "moved-after-dispatch"
+    fixed = fix(found)
+    assert fixed.model is model and fixed.notes[0].startswith("applied: put-back")
+    assert fixed.proof.proved is True
+
+
+def test_hooks_that_bring_their_weights_are_not_a_moved_model():
+    for device_map in ("offload", "disk", "balanced", "auto"):
+        assert diagnose(load(LoadSpec("tiny", device_map=device_map, hardware="2x300MiB+8GiB")).model).healthy
+
+
+def test_an_input_on_the_wrong_device_is_moved_and_nothing_is_loaded_again():
+    model = load(LoadSpec("tiny", device_map="single", hardware="2x300MiB+8GiB")).model
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:1"))
+    found = diagnose(model, error=error.value)
+    assert found[0].cause == "device-mismatch"
+    assert found[0].fixes[0].action == "use-input-device" and "simgpu:0" in found[0].fixes[0].because
+
+
+def test_a_layer_on_another_device_is_put_back_to_the_others():
+    model = load(LoadSpec("tiny", device_map="single", hardware="2x300MiB+8GiB")).model
+    model.model.layers[2].mlp.to("simgpu:1")
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:0"))
+    fixed = fix(diagnose(model, error=error.value))
+    assert fixed.model is model and fixed.notes[0].startswith("applied: together")
+    assert fixed.proof.proved is True

@@ -109,6 +109,13 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
     if cause == "input-on-meta":
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
                     "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
+    if cause == "moved-after-dispatch" and names and _all_are_here(model, names):
+        return [Fix("put-back", "moves these tensors back to the devices where their hooks run them.",
+                    "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names)),
+                Fix("materialise", "takes the hooks off and puts the whole model on one device, all or nothing.",
+                    "diag.materialise(model)")]  # fmt: skip
+    if cause == "device-mismatch":
+        return _to_one_place(model)
     if cause in _HEALTHY_MODEL:
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
                     "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
@@ -116,6 +123,26 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
         return [Fix("refill", "reads these tensors from the checkpoint's files into the model.",
                     "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names), avoid=_TO_EMPTY)]  # fmt: skip
     return []
+
+
+def _to_one_place(model: Any) -> list[Fix]:
+    """Without hooks, a model in one piece can only have met an input from elsewhere; one in pieces is put together."""
+    from diag.hooks import align_hooks
+    from diag.repairs import input_device
+
+    devices = {str(t.device) for t in (*model.parameters(), *model.buffers())}
+    if "meta" in devices or any(align_hooks(module) for module in model.modules()):
+        return []
+    if len(devices) == 1:
+        return [Fix("use-input-device", f"the whole model is on {devices.pop()}: send the inputs there.",
+                    "inputs = inputs.to(diag.input_device(model))")]  # fmt: skip
+    return [Fix("together", f"puts the whole model on {input_device(model)}, where it starts.",
+                "model.to(diag.input_device(model))")]  # fmt: skip
+
+
+def _all_are_here(model: Any, names: tuple[str, ...]) -> bool:
+    held = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    return all(name in held and not held[name].is_meta for name in names)
 
 
 def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:

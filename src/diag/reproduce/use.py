@@ -55,7 +55,7 @@ def put_adapter_on(stage: Stage) -> None:
     import peft
 
     adapter = str(stage.folder / "adapter")
-    stage.spec = LoadSpec(str(stage.checkpoint()), device_map=disk_map(), adapter=adapter)
+    stage.spec = LoadSpec(str(stage.checkpoint()), "offload", adapter=adapter)
     with contextlib.chdir(stage.folder):  # PEFT writes a copy of the base's files below the current directory
         peft.PeftModel.from_pretrained(stage.model, adapter)
 
