@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diag.adapters import carries_adapter
-from diag.diagnosis.byhand import allows_refill, allows_reload, by_hand
+from diag.diagnosis.byhand import LIBRARY_MADE, allows_refill, allows_reload, by_hand
 from diag.diagnosis.finding import Finding, Fix
 from diag.errors import SpecError
 from diag.hardware import format_size
@@ -106,7 +106,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
         ]
     if cause == "tied-weights-split" and len(names) > 1:
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
-    if cause == "input-on-meta":
+    if cause == "input-on-meta" and LIBRARY_MADE not in finding.because:
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
                     "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
     if cause == "moved-after-dispatch" and names and _all_are_here(model, names):
@@ -116,7 +116,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
                     "diag.materialise(model)")]  # fmt: skip
     if cause == "device-mismatch":
         return _to_one_place(model)
-    if cause in _HEALTHY_MODEL:
+    if cause in _HEALTHY_MODEL or cause == "input-on-meta":
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
                     "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
     if cause in ("hooks-removed", "uninitialised-values", "submodule-replaced") and names:
