@@ -211,6 +211,18 @@ def test_a_reload_says_how_much_it_reads_again(tiny_path):
     assert "MiB of weights again" in reload.because
 
 
+def test_a_small_reload_has_a_readable_size_and_says_what_it_loads(tiny_copy):
+    from safetensors.torch import load_file, save_file
+
+    small = {key: value[:1] for file in tiny_copy.glob("*.safetensors") for key, value in load_file(file).items()}
+    for file in (*tiny_copy.glob("*.safetensors"), tiny_copy / "model.safetensors.index.json"):
+        file.unlink()
+    save_file({key: value.contiguous() for key, value in small.items()}, tiny_copy / "model.safetensors")
+    found = diagnose(_without_hooks(_offloaded()))
+    said = plan(found[0], LoadSpec(str(tiny_copy)))[1].because
+    assert "KiB of weights again" in said and "nothing that was put in later" in said
+
+
 def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
     model = load(LoadSpec("tiny", device_map="none")).model
     model.extra = nn.Parameter(torch.ones(2))
