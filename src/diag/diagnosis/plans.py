@@ -156,7 +156,12 @@ def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
         smaller = spec.replace(device_map="auto", quantization="none")
         found.append(reload_as(smaller, "unquantized weights can be offloaded when the device is full"))
     if finding.cause in _RELOADED_ALIKE and finding.cause not in _OTHER_MAP:
-        found.append(reload_as(spec, "the same load, done as intended, with the values of these files and nothing that was put in later"))
+        found.append(
+            reload_as(
+                spec,
+                "the same load, done as intended, with the values of these files and nothing that was put in later",
+            )
+        )
     return [one for n, one in enumerate(found) if one.spec not in [other.spec for other in found[:n]]]
 
 
