@@ -90,22 +90,45 @@ def test_a_repaired_model_is_the_same_object_and_is_proved():
     assert fixed.proof.proved is True
 
 
-def test_a_fix_that_can_not_be_right_says_not_proved(tiny_copy):
+def _without_key(folder, key: str, renamed: str = "") -> str:
+    """The checkpoint without one tensor, or with that tensor under another name."""
     import json
 
     from safetensors.torch import load_file, save_file
 
-    key = "model.layers.2.mlp.up_proj.weight"
-    index = json.loads((tiny_copy / "model.safetensors.index.json").read_text())
-    shard = tiny_copy / index["weight_map"].pop(key)
-    save_file({k: v for k, v in load_file(shard).items() if k != key}, shard, {"format": "pt"})
-    (tiny_copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    fixed = None
-    try:
-        fixed = fix(diagnose(load(LoadSpec(str(tiny_copy), device_map="none")).model))
-    except CouldNotJudgeError:
-        return
-    assert str(fixed.proof).startswith("not proved")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    name = index["weight_map"].pop(key)
+    held = load_file(folder / name)
+    value = held.pop(key)
+    if renamed:
+        held[renamed], index["weight_map"][renamed] = value, name
+    save_file(held, folder / name, {"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return str(folder)
+
+
+@pytest.mark.parametrize("device_map", ["none", "disk"])
+def test_what_the_files_lack_is_not_read_from_them_again(tiny_copy, device_map):
+    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")
+    found = diagnose(load(LoadSpec(folder, device_map=device_map)).model)
+    assert [one.action for one in found[0].fixes] == ["by-hand"]
+    said = found[0].fixes[0].because
+    assert "have no such tensors" in said and "Get the complete checkpoint" in said and "trained" in said
+    with pytest.raises(DiagError, match="can't be fixed from here") as refused:
+        fix(found)
+    assert "Get the complete checkpoint" in refused.value.next_step
+
+
+def test_keys_that_fit_nothing_are_named_as_the_ones_to_rename(tiny_copy):
+    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight", "model.layers.2.mlp.upward.weight")
+    found = diagnose(load(LoadSpec(folder, device_map="none")).model)
+    assert "model.layers.2.mlp.upward.weight: rename" in found[0].fixes[0].because
+
+
+def test_complete_files_elsewhere_are_a_fix(tiny_copy):
+    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")
+    found = diagnose(load(LoadSpec(folder, device_map="none")).model)
+    assert fix(found, spec=LoadSpec("tiny", device_map="none")).proof.proved is True
 
 
 def test_hooks_lost_on_a_gpu_are_fixed_on_that_gpu_where_the_model_fits():
@@ -188,6 +211,18 @@ def test_a_reload_says_how_much_it_reads_again(tiny_path):
     assert "MiB of weights again" in reload.because
 
 
+def test_a_small_reload_has_a_readable_size_and_says_what_it_loads(tiny_copy):
+    from safetensors.torch import load_file, save_file
+
+    small = {key: value[:1] for file in tiny_copy.glob("*.safetensors") for key, value in load_file(file).items()}
+    for file in (*tiny_copy.glob("*.safetensors"), tiny_copy / "model.safetensors.index.json"):
+        file.unlink()
+    save_file({key: value.contiguous() for key, value in small.items()}, tiny_copy / "model.safetensors")
+    found = diagnose(_without_hooks(_offloaded()))
+    said = plan(found[0], LoadSpec(str(tiny_copy)))[1].because
+    assert "KiB of weights again" in said and "nothing that was put in later" in said
+
+
 def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
     model = load(LoadSpec("tiny", device_map="none")).model
     model.extra = nn.Parameter(torch.ones(2))
@@ -228,3 +263,134 @@ def test_a_base_on_disk_is_healthy_and_no_plan_puts_an_adapter_on_it():
     assert reloads and all(one.spec.device_map == "cpu" for one in reloads)
     assert "PEFT would write over" in reloads[0].because
     assert "PEFT would rewrite the base's own checkpoint files" in load(spec).error.why
+
+
+# --- a fix keeps what the model is ----------------------------------------------------------------------------
+
+
+def _adapter(folder, **config) -> str:
+    import peft
+
+    base = load(LoadSpec("tiny", device_map="none")).model
+    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], **config)).save_pretrained(folder)
+    return str(folder)
+
+
+def _adapted(folder: str, base: nn.Module | None = None) -> nn.Module:
+    import peft
+
+    return peft.PeftModel.from_pretrained(base or load(LoadSpec("tiny", device_map="none")).model, folder)
+
+
+def test_an_adapter_that_changes_nothing_is_fixed_by_hand_not_by_leaving_it_out(tmp_path):
+    found = diagnose(_adapted(_adapter(tmp_path)))
+    assert [one.action for one in found[0].fixes] == ["by-hand"]
+    assert "trained" in found[0].fixes[0].because and "to_empty" not in str(found[0].fixes[0])
+    with pytest.raises(DiagError, match="can't be fixed from here"):
+        fix(found)
+    with pytest.raises(DiagError, match="can't be fixed from here"):  # the base alone would be another model
+        fix(found, spec=LoadSpec("tiny", device_map="none"))
+
+
+def test_an_adapter_on_meta_is_not_fixed_by_loading_the_base():
+    import peft
+
+    base = load(LoadSpec("tiny", device_map="none")).model
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), low_cpu_mem_usage=True)
+    found = diagnose(model)
+    assert found[0].cause == "never-materialised"
+    assert [one.action for one in found[0].fixes] == ["by-hand"]
+    assert "low_cpu_mem_usage" in found[0].fixes[0].because
+
+
+def test_where_the_adapters_folder_is_given_the_fix_loads_base_and_adapter(tmp_path):
+    import peft
+
+    folder = _adapter(tmp_path, init_lora_weights=False)
+    base = load(LoadSpec("tiny", device_map="none")).model
+    model = peft.PeftModel.from_pretrained(base, folder)
+    model.base_model.model.model.layers[0].self_attn.q_proj.lora_A.to("meta")
+    fixed = fix(diagnose(model), spec=LoadSpec("tiny", device_map="none", adapter=folder))
+    assert type(fixed.model).__name__ == "PeftModel"
+    assert fixed.proof.proved is True
+
+
+def test_a_repair_in_place_keeps_the_adapter_and_is_not_proved_without_its_files(tmp_path):
+    model = _adapted(_adapter(tmp_path, init_lora_weights=False))
+    weight = model.base_model.model.model.layers[0].mlp.up_proj.weight
+    with torch.no_grad():
+        weight.copy_(torch.randn_like(weight))
+    fixed = fix(diagnose(model))
+    assert fixed.model is model and fixed.notes[0].startswith("applied: refill")
+    assert fixed.proof.proved is None and "adapter" in fixed.proof.reason
+
+
+def test_a_reload_of_another_class_is_not_called_proved(tiny_path):
+    from accelerate import init_empty_weights
+    from transformers import LlamaModel
+
+    with init_empty_weights():
+        model = LlamaModel.from_pretrained(str(tiny_path))
+    fixed = fix(diagnose(model))
+    assert type(fixed.model).__name__ == "LlamaForCausalLM"
+    assert fixed.proof.proved is None and "is a LlamaModel" in fixed.proof.reason
+
+
+def test_a_reload_says_which_values_of_the_broken_model_are_not_in_it(tiny_copy):
+    model = load(LoadSpec(str(tiny_copy), device_map="none")).model
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.add_(0.01)  # trained, say
+    model.model.layers[1].to("meta")
+    fixed = fix(diagnose(model))
+    assert fixed.notes[0].startswith("applied: reload")
+    assert "model.layers.0.mlp.up_proj.weight" in fixed.notes[1] and "not in it" in fixed.notes[1]
+
+
+# --- devices that do not fit ----------------------------------------------------------------------------------
+
+
+def _over_two_gpus() -> nn.Module:
+    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    blocks = {f"model.layers.{n}": int(n > 2) for n in range(6)}
+    return load(LoadSpec("tiny", device_map={**dict.fromkeys(parts, 0), **blocks}, hardware="2x300MiB+8GiB")).model
+
+
+@pytest.mark.parametrize("move", [lambda m: m.to("simgpu:0"), lambda m: m.model.layers.cpu()], ids=["whole", "layers"])
+def test_a_model_moved_after_its_dispatch_is_found_by_state_and_put_back(move):
+    model = _over_two_gpus()
+    assert diagnose(model).healthy
+    move(model)
+    found = diagnose(model)
+    assert (found[0].cause, found[0].certainty) == ("moved-after-dispatch", "shown")
+    assert "model.layers.5.mlp.up_proj.weight" in found[0].tensors
+    assert "model.embed_tokens.weight" not in found[0].tensors
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:0"))
+    assert diagnose(model, error=error.value)[0].cause == "moved-after-dispatch"
+    fixed = fix(found)
+    assert fixed.model is model and fixed.notes[0].startswith("applied: put-back")
+    assert fixed.proof.proved is True
+
+
+def test_hooks_that_bring_their_weights_are_not_a_moved_model():
+    for device_map in ("offload", "disk", "balanced", "auto"):
+        assert diagnose(load(LoadSpec("tiny", device_map=device_map, hardware="2x300MiB+8GiB")).model).healthy
+
+
+def test_an_input_on_the_wrong_device_is_moved_and_nothing_is_loaded_again():
+    model = load(LoadSpec("tiny", device_map="single", hardware="2x300MiB+8GiB")).model
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:1"))
+    found = diagnose(model, error=error.value)
+    assert found[0].cause == "device-mismatch"
+    assert found[0].fixes[0].action == "use-input-device" and "simgpu:0" in found[0].fixes[0].because
+
+
+def test_a_layer_on_another_device_is_put_back_to_the_others():
+    model = load(LoadSpec("tiny", device_map="single", hardware="2x300MiB+8GiB")).model
+    model.model.layers[2].mlp.to("simgpu:1")
+    with pytest.raises(RuntimeError) as error:
+        model(IDS.to("simgpu:0"))
+    fixed = fix(diagnose(model, error=error.value))
+    assert fixed.model is model and fixed.notes[0].startswith("applied: together")
+    assert fixed.proof.proved is True

@@ -205,3 +205,86 @@ def test_an_answer_survives_storage_exactly():
     back = Answer.from_bytes(stored.to_bytes())
     assert back.outputs.tobytes() == stored.outputs.tobytes()
     assert (back.tokens, back.text, back.probe, back.repeatable) == ((5, 6), "Pa\x00ris", "p", False)
+
+
+# --- healthy models that answer or generate by another path ------------------------------------------------------
+
+
+def _small(folder, family: str, **values):
+    """A model of that family with an encoder and a decoder, loaded from a folder; its values are fixed."""
+    import transformers
+
+    sizes = {"vocab_size": 128, "d_model": 32}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 64}
+    config = getattr(transformers, f"{family}Config")(**sizes, **values)
+    torch.manual_seed(0)
+    model_class = getattr(transformers, f"{family}ForConditionalGeneration")
+    model_class(config).save_pretrained(folder)
+    return model_class.from_pretrained(folder)
+
+
+def _all_on_disk(model, folder):
+    from accelerate import disk_offload
+
+    return disk_offload(model, folder, execution_device="cpu")
+
+
+def test_weights_at_other_addresses_are_compared_with_a_twin_that_has_them_there(tmp_path):
+    offloaded = _all_on_disk(_small(tmp_path / "model", "Bart", max_position_embeddings=64), tmp_path / "disk")
+    proof = diag.prove(offloaded)  # once "not proved: differs by up to 2.98e-08"
+    assert proof.proved is True and proof.tolerance == 0.0, proof
+
+
+def test_a_twin_is_moved_to_the_models_addresses_and_keeps_its_values(tmp_path):
+    from diag.alignment import align_like
+
+    model, twin = load(device_map="none"), load(device_map="none")
+    weight = model.model.layers[0].mlp.up_proj.weight
+    offset = (twin.model.layers[0].mlp.up_proj.weight.data_ptr() + 16) % 64
+    room = torch.empty(weight.nbytes + 128, dtype=torch.uint8)
+    start = (offset - room.data_ptr()) % 64
+    weight.data = room[start : start + weight.nbytes].view(weight.dtype).view(weight.shape).copy_(weight.data)
+    assert align_like(twin, model) >= 1
+    moved = twin.model.layers[0].mlp.up_proj.weight
+    assert moved.data_ptr() % 64 == offset and torch.equal(moved, weight)
+    assert twin.lm_head.weight is twin.model.embed_tokens.weight
+
+
+def test_the_smallest_change_of_a_weight_is_no_matter_of_addresses():
+    model = load(device_map="none")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-6
+    assert diag.prove(model).proved is False
+
+
+WHISPER = {"num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 32, "pad_token_id": 1,
+           "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "suppress_tokens": None,
+           "begin_suppress_tokens": None}  # fmt: skip
+
+
+def test_ids_that_generate_makes_on_meta_leave_a_proof_open_and_the_fix_brings_the_weights_in(tmp_path):
+    from diag.diagnosis.engine import diagnose
+    from diag.fixes import fix
+
+    model = _all_on_disk(_small(tmp_path / "model", "Whisper", **WHISPER), tmp_path / "disk")
+    proof = diag.prove(model)
+    assert proof.proved is None and "makes ids of its own on model.device" in proof.reason
+    with pytest.raises(NotImplementedError) as error, torch.no_grad():
+        model.generate(torch.randn(1, 16, 40), max_new_tokens=3)
+    found = diagnose(model, error=error.value)
+    assert found[0].cause == "input-on-meta" and "The caller's inputs are real" in found[0].because[0]
+    assert "use-input-device" not in [one.action for one in found[0].fixes]
+    assert "Moving the inputs changes nothing" in found[0].fixes[-1].because
+    fixed = fix(found)
+    assert fixed.notes[0].startswith("applied: materialise") and fixed.proof.proved is True
+
+
+def test_inputs_that_the_caller_sent_to_meta_are_still_called_so(tmp_path):
+    from diag.diagnosis.engine import diagnose
+
+    model = _all_on_disk(load(device_map="none"), tmp_path)
+    with pytest.raises(Exception, match="meta") as error, torch.no_grad():
+        model.generate(torch.tensor([[5, 17]]).to(model.device), max_new_tokens=2)
+    found = diagnose(model, error=error.value)
+    assert found[0].fixes[0].action == "use-input-device"

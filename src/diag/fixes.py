@@ -10,6 +10,7 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
+from diag.diagnosis.byhand import allows_reload
 from diag.diagnosis.finding import Finding, Findings, Fix
 from diag.diagnosis.plans import fixes_for, reload_as
 from diag.errors import CouldNotJudgeError, DiagError
@@ -27,7 +28,7 @@ def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
     Fixes that `diagnose` already attached are kept; with `spec` those that load again are worked out for it.
     """
     found = finding.fixes or fixes_for(finding)
-    if spec is None:
+    if spec is None or not allows_reload(found[-1], spec):
         return found
     reloads = [one for one in fixes_for(finding, None, spec) if one.spec is not None]
     others = [one for one in found if one.spec is None]
@@ -105,7 +106,7 @@ def _not_fixed(finding: Finding, by_hand: Fix, failed: list[str]) -> DiagError:
     if not failed:
         return DiagError(
             f"{finding.cause} can't be fixed from here.",
-            why="the fix is in the code or the environment, not in the model.",
+            why="the fix is in the code, the files or the environment, not in the model.",
             next_step=by_hand.because,
         )
     return DiagError(
@@ -180,10 +181,48 @@ def _apply(chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None) -> 
         from diag.loading import load
 
         assert chosen.spec is not None
+        left_out = _not_in_the_files(model, finding, chosen.spec)
         outcome = load(chosen.spec)
-        return outcome if outcome.model is None else outcome.with_proof(_prove(outcome.model, chosen.spec))
+        if outcome.model is None:
+            return outcome
+        other = _of_another_kind(model, outcome.model)
+        proof = Proof(None, f"could not be judged: {other}") if other else _prove(outcome.model, chosen.spec)
+        return replace(outcome, proof=proof, notes=(*left_out, *outcome.notes))
     repaired = _repair(chosen.action, finding, model, spec)
     return LoadOutcome(spec or _spec_for(model), repaired, proof=_prove(repaired, spec))
+
+
+def _of_another_kind(model: Any, loaded: Any) -> str:
+    """Why a proof of the loaded model would say nothing about the one that was to be fixed; empty where it does."""
+    from diag.adapters import carries_adapter
+    from diag.inputs import without_adapter
+
+    if not hasattr(model, "named_parameters"):  # none, or a pipeline
+        return ""
+    whole = getattr(model, "_orig_mod", model)
+    kinds = [type(without_adapter(one)).__name__ for one in (whole, loaded)]
+    if kinds[0] != kinds[1]:
+        return f"the model is a {kinds[0]}, and its checkpoint's config makes a {kinds[1]} of the files."
+    lost = carries_adapter(model) and not carries_adapter(loaded)
+    return "the model carries an adapter, and what was loaded has none." if lost else ""
+
+
+def _not_in_the_files(model: Any, finding: Finding, spec: LoadSpec) -> tuple[str, ...]:
+    """Says which values of the model, other than the finding's, a reload does not bring back."""
+    from diag.diagnosis.finding import names_in_words
+    from diag.weights import verify_weights
+
+    if not hasattr(model, "named_parameters"):
+        return ()
+    try:
+        table = verify_weights(model, spec)
+    except Exception:  # files that can't be read: the load says so
+        return ()
+    names = [name for name in table.name[table.status.isin(("differs", "shape"))] if name not in finding.tensors]
+    if not names:
+        return ()
+    return (f"what was loaded has the values of the files of {spec.model!r}; the broken model had others in "
+            f"{names_in_words(names, 4)}: what was put in after its load is not in it",)  # fmt: skip
 
 
 def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) -> Any:
@@ -199,6 +238,10 @@ def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) ->
         return repairs.restore_tie(model)
     if action == "refill":
         return repairs.together(repairs.refill(model, finding.tensors, spec))
+    if action == "together":
+        return repairs.together(model)
+    if action == "put-back":
+        return repairs.put_back(model, finding.tensors)
     return model  # use-input-device: the model is as it should be
 
 

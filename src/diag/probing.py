@@ -29,7 +29,8 @@ class Answer:
 
     `outputs` is (positions, vocabulary) float32 logits, or hidden states for a model without a language head;
     `tokens` the greedy continuation (empty where the model can't generate), `text` its decoded form, `repeatable`
-    whether a second run gave the same bits, `seconds` one forward, `problem` why the answer can't be right at all.
+    whether a second run gave the same bits, `seconds` one forward, `problem` why the answer can't be right at all,
+    `not_asked` why a model that can generate was not asked to.
     """
 
     outputs: np.ndarray = field(repr=False)
@@ -39,6 +40,7 @@ class Answer:
     seconds: float = 0.0
     probe: str = ""
     problem: str = ""
+    not_asked: str = ""
 
     def to_bytes(self) -> bytes:
         """One self-contained record (numpy's own format, no pickle)."""
@@ -54,8 +56,14 @@ class Answer:
             return cls(stored["outputs"], **{**facts, "tokens": tuple(facts["tokens"])})
 
 
-def ask(model: Any, probe: str | None = None, folder: str | None = None, notes: list[str] | None = None) -> Answer:
-    """Runs the probe twice and generates a few tokens; leaves the model as it was.
+def ask(
+    model: Any,
+    probe: str | None = None,
+    folder: str | None = None,
+    notes: list[str] | None = None,
+    generate: bool = True,
+) -> Answer:
+    """Runs the probe twice and generates a few tokens (not without `generate`); leaves the model as it was.
 
     `probe` is a prompt, a saved request (`request.json` or `.safetensors`), `package.module:function(model)` returning
     a tensor, or None for the default. `folder` is where the tokenizer is; without one, fixed token ids are used.
@@ -63,11 +71,11 @@ def ask(model: Any, probe: str | None = None, folder: str | None = None, notes: 
     """
     with _ready(model), collecting([] if notes is None else notes):
         if probe is not None and is_function(probe):
-            return _ask_function(model, probe, folder)
+            return _ask_function(model, probe, folder, generate)
         made = make_inputs(model, probe, folder)
         inputs = _on(input_device(model), made.tensors)
         answer = _twice(lambda: _forward(model, inputs), made.name)
-        return answer if answer.problem else _with_generation(answer, model, inputs, made.tokenizer)
+        return answer if answer.problem or not generate else _with_generation(answer, model, inputs, made.tokenizer)
 
 
 def is_function(probe: str) -> bool:
@@ -76,13 +84,13 @@ def is_function(probe: str) -> bool:
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def _ask_function(model: Any, probe: str, folder: str | None) -> Answer:
+def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) -> Answer:
     """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
     from diag.loading import import_function
 
     function = import_function(probe, "probe")
     answer = _twice(lambda: _tensor_in(function(model), f"the probe {probe}"), probe)
-    if answer.problem:
+    if answer.problem or not generate:
         return answer
     try:
         made = make_inputs(model, None, folder)
@@ -107,6 +115,14 @@ def _with_generation(answer: Answer, model: Any, inputs: Mapping[str, torch.Tens
     tokens = _generate(model, inputs)
     text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer is not None and tokens else ""
     return replace(answer, tokens=tokens, text=text)
+
+
+def makes_ids_on_meta(model: Any, error: Exception) -> str:
+    """In a sentence, that generate() failed for ids that it made on model.device, the first parameter's; or nothing."""
+    if "meta tensor" not in str(error) or str(getattr(model, "device", "")) != "meta":
+        return ""
+    return (f"generate() of {type(model).__name__} makes ids of its own on model.device, which is meta while its first "
+            f"parameter is offloaded ({type(error).__name__}); diag.materialise(model) first")  # fmt: skip
 
 
 def _on(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

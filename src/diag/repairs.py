@@ -101,6 +101,16 @@ def together(model: nn.Module) -> nn.Module:
     return model
 
 
+def put_back(model: nn.Module, names: Iterable[str]) -> nn.Module:
+    """Moves these tensors to where their modules' hooks run them; raises the device's out-of-memory error."""
+    index, wanted = HookIndex(model), set(names)
+    chosen = {e.name: (e.tensor, index.execution_device(e.name.rpartition(".")[0])) for e in entries(model)
+              if e.name in wanted}  # fmt: skip
+    _put(model, {name: tensor.detach().to(as_device(device, model)) for name, (tensor, device) in chosen.items()
+                 if device is not None and not tensor.is_meta})  # fmt: skip
+    return model
+
+
 def restore_buffers(model: nn.Module, names: Iterable[str]) -> nn.Module:
     """Gives buffers that are not saved the values that the model's constructor computes."""
     fresh, wanted = _fresh_buffers(model), set(names)

@@ -118,6 +118,21 @@ def test_an_adapter_that_changes_nothing_is_found(tmp_path):
     assert all("lora_B" in name for name in found[0].tensors)
 
 
+def test_the_active_adapter_is_judged_when_another_one_is_right(tmp_path):
+    import peft
+
+    for name, zero in (("right", False), ("dead", True)):
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=zero)
+        peft.get_peft_model(_plain("tiny"), config).save_pretrained(tmp_path / name)
+    model = peft.PeftModel.from_pretrained(_plain("tiny"), str(tmp_path / "right"))
+    model.load_adapter(str(tmp_path / "dead"), "second")
+    assert diagnose(model).healthy
+    model.set_adapter("second")
+    found = diagnose(model)
+    assert found[0].cause == "uninitialised-values"
+    assert all("lora_B.second" in name for name in found[0].tensors)
+
+
 # --- a table that was kept --------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diag.reproduce import claims
+from diag import reproduce
+from diag.reproduce import claims, quickfixes
 
 pytestmark = pytest.mark.slow
 
@@ -25,10 +26,37 @@ def test_a_load_without_bitsandbytes_is_refused_whole():
     assert _verdict(claims.partial_load_without_bitsandbytes) == "false"
 
 
-def test_single_helps_only_when_the_model_fits():
-    verdict = claims.single()
-    assert verdict.answer.startswith("only when")
-    assert "too small" in verdict.because
+def test_inputs_on_meta_give_two_other_texts():
+    because = claims.inputs_to_model_device().because
+    assert "Cannot copy out of meta tensor" in because and "Tensor.item() cannot be called" in because
+    assert because.endswith("with the embedding on a device it works.")
+
+
+def test_a_call_while_loading_breaks_only_a_model_that_is_filled_later():
+    verdict = claims.called_while_loading()
+    assert verdict.answer.startswith("only when") and claims.HEADLINE in verdict.because
+
+
+@pytest.mark.parametrize("fix", ["DEVICE_MAP=single", "DEVICE_MAP=none"])
+@pytest.mark.parametrize("situation", quickfixes.SITUATIONS)
+def test_one_device_helps_only_when_the_model_fits(fix, situation):
+    answer, because = quickfixes.verdict_over(quickfixes.tries_of(fix, situation))
+    assert answer == "only when a GPU holds the whole model"
+    assert "too small" in because and "OutOfMemoryError" in because
+
+
+def test_installing_bitsandbytes_does_not_help_an_offloaded_model():
+    answer, because = quickfixes.verdict_over(quickfixes.tries_of(quickfixes.FIXES[1], "offloaded"))
+    assert answer == "only when QUANTIZE is removed" and "refused before the load" in because
+
+
+def test_every_claim_names_the_scenario_or_the_call_that_shows_it():
+    for claim in claims.CLAIMS:
+        assert claim.scenario in reproduce.names() or claim.scenario.startswith(("diag.load(", "from_pretrained(")), (
+            claim
+        )
+    quick = [claim.says for claim in claims.CLAIMS if claim.kind == "quick fix"]
+    assert len(quick) == len(quickfixes.FIXES) * len(quickfixes.SITUATIONS) == 16
 
 
 def test_to_empty_repairs_nothing():

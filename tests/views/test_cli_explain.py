@@ -142,6 +142,13 @@ def test_reproduce_plays_the_steps_and_diagnoses_the_result(capsys):
     assert "[break]" in text and "is not on the expected device meta" in text
     assert "hooks-removed (shown by the state)" in text
     assert "model.layers.4" in text
+    assert "Fix:    applied: refill" in text and "Result: proved: equal to the same checkpoint" in text
+
+
+def test_reproduce_says_what_a_person_does_where_nothing_can_be_applied(capsys):
+    assert main(["reproduce", "constructor-on-meta"]) == 0
+    text = capsys.readouterr().out
+    assert "Fix:    by hand: Compute such numbers" in text and "Result: by hand: nothing to prove" in text
 
 
 def test_reproduce_as_json_has_steps_and_findings(capsys):
@@ -149,6 +156,7 @@ def test_reproduce_as_json_has_steps_and_findings(capsys):
     said = json.loads(capsys.readouterr().out)
     assert [step["step"] for step in said["steps"]] == ["load", "break", "run"]
     assert said["findings"][0]["cause"] == "hooks-removed"
+    assert said["fixed"]["verdict"] == "proved" and said["fixed"]["fix"].startswith("applied: refill")
 
 
 def test_a_mistake_that_does_not_exist_is_wrong_usage(capsys):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diag.diagnosis import causes
+from diag.adapters import carries_adapter
+from diag.diagnosis.byhand import LIBRARY_MADE, allows_refill, allows_reload, by_hand
 from diag.diagnosis.finding import Finding, Fix
 from diag.errors import SpecError
+from diag.hardware import format_size
 from diag.spec import LoadSpec
 
 _TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
@@ -37,15 +39,18 @@ _OTHER_MAP = {
 def fixes_for(finding: Finding, model: Any = None, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
     """Fixes for one finding, safest first; the last is always what a person can do by hand."""
     spec = spec or _spec_from(model)
-    found = [*_in_place(finding, model), *_reloads(finding, spec)]
-    entry = causes.get(finding.cause)
-    return (*found, Fix("by-hand", entry.fix, avoid=entry.avoid[0] if entry.avoid else ""))
+    last = by_hand(finding, model, spec)
+    repairs = [one for one in _in_place(finding, model) if one.action != "refill" or allows_refill(finding, last)]
+    return (*repairs, *(_reloads(finding, spec) if allows_reload(last, spec) else ()), last)
 
 
 def _spec_from(model: Any) -> LoadSpec | None:
-    """A spec for a model that came from a local folder: the same files, the same dtype."""
+    """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
+    files a model does not name: without them it would be another model."""
     import os
 
+    if carries_adapter(model):
+        return None
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     if not name or not os.path.isdir(name):
         return None
@@ -101,16 +106,45 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
         ]
     if cause == "tied-weights-split" and len(names) > 1 and not _is_one_tensor(model, names):
         return [Fix("restore-tie", "ties the names to one tensor again.", "model.tie_weights()")]
-    if cause == "input-on-meta":
+    if cause == "input-on-meta" and LIBRARY_MADE not in finding.because:
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
                     "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
-    if cause in _HEALTHY_MODEL and (cause != "saving-offloaded-model" or _offloaded_bytes(model)):
+    if cause == "moved-after-dispatch" and names and _all_are_here(model, names):
+        return [Fix("put-back", "moves these tensors back to the devices where their hooks run them.",
+                    "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names)),
+                Fix("materialise", "takes the hooks off and puts the whole model on one device, all or nothing.",
+                    "diag.materialise(model)")]  # fmt: skip
+    if cause == "device-mismatch":
+        return _to_one_place(model)
+    if cause == "saving-offloaded-model" and not _offloaded_bytes(model):
+        return []
+    if cause in _HEALTHY_MODEL or cause == "input-on-meta":
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
                     "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
     if cause in ("hooks-removed", "uninitialised-values", "submodule-replaced") and names:
         return [Fix("refill", "reads these tensors from the checkpoint's files into the model.",
                     "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names), avoid=_TO_EMPTY)]  # fmt: skip
     return []
+
+
+def _to_one_place(model: Any) -> list[Fix]:
+    """Without hooks, a model in one piece can only have met an input from elsewhere; one in pieces is put together."""
+    from diag.hooks import align_hooks
+    from diag.repairs import input_device
+
+    devices = {str(t.device) for t in (*model.parameters(), *model.buffers())}
+    if "meta" in devices or any(align_hooks(module) for module in model.modules()):
+        return []
+    if len(devices) == 1:
+        return [Fix("use-input-device", f"the whole model is on {devices.pop()}: send the inputs there.",
+                    "inputs = inputs.to(diag.input_device(model))")]  # fmt: skip
+    return [Fix("together", f"puts the whole model on {input_device(model)}, where it starts.",
+                "model.to(diag.input_device(model))")]  # fmt: skip
+
+
+def _all_are_here(model: Any, names: tuple[str, ...]) -> bool:
+    held = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    return all(name in held and not held[name].is_meta for name in names)
 
 
 def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
@@ -124,7 +158,12 @@ def _reloads(finding: Finding, spec: LoadSpec | None) -> list[Fix]:
         smaller = spec.replace(device_map="auto", quantization="none")
         found.append(reload_as(smaller, "unquantized weights can be offloaded when the device is full"))
     if finding.cause in _RELOADED_ALIKE and finding.cause not in _OTHER_MAP:
-        found.append(reload_as(spec, "the same load, done as intended, puts every value in its place"))
+        found.append(
+            reload_as(
+                spec,
+                "the same load, done as intended, with the values of these files and nothing that was put in later",
+            )
+        )
     return [one for n, one in enumerate(found) if one.spec not in [other.spec for other in found[:n]]]
 
 
@@ -134,7 +173,7 @@ def reload_as(spec: LoadSpec, why: str) -> Fix:
         spec = spec.replace(device_map="cpu")
         why += "; without disk, since PEFT would write over the base's files there"
     size = _checkpoint_bytes(spec)
-    memory = "" if size is None else f" It reads {size / 2**20:.0f} MiB of weights again."
+    memory = "" if size is None else f" It reads {format_size(size)} of weights again."
     return Fix(
         "reload", f"loads again: {why}.{memory}", f"diag.load(diag.{spec!r})", spec=spec, nbytes=size, avoid=_TO_EMPTY
     )

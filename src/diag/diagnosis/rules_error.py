@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from diag.diagnosis.byhand import LIBRARY_MADE
 from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.evidence import Evidence, names_of
 from diag.diagnosis.finding import Finding
@@ -162,6 +163,10 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
         return
     if not offloaded or reading.compiling:
         return
+    if _made_on_meta(e, reading):
+        said = make("input-on-meta", "shown", module=where, silent=False, because=(LIBRARY_MADE,))
+        yield replace(said, avoid=("inputs.to(...): the inputs are where they should be.",))
+        return
     if "/peft/" in files or "lora" in files:
         return
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
@@ -183,6 +188,14 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.tensors and reading.calls("forward"):
         yield make("forward-bypasses-hook", "shown", trace.tensors, module=where,
                    because=("The hook is in place, and this forward was called past it.",))  # fmt: skip
+
+
+def _made_on_meta(e: Evidence, reading: Reading) -> bool:
+    """generate() was called with real inputs, and what then was on meta is no weight: it made it on model.device."""
+    assert e.report is not None and e.trace is not None
+    was_input = reading.passes("accelerate/utils/operations.py") or is_value_of_meta(e.report.text)
+    on_meta = e.facts is not None and e.facts.first_device == "meta"
+    return bool(was_input) and on_meta and not e.trace.tensors and reading.calls("generate")
 
 
 def _moved_module(reading: Reading) -> bool:

@@ -244,6 +244,23 @@ def training(e: Evidence) -> Iterator[Finding]:
                    because=("Other parameters have received gradients; these are on meta and have none.",))  # fmt: skip
 
 
+def moved(e: Evidence) -> Iterator[Finding]:
+    """Tensors that are not where map and hook run them, and that no hook will fetch: the dispatched model was moved.
+
+    Tied tensors are left out: a tie over two devices puts one name elsewhere by itself. So are modules that are new.
+    """
+    facts = e.facts or ModelFacts()
+    groups = [row.tied_group for row in e.rows]
+    away = [row for row in e.rows if row.backing == "resident" and row.kind != "quant_state" and row.execution_device
+            and row.device != row.execution_device == row.mapped_device and groups.count(row.tied_group) == 1
+            and not _is_new(row, facts) and row.module not in facts.strays]  # fmt: skip
+    if any(row.kind == "parameter" for row in away):
+        here, there = (" and ".join(sorted({getattr(row, k) for row in away})) for k in ("device", "execution_device"))
+        yield make("moved-after-dispatch", "shown", names_of(away), because=(
+            f"{len(away)} tensors are on {here}. Map and hooks run them on {there}, and only move their inputs there.",
+        ))  # fmt: skip
+
+
 def inputs(e: Evidence) -> Iterator[Finding]:
     if e.inputs_on_meta:
         yield make(
@@ -252,5 +269,6 @@ def inputs(e: Evidence) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Finding]], ...] = (
-    unserved, bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, inputs,
+    unserved, bare_meta, replaced_modules, uninitialised, rewritten_files, lost_ties, quantization, training, moved,
+    inputs,
 )  # fmt: skip

@@ -6,13 +6,13 @@ compares everything. What the user did to the values is not wrong: training, mov
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from diag.adapters import adapter_configs
 from diag.added import added_tensors
 from diag.diagnosis import sampling
 from diag.diagnosis.buffers import wrong_buffers
@@ -55,7 +55,7 @@ class _FoundValues:
         self._tied = tie_sources(model)
         self.examined: tuple[str, ...] = ("samples of every tensor's values",)
         try:
-            self._files = sources(model, spec) if _has_local_files(model, spec) else {}
+            self._files = sources(model, spec) if has_local_files(model, spec) else {}
         except (DiagError, OSError, ValueError, RuntimeError):
             self._files = {}
         self._alike: dict[Any, list[torch.Tensor]] = {}
@@ -198,7 +198,7 @@ def _is_cheap(source: Source, tensor: torch.Tensor) -> bool:
     return source.converter is None or tensor.nbytes <= _CONVERTED_LIMIT
 
 
-def _has_local_files(model: nn.Module, spec: Any) -> bool:
+def has_local_files(model: nn.Module, spec: Any) -> bool:
     """Whether the files are on this machine already; nothing is downloaded for a diagnosis."""
     import os
 
@@ -225,11 +225,12 @@ def rewritten(model: nn.Module, spec: Any = None) -> list[str]:
 
 
 def dead_adapter(model: nn.Module) -> list[str]:
-    """LoRA matrices that were loaded for inference and are all zero: the adapter changes nothing."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, Mapping) or not all(getattr(c, "inference_mode", False) for c in configs.values()):
-        return []
-    outer = [(name, p) for name, p in model.named_parameters() if "lora_B." in name or "lora_embedding_B" in name]
-    if not outer or any(p.is_meta or bool(p.detach().count_nonzero()) for _, p in outer):
-        return []
-    return [name for name, _ in outer]
+    """LoRA matrices of an active adapter that was loaded for inference, all zero: that adapter changes nothing."""
+    dead = []
+    for adapter, config in adapter_configs(model).items():
+        parts = (f"lora_B.{adapter}", f"lora_embedding_B.{adapter}")
+        outer = [(n, p) for n, p in model.named_parameters() if any(f"{part}." in f"{n}." for part in parts)]
+        used = any(p.is_meta or bool(p.detach().count_nonzero()) for _, p in outer)
+        if outer and not used and getattr(config, "inference_mode", False):
+            dead += [name for name, _ in outer]
+    return dead

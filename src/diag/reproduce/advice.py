@@ -11,10 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from diag.diagnosis.finding import Findings
+from diag.errors import DiagError
 from diag.outcome import Proof
 from diag.reproduce import get
 from diag.reproduce.scenario import Stage, without_bars
 from diag.spec import LoadSpec
+
+_NOTHING_YET = "nothing to prove before somebody has changed the code, the files or the environment"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,15 @@ class Advice:
     says: str
     act: Callable[[Stage], Any]
     when: str
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What `diag.fix` did. `verdict` is `proved`, `not proved`, `by hand` or `fails`; `proof` says why."""
+
+    fix: str
+    verdict: str
+    proof: str
 
 
 def try_advice() -> Any:
@@ -64,20 +77,26 @@ def _judged(proof: Proof) -> tuple[str, str]:
 
 
 def _fixed(name: str) -> tuple[str, str, str, str]:
-    from diag.errors import DiagError
+    with get(name).run() as stage:
+        found = stage.diagnose()
+        done = apply_fix(found)
+        return found[0].cause, found[0].fixes[0].because, done.verdict, done.proof
+
+
+def apply_fix(found: Findings) -> Fixed:
+    """Does what `diag.fix` does with these findings, and says what came of it; never raises for one that fails."""
     from diag.fixes import fix
 
-    with get(name).run() as stage, _quiet():
-        found = stage.diagnose()
-        first = found[0].fixes[0]
-        try:
+    try:
+        with _quiet():
             outcome = fix(found)
-        except DiagError:
-            return found[0].cause, first.because, "by hand", "nothing to prove before somebody has changed the code"
-        if outcome.error is not None or outcome.proof is None:
-            return found[0].cause, first.because, "fails", str(outcome.error)
-        verdict = "proved" if outcome.proof.proved else "not proved"
-        return found[0].cause, first.because, verdict, outcome.proof.reason
+    except DiagError as error:
+        by_hand = found[0].fixes[-1].because if found and found[0].fixes else error.next_step
+        return Fixed(f"by hand: {by_hand}", "by hand", _NOTHING_YET)
+    if outcome.error is not None or outcome.proof is None:
+        return Fixed("; ".join(outcome.notes), "fails", str(outcome.error))
+    verdict = "proved" if outcome.proof.proved else "not proved"
+    return Fixed(outcome.notes[0], verdict, outcome.proof.reason)
 
 
 @contextlib.contextmanager

@@ -14,17 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from diag.reproduce import get
+from diag import samples
+from diag.reproduce import get, quickfixes
 from diag.reproduce.common import logits, token_ids
 from diag.spec import LoadSpec
 
 HEADLINE = "is not on the expected device meta"
-_ONE_GPU, _TWO_GPUS = "300MiB+8GiB", "2x300MiB+8GiB"
+_ONE_GPU = "300MiB+8GiB"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that was said, how it is settled, and the scenario that shows it."""
+    """A sentence that was said, how it is settled, and the scenario or the call that shows it."""
 
     says: str
     settle: Callable[[], Verdict]
@@ -58,41 +59,73 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
 
 
+def _first_line(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0] if error else ""
+
+
+def _text_of(call: Callable[[], Any]) -> str:
+    try:
+        call()
+    except Exception as error:
+        return _first_line(error)
+    return ""
+
+
+def _run_on_model_device(**fields: Any) -> None:
+    from diag.loading import load
+
+    model = load(LoadSpec("tiny", **fields)).model
+    model(token_ids().to(model.device))
+
+
+def _no_problem(**fields: Any) -> bool:
+    """Whether this load of the tiny sample is proved."""
+    return not quickfixes.Try("", tuple(fields.items())).problem()
+
+
 def _error_of(scenario: str) -> str:
     with get(scenario).run() as stage:
-        return f"{type(stage.error).__name__}: {stage.error}".splitlines()[0] if stage.error else ""
-
-
-def _loads_and_is_right(**values: Any) -> str:
-    """Empty when this load is proved; otherwise what happened."""
-    from diag.loading import load
-    from diag.proof import prove
-
-    outcome = load(LoadSpec("tiny", **values))
-    if outcome.model is None:
-        return f"{type(outcome.error).__name__}: {outcome.error}".splitlines()[0]
-    proof = prove(outcome.model, outcome.spec)
-    return "" if proof.proved else str(proof)
-
-
-def _over(**cases: dict[str, Any]) -> dict[str, str]:
-    return {name.replace("_", " "): _loads_and_is_right(**values) for name, values in cases.items()}
-
-
-def _verdict_over(results: dict[str, str]) -> Verdict:
-    good, bad = [n for n, r in results.items() if not r], [f"{n}: {r}" for n, r in results.items() if r]
-    if not bad:
-        return Verdict("true", f"right on {', '.join(good)}.")
-    answer = f"only when {' or '.join(good)}" if good else "false"
-    return Verdict(answer, f"right on {', '.join(good) or 'none'}; {'; '.join(bad)}.")
+        return _first_line(stage.error)
 
 
 # --- causes that were named ------------------------------------------------------------------------------------
 
 
 def inputs_to_model_device() -> Verdict:
-    text = _error_of("input-on-meta")
-    return Verdict("true" if HEADLINE in text else "false", f"it fails with another text: {text}")
+    """Forward and generate() give two texts; with the embedding on a real device the same line works."""
+    with get("input-on-meta").run() as stage:
+        texts = {"forward": _first_line(stage.error), "generate()": ""}
+        ids = token_ids().to(stage.model.device)
+        try:
+            stage.model.generate(ids, max_new_tokens=2)
+        except Exception as error:
+            texts["generate()"] = _first_line(error)
+    right = not _text_of(lambda: _run_on_model_device(device_map="auto", hardware=_ONE_GPU))
+    return Verdict("true" if any(HEADLINE in text for text in texts.values()) else "false",
+                   "with the embedding offloaded it fails with other texts: "
+                   + "; ".join(f"{call}: {text}" for call, text in texts.items())
+                   + f"; with the embedding on a device it {'works' if right else 'fails'}.")  # fmt: skip
+
+
+def called_while_loading() -> Verdict:
+    """from_pretrained hands the model out when it is whole; a model that is built empty and filled later is not."""
+    import torch
+    from accelerate import init_empty_weights
+    from accelerate.utils import set_module_tensor_to_device
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(samples.path("tiny"))
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(samples.path("tiny")))
+    values, said = list(whole.state_dict().items()), ""
+    for count, (name, value) in enumerate(values):
+        set_module_tensor_to_device(model, name, "cpu", value)
+        if count == len(values) // 2:
+            with torch.no_grad():
+                said = _text_of(lambda: model(token_ids()))
+    answer = "only when it can be called before it is whole" if HEADLINE in said else "false"
+    return Verdict(answer, f"from_pretrained returns a whole model; one that was built empty and is half filled fails "
+                   f"with {said or 'nothing'}.")  # fmt: skip
 
 
 def partial_load_without_bitsandbytes() -> Verdict:
@@ -166,36 +199,18 @@ def several_threads_load_at_once() -> Verdict:
 # --- quick fixes -------------------------------------------------------------------------------------------------
 
 
-def single() -> Verdict:
-    return _verdict_over(_over(
-        one_GPU={"device_map": "single", "hardware": _ONE_GPU},
-        two_GPUs={"device_map": "single", "hardware": _TWO_GPUS},
-        quantized={"device_map": "single", "quantization": "nf4", "hardware": _ONE_GPU},
-        a_GPU_that_is_too_small={"device_map": "single", "hardware": "600KiB+8GiB"},
-    ))  # fmt: skip
+def _quick_fix(fix: str, situation: str) -> Claim:
+    tries = quickfixes.tries_of(fix, situation)
+    kept = fix.startswith("Dropping") and situation == "offloaded"
 
+    def settle() -> Verdict:
+        answer, because = quickfixes.verdict_over(tries)
+        return Verdict(
+            answer, f"with the call: {_error_of('moved-after-dispatch')}; without: {because}" if kept else because
+        )
 
-def no_quantization() -> Verdict:
-    return _verdict_over(_over(
-        auto_on_one_GPU={"device_map": "auto", "hardware": _ONE_GPU},
-        offloaded={"device_map": "offload", "hardware": _ONE_GPU},
-        quantized_and_offloaded={"device_map": "offload", "quantization": "nf4", "hardware": _ONE_GPU},
-    ))  # fmt: skip
-
-
-def no_map() -> Verdict:
-    return _verdict_over(_over(
-        one_GPU={"device_map": "none", "hardware": _ONE_GPU},
-        two_GPUs={"device_map": "none", "hardware": _TWO_GPUS},
-        quantized={"device_map": "none", "quantization": "nf4", "hardware": _ONE_GPU},
-    ))  # fmt: skip
-
-
-def drop_the_manual_move() -> Verdict:
-    kept = _error_of("moved-after-dispatch")
-    dropped = _over(offloaded={"device_map": "offload"}, all_on_disk={"device_map": {"": "disk"}})
-    verdict = _verdict_over(dropped)
-    return Verdict(verdict.answer, f"with the call: {kept}; without it: {verdict.because}")
+    shown = "moved-after-dispatch" if kept else tries[0].call
+    return Claim(f"{fix} fixes it: {situation}", settle, shown, kind="quick fix")
 
 
 # --- the web's advice --------------------------------------------------------------------------------------------
@@ -216,24 +231,24 @@ def any_meta_parameter_is_broken() -> Verdict:
 
     model = load(LoadSpec("tiny", device_map="offload")).model
     meta = sum(p.is_meta for p in model.parameters())
-    problem = _loads_and_is_right(device_map="offload")
-    return Verdict("true" if problem else "false",
+    right = _no_problem(device_map="offload")
+    return Verdict("false" if right else "true",
                    f"{meta} parameters of a healthy offloaded model are on meta, and it is proved right.")  # fmt: skip
 
 
 CLAIMS = (
     Claim("Mixing inputs.to(model.device) with device_map='auto' gave the reported text", inputs_to_model_device,
           "input-on-meta"),
-    Claim("A partial 4-bit load without bitsandbytes leaves meta tensors", partial_load_without_bitsandbytes),
-    Claim("Retrying in another dtype leaves an incomplete module", retries_in_another_dtype),
+    Claim("A partial 4-bit load without bitsandbytes leaves meta tensors", partial_load_without_bitsandbytes,
+          "from_pretrained('tiny', quantization_config=BitsAndBytesConfig(load_in_4bit=True)), without bitsandbytes"),
+    Claim("Retrying in another dtype leaves an incomplete module", retries_in_another_dtype,
+          "out-of-memory"),
     Claim("Several threads that call one offloaded model at once break it", several_threads_call_at_once,
           "concurrent-calls"),
     Claim("Loading from several threads at once leaves meta tensors", several_threads_load_at_once, "concurrent-load"),
-    Claim("DEVICE_MAP=single fixes it", single, kind="quick fix"),
-    Claim("Removing QUANTIZE or installing bitsandbytes fixes it", no_quantization, "quantized-offload-refused",
-          kind="quick fix"),
-    Claim("DEVICE_MAP=none fixes it", no_map, kind="quick fix"),
-    Claim("Dropping the manual .to(...) fixes it", drop_the_manual_move, "moved-after-dispatch", kind="quick fix"),
+    Claim("A call that comes while the model is still loading gives the reported text", called_while_loading,
+          "never-materialised"),
+    *(_quick_fix(fix, situation) for fix in quickfixes.FIXES for situation in quickfixes.SITUATIONS),
     Claim(".to('cuda') puts everything in place", move_to_device, "moved-after-dispatch/cpu", kind="web advice"),
     Claim("to_empty() repairs meta tensors", to_empty, "uninitialised-values", kind="web advice"),
     Claim("any(p.is_meta) tells broken models from healthy ones", any_meta_parameter_is_broken, "hooks-removed",

@@ -7,6 +7,7 @@ from typing import Any
 
 from diag.reproduce.common import disk_map, load_with_disk, logits, remember_right_answer, run, token_ids
 from diag.reproduce.scenario import Scenario, Stage, steps
+from diag.spec import LoadSpec
 
 # --- moved-after-dispatch -------------------------------------------------------------------------------------
 
@@ -53,8 +54,10 @@ def make_adapter(stage: Stage) -> str:
 def put_adapter_on(stage: Stage) -> None:
     import peft
 
+    adapter = str(stage.folder / "adapter")
+    stage.spec = LoadSpec(str(stage.checkpoint()), "offload", adapter=adapter)
     with contextlib.chdir(stage.folder):  # PEFT writes a copy of the base's files below the current directory
-        peft.PeftModel.from_pretrained(stage.model, str(stage.folder / "adapter"))
+        peft.PeftModel.from_pretrained(stage.model, adapter)
 
 
 def put_adapter_on_relative(stage: Stage) -> str:

@@ -114,7 +114,7 @@ def _entry_as_json(entry: Any) -> dict[str, Any]:
 
 
 def reproduce(options: argparse.Namespace) -> Exit:
-    """Plays a scenario, each step as it happens, and says what diag finds; without a name: which there are."""
+    """Plays a scenario, each step as it happens, says what diag finds and fixes; without a name: which there are."""
     from diag import reproduce as plays
 
     if not options.name:
@@ -129,7 +129,10 @@ def reproduce(options: argparse.Namespace) -> Exit:
 
 
 def _play(stage: Any, as_json: bool) -> Exit:
+    from dataclasses import asdict
+
     from diag.diagnosis.explain import as_json as findings_as_json
+    from diag.reproduce.advice import apply_fix
 
     if not as_json:
         print(f"{stage.scenario.name}: {stage.scenario.teaches}\n", flush=True)
@@ -138,12 +141,16 @@ def _play(stage: Any, as_json: bool) -> Exit:
         if not as_json:
             print(visible(f"{played}\n"), flush=True)
     found = stage.diagnose()
+    if not as_json:
+        print(visible(f"{found}\n"), flush=True)
+    done = apply_fix(found)
     if as_json:
         steps = [{"step": p.step.name, "says": p.step.says, "code": p.step.code, "shows": p.shows, "error": p.error}
                  for p in stage.played]  # fmt: skip
-        _print_json({"scenario": stage.scenario.name, "steps": steps, "findings": findings_as_json(found)})
+        _print_json({"scenario": stage.scenario.name, "steps": steps, "findings": findings_as_json(found),
+                     "fixed": asdict(done)})  # fmt: skip
     else:
-        print(visible(str(found)))
+        print(visible(f"Fix:    {done.fix}\nResult: {done.verdict}: {done.proof}"))
     return Exit.AS_EXPECTED if found and found[0].cause == stage.scenario.cause else Exit.WORSE
 
 
