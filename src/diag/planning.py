@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diag.checkpoint import Checkpoint, find_checkpoint
-from diag.errors import DiagError, MissingLibraryError, UnsupportedError
+from diag.errors import MissingLibraryError, UnsupportedError
 from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
 from diag.mapping import check_map, device_for, disk_map, offload_map
@@ -18,7 +18,7 @@ from diag.modelclass import load_config, may_run_its_code, model_class
 from diag.needs import check_devices
 from diag.packing import NOTHING, Packed, is_packed_class, packed_of
 from diag.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
-from diag.spec import AUTO_PRESETS, LoadSpec
+from diag.spec import AS_STORED, AUTO_PRESETS, LoadSpec
 from diag.tensors import tie_sources
 from diag.transformers_private import skeleton
 
@@ -102,7 +102,7 @@ def _simple_map(preset: str) -> Any:
 
 
 def _requested_map(spec: LoadSpec, kind: type, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
-    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec):
+    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec, arguments["config"]):
         return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
     if isinstance(spec.device_map, str) and spec.device_map not in ("disk", "offload"):
         return _simple_map(spec.device_map)
@@ -125,7 +125,10 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
             f"quantization={spec.quantization!r} can't be used here.", why=str(e), next_step="install what it names."
         ) from e
     except ValueError as e:
-        raise _explained(spec, e) from e
+        known = _known_refusal(spec, config, e)
+        if known is None:
+            raise
+        raise known from e
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
     layers = linear_layers(built.model)
@@ -136,13 +139,14 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
     return replace(plan, spilled=_why_spilled(plan))
 
 
-def _explained(spec: LoadSpec, error: ValueError) -> DiagError | ValueError:
+def _known_refusal(spec: LoadSpec, config: Any, error: ValueError) -> UnsupportedError | None:
     text = str(error)
-    if is_bitsandbytes(spec) and "dispatched on the CPU or the disk" in text:
+    if is_bitsandbytes(spec, config) and "dispatched on the CPU or the disk" in text:
+        unquantized = "the unquantized checkpoint" if spec.quantization == AS_STORED else "quantization='none'"
         return UnsupportedError(
             f"{spec.quantization} with a map that holds cpu or disk is refused before the load.",
             why=OFFLOAD_RULE,
-            next_step="use a map on the accelerator alone, more memory, a smaller model or quantization='none'.",
+            next_step=f"use a map on the accelerator alone, more memory, a smaller model or {unquantized}.",
         )
     if "DeepSpeed Zero-3" in text:
         return UnsupportedError(
@@ -150,7 +154,7 @@ def _explained(spec: LoadSpec, error: ValueError) -> DiagError | ValueError:
             why="check_and_set_device_map in transformers/integrations/accelerate.py: " + text,
             next_step="drop the device map, or end the ZeRO-3 configuration of this process.",
         )
-    return error
+    return None
 
 
 def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
