@@ -21,6 +21,10 @@ def good(device_map=None, quantization_config=None, max_memory=None, offload_fol
     )
 
 
+def to_disk(offload_folder=None, **_):
+    return _load({"": "disk"}, offload_folder=offload_folder)
+
+
 def ignores_quantization(device_map=None, **_):
     return _load(device_map)
 

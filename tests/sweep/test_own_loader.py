@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import diag
-from diag.spec import LoadSpec
+from diag.errors import UnsupportedError
+from diag.spec import PRESETS, LoadSpec
 
 TESTS = os.path.dirname(os.path.dirname(__file__))
 
@@ -46,6 +47,34 @@ def test_values_that_were_never_loaded_are_a_wrong_answer(tmp_path):
     frame = rows([own("fills_with_to_empty")], tmp_path)
     assert list(frame.status) == ["wrong_output"]
     assert "Cause: uninitialised-values" in frame.reason[0]
+
+
+def test_a_right_loader_is_right_under_all_nine_presets(tmp_path):
+    frame = rows([own("good", device_map=preset, hardware="2x300MiB+8GiB") for preset in PRESETS], tmp_path)
+    assert list(frame.status) == ["ok"] * 9, list(frame.reason)
+    offloaded = frame.set_index("device_map").n_offloaded
+    assert offloaded["disk"] > offloaded["offload"] > 0
+
+
+def test_a_refused_quantized_map_is_refused_for_a_loader_too(tmp_path):
+    frame = rows([own("good", device_map="disk", quantization="nf4", hardware="2x300MiB+8GiB")], tmp_path)
+    assert list(frame.status) == ["unsupported"] and "can't be offloaded" in frame.reason[0]
+
+
+def test_a_preset_whose_map_can_not_be_written_is_refused_with_the_reason(tiny_copy):
+    config = json.loads((tiny_copy / "config.json").read_text())
+    config.update(model_type="own-type", architectures=["Own"], auto_map={"AutoConfig": "configuration_own.OwnConfig"})
+    (tiny_copy / "config.json").write_text(json.dumps(config))
+    spec = LoadSpec(str(tiny_copy), "disk", loader="probe_helpers:good")
+    error = diag.load(spec).error
+    assert isinstance(error, UnsupportedError) and "can't be built" in error.why
+    assert diag.load(spec.replace(device_map="cpu")).ok, "only the map needs the class"
+
+
+def test_an_adapter_on_a_loader_that_offloads_to_disk_is_refused(adapters):
+    spec = LoadSpec("tiny", {"": "disk"}, adapter=adapters["trained"], loader="probe_helpers:good")
+    for one in (spec, spec.replace(device_map="disk"), spec.replace(device_map="cpu", loader="probe_helpers:to_disk")):
+        assert "rewrite the base's own checkpoint" in str(diag.load(one).error)
 
 
 def test_a_right_loader_is_right_under_every_map_and_its_quantized_twin_packs_the_same(tmp_path):
