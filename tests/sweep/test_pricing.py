@@ -14,6 +14,7 @@ from diag.hardware import Hardware
 from diag.spec import LoadSpec, grid
 from diag.sweep.cell import Planned
 from diag.sweep.pricing import Load, most_informative_first, price
+from diag.sweep.rows import MEASURED_ANEW
 from diag.sweep.run import price as price_of_specs
 
 MIB = 2**20
@@ -150,8 +151,6 @@ def test_36_specs_of_smollm2_add_up_and_interrupted_and_resumed_gives_the_same_f
     loaded = whole.shared_with.isna() & (whole.status != "unsupported")
     assert (int(loaded.sum()), int(whole.shared_with.notna().sum())) == (cost.loads, cost.shared)
     assert int((whole.status == "unsupported").sum()) == cost.refused
-    measured_anew = ["load_seconds", "forward_seconds", "peak_host_bytes", "free_bytes_before", "free_bytes_after",
-                     "held_by", "reason"]  # fmt: skip
     import pandas as pd
 
-    pd.testing.assert_frame_equal(resumed.drop(columns=measured_anew), whole.drop(columns=measured_anew))
+    pd.testing.assert_frame_equal(resumed.drop(columns=[*MEASURED_ANEW]), whole.drop(columns=[*MEASURED_ANEW]))

@@ -17,8 +17,6 @@ from diag.sweep.cell import Failure, Measured, Planned
 from diag.sweep.facts import facts_of
 from diag.sweep.neighbours import in_words, to_json
 
-RETRIED = ("killed", "timeout", "out_of_memory")
-
 # Errors after which the question that a row asks was never reached: no access, network, file or room.
 NO_ACCESS = frozenset({
     "CheckpointError", "ConnectionError", "ConnectTimeout", "CouldNotJudgeError", "GatedRepoError", "HfHubHTTPError",
@@ -33,6 +31,10 @@ MATRIX_COLUMNS = (
     "kl_divergence", "top1_agreement", "repeatable", "quality_kl", "reference", "error_type", "error_text", "reason",
     "answer", "shared_with", "warnings", "free_bytes_before", "free_bytes_after", "held_by",
 )  # fmt: skip
+
+# Two runs of the same specs are judged equal in all other columns; `reason` may name sizes and who was there.
+MEASURED_ANEW = ("load_seconds", "forward_seconds", "peak_host_bytes", "free_bytes_before", "free_bytes_after",
+                 "held_by", "reason")  # fmt: skip
 
 _DTYPES = {
     "simulated": "bool", "load_seconds": "float64", "forward_seconds": "float64", "peak_host_bytes": "Int64",
@@ -67,13 +69,6 @@ def could_not_judge(row: dict[str, Any]) -> bool:
     if status not in ("load_error", "forward_error"):
         return False
     return (status == "load_error" and row.get("error_type") in NO_ACCESS) or any(part in text for part in _NO_ROOM)
-
-
-def is_final(row: dict[str, Any], retry_failed: bool) -> bool:
-    """Whether a stored row need not be done again. What could not be judged is always tried again."""
-    if could_not_judge(row) and row["status"] != "unchecked":
-        return False
-    return not (retry_failed and row["status"] in RETRIED)
 
 
 def blank_row(spec: LoadSpec, status: str, reason: str) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from diag.probing import Answer
 from diag.spec import LoadSpec
 from diag.sweep import keys
 from diag.sweep.cell import Measured, Planned
+from diag.sweep.finality import counted, is_final, may_be_chance, tries_of
 from diag.sweep.isolate import Death
 from diag.sweep.pricing import duration
 from diag.sweep.progress import Progress
-from diag.sweep.rows import is_final, shared_row
+from diag.sweep.rows import shared_row
 from diag.sweep.store import Store
 
 
@@ -61,6 +62,7 @@ class Sweep:
     rows: dict[LoadSpec, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Answer | str] = field(default_factory=dict)
     measured: dict[str, Measured | Death] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)  # by row key: runs before this one that chance may have ended
     left_out: dict[LoadSpec, str] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
     seconds_measured: list[float] = field(default_factory=list)
@@ -103,11 +105,12 @@ class Sweep:
 
     def keep(self, plan: Planned, row: dict[str, Any], table: pd.DataFrame | None) -> None:
         """One more row is known: in memory, in the file, and to whoever watches."""
+        key = self.row_key(plan)
         row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
-        self.rows[plan.spec] = row
+        row = self.rows[plan.spec] = counted(row, self.tries.get(key, 0))
         with self.saving():
             extra = {"versions": keys.versions()}
-            self.store.save(self.row_key(plan), plan.spec.to_json(), row, table, extra)
+            self.store.save(key, plan.spec.to_json(), row, table, extra)
         self.progress.row(row)
 
     @contextlib.contextmanager
@@ -123,6 +126,7 @@ class Sweep:
     def take_stored(self) -> None:
         """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
         stored = self.store.rows()
+        self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
         for key, row in usable.items():
