@@ -30,6 +30,7 @@ class Answer:
     `outputs` is (positions, vocabulary) float32 logits, or hidden states for a model without a language head;
     `tokens` the greedy continuation (empty where the model can't generate), `text` its decoded form, `repeatable`
     whether a second run gave the same bits, `seconds` one forward, `problem` why the answer can't be right at all.
+    `unfilled` are tensors that the checkpoint lacks and the answer needs (known of a twin).
     """
 
     outputs: np.ndarray = field(repr=False)
@@ -39,6 +40,7 @@ class Answer:
     seconds: float = 0.0
     probe: str = ""
     problem: str = ""
+    unfilled: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """One self-contained record (numpy's own format, no pickle)."""
@@ -51,7 +53,8 @@ class Answer:
     def from_bytes(cls, data: bytes) -> Answer:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
-            return cls(stored["outputs"], **{**facts, "tokens": tuple(facts["tokens"])})
+            lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
+            return cls(stored["outputs"], **{**facts, **lists})
 
 
 def ask(model: Any, probe: str | None = None, folder: str | None = None, notes: list[str] | None = None) -> Answer:

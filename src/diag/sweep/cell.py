@@ -201,11 +201,12 @@ def _measure(ask: Ask) -> Measured:
     peaks = {**outcome.peak_bytes, **accelerator_peaks()}
     peaks["cpu"] = max(outcome.peak_bytes.get("cpu", 0), posix.peak_host_bytes() - before)
     suspicious = spec.loader is not None or error is not None or (answer is not None and bool(answer.problem))
+    causes = naming.never_loaded(model, outcome.missing_keys)
+    causes += naming.causes_of(model, error, spec) if suspicious else ()
     return Measured(
         outcome.seconds, peaks, table, None if answer is None else answer.to_bytes(), runs_cpu_kernels(model),
         main_dtype(model), len(linear_layers(model)), tuple(notes), outcome.missing_keys, failure,
-        packed_modules(model), naming.causes_of(model, error, spec) if suspicious else (),
-        naming.adapter_effect(model, spec, answer),
+        packed_modules(model), causes, naming.adapter_effect(model, spec, answer),
     )  # fmt: skip
 
 

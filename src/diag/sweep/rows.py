@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from diag.comparing import distance
+from diag.diagnosis.causes import get
 from diag.outcome import Proof
 from diag.probing import Answer
 from diag.proof import judge
@@ -16,6 +17,8 @@ from diag.spec import LoadSpec
 from diag.sweep.cell import Failure, Measured, Planned
 from diag.sweep.facts import facts_of
 from diag.sweep.neighbours import in_words, to_json
+
+NEVER_LOADED = "uninitialised-values"
 
 # Errors after which the question that a row asks was never reached: no access, network, file or room.
 NO_ACCESS = frozenset({
@@ -95,8 +98,8 @@ def measured_row(plan: Planned, measured: Measured, references: References) -> d
     if measured.answer is not None:
         answer = Answer.from_bytes(measured.answer)
         sentences = [_judge_into(row, answer, measured, references)]
-    sentences += [_cause_sentence(measured, row), _packed_sentence(plan, measured, row), measured.adapter,
-                  _missing_sentence(measured), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
+    sentences += [_cause_sentence(measured, references), _packed_sentence(plan, measured, row), measured.adapter,
+                  _missing_sentence(measured, sentences[0]), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
     row["reason"] = " ".join(_sentence(s) for s in sentences if s)
     row["facts"] = facts_of(plan, measured)
     return row
@@ -169,11 +172,13 @@ def _quality(answer: Answer, unquantized: Answer | str) -> float | None:
     return distance(answer.outputs, unquantized.outputs).kl_divergence
 
 
-def _cause_sentence(measured: Measured, row: dict[str, Any]) -> str:
+def _cause_sentence(measured: Measured, references: References) -> str:
     """Names what is wrong with the model; a healthy row of a healthy model says nothing."""
     if not measured.causes:
-        return ""
-    cause, title = measured.causes[0]
+        unfilled = measured.answer is not None and isinstance(references.twin, Answer) and references.twin.unfilled
+        if not unfilled:
+            return ""
+    cause, title = measured.causes[0] if measured.causes else (NEVER_LOADED, get(NEVER_LOADED).title)
     return f"Cause: {cause} ({title.rstrip('.')})"
 
 
@@ -191,11 +196,14 @@ def _packed_sentence(plan: Planned, measured: Measured, row: dict[str, Any]) -> 
     return f"Asked {asked}, {packed} of {total} linear layers are packed."
 
 
-def _missing_sentence(measured: Measured) -> str:
+def _missing_sentence(measured: Measured, said: str) -> str:
+    """The newly initialised tensors of a row that is not wrong because of them."""
     keys = measured.missing_keys
-    if not keys:
+    if not keys or "newly initialised" in said:
         return ""
-    return f"{len(keys)} tensors are not in the checkpoint and were newly initialised, {keys[0]!r} among them."
+    many = f"{len(keys)} tensors are" if len(keys) > 1 else "1 tensor is"
+    harmless = ": a new head, or nothing that the answer needs" * (measured.failure is None)
+    return f"{many} not in the checkpoint and newly initialised, {keys[0]!r} among them{harmless}."
 
 
 def _sentence(text: str) -> str:
