@@ -121,7 +121,8 @@ def reference_answer(spec: LoadSpec, packed: Packed) -> Answer | str:
         return f"no twin could be had: {type(twin.error).__name__}: {_first_line(twin.error)}"
     try:
         answer = ask(twin.model, spec.probe, tokenizer_folder(spec))
-        return replace(answer, unfilled=missing_from_body(twin.model, twin.missing_keys))
+        unfilled = missing_from_body(twin.model, twin.missing_keys)
+        return replace(answer, unfilled=unfilled, dtype=main_dtype(twin.model))
     except Exception as e:
         return f"the twin itself failed: {type(e).__name__}: {_first_line(e)}"
     finally:
