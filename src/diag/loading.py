@@ -16,7 +16,7 @@ import torch
 
 from diag import posix
 from diag.audience import bars_only_for_people
-from diag.errors import DiagError, SpecError
+from diag.errors import DiagError, LoaderError, SpecError
 from diag.machine import accelerator_peaks, reset_peaks
 from diag.needs import check_adapter, check_needs
 from diag.notes import collecting
@@ -128,7 +128,7 @@ def _call_loader(plan: Plan, arguments: Mapping[str, Any]) -> torch.nn.Module:
             raise
         raise known from e
     if not isinstance(model, torch.nn.Module):
-        raise DiagError(
+        raise LoaderError(
             f"the loader {spec.loader!r} returned a {type(model).__name__}.",
             why="a loader returns the loaded model, a torch module.",
             next_step="return the model itself, not a pipeline, tuple or None.",
@@ -140,7 +140,7 @@ def _check_takes(function: Any, names: tuple[str, ...], reference: str | None) -
     try:
         inspect.signature(function).bind(**dict.fromkeys(names))
     except TypeError as e:
-        raise DiagError(
+        raise LoaderError(
             f"the loader {reference!r} can't be called with what a loader is given.",
             why=f"{e}; it is given {', '.join(names)}, by name.",
             next_step="def load(device_map=None, quantization_config=None, **kwargs): … return model.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import diag
 from diag.errors import UnsupportedError
 from diag.spec import PRESETS, LoadSpec
+from diag.sweep.ownfiles import code_fingerprint
 
 TESTS = os.path.dirname(os.path.dirname(__file__))
 
@@ -83,6 +85,53 @@ def test_a_right_loader_is_right_under_every_map_and_its_quantized_twin_packs_th
     assert list(frame.status) == ["ok"] * 4, list(frame.reason)
     assert (frame.n_quantized[frame.quantization == "nf4"] > 0).all()
     assert not frame.reason.str.contains("Cause:").any()
+
+
+def test_what_a_loader_did_otherwise_is_said_in_the_reason(tmp_path):
+    machine = "2x300MiB+8GiB"
+    specs = [
+        own("loads_half_precision"), own("halves_one_layer"),
+        own("ignores_the_map", device_map="auto", hardware=machine), own("ignores_the_map", device_map="offload"),
+        own("takes_nothing"), own("raises"),
+    ]  # fmt: skip
+    frame = rows(specs, tmp_path)
+    assert list(frame.status) == ["wrong_output", "forward_error", "ok", "ok", "load_error", "load_error"]
+    half, layer, auto, offload, nothing, raises = frame.reason
+    assert "in float16, and the same checkpoint, loaded as asked, in float32" in half
+    assert "2 dtypes: 3 in float16, 'model.layers.1.mlp." in layer
+    assert "every tensor is on the CPU, none on simgpu:0, simgpu:1" in auto
+    assert "no tensor is offloaded" in offload
+    assert "Cause:" not in nothing and "can't be called with what a loader is given" in nothing
+    assert re.search(r"My own trouble. At probe_helpers.py:\d+ in raises", raises)
+
+
+def test_a_probe_that_is_wrong_itself_is_not_blamed_on_the_model(tmp_path):
+    probes = ("text_of_nothing", "raises_by_itself")
+    frame = rows([LoadSpec("tiny", "cpu", probe=f"probe_helpers:{name}") for name in probes], tmp_path)
+    assert list(frame.status) == ["unchecked", "unchecked"], list(frame.reason)
+    assert "returned a str" in frame.reason[0] and "probe trouble" in frame.reason[1]
+    assert not frame.reason.str.contains("Cause:").any()
+
+
+def test_a_changed_helper_beside_a_loader_changes_its_fingerprint(tmp_path, monkeypatch):
+    package = tmp_path / "theirs"
+    package.mkdir()
+    for name, text in {
+        "__init__.py": "", "entry.py": "from . import first\nimport torch\n", "first.py": "from theirs.deep import x\n",
+        "deep.py": "x = 1\n", "apart.py": "",
+    }.items():  # fmt: skip
+        (package / name).write_text(text)
+    (tmp_path / "flat.py").write_text("def load(**_):\n    import theirs.entry\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def fingerprints():
+        return [code_fingerprint(LoadSpec("tiny", loader=name)) for name in ("theirs.entry:load", "flat:load")]
+
+    before = fingerprints()
+    (package / "apart.py").write_text("not_imported = 1\n")
+    assert fingerprints() == before
+    (package / "deep.py").write_text("x = 2222\n")
+    assert not set(fingerprints()) & set(before)
 
 
 def test_a_loader_that_forgets_the_quantization_is_told_so(tmp_path):

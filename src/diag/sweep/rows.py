@@ -16,6 +16,7 @@ from diag.proof import judge
 from diag.spec import LoadSpec
 from diag.sweep.cell import Failure, Measured, Planned
 from diag.sweep.facts import facts_of
+from diag.sweep.loaderchecks import ignored_map, other_dtype
 from diag.sweep.neighbours import in_words, to_json
 
 NEVER_LOADED = "uninitialised-values"
@@ -98,6 +99,7 @@ def measured_row(plan: Planned, measured: Measured, references: References) -> d
     if measured.answer is not None:
         answer = Answer.from_bytes(measured.answer)
         sentences = [_judge_into(row, answer, measured, references)]
+    sentences += _loader_sentences(plan.spec, measured, references, row)
     sentences += [_cause_sentence(measured, references), _packed_sentence(plan, measured, row), measured.adapter,
                   _missing_sentence(measured, sentences[0]), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
     row["reason"] = " ".join(_sentence(s) for s in sentences if s)
@@ -180,6 +182,14 @@ def _cause_sentence(measured: Measured, references: References) -> str:
             return ""
     cause, title = measured.causes[0] if measured.causes else (NEVER_LOADED, get(NEVER_LOADED).title)
     return f"Cause: {cause} ({title.rstrip('.')})"
+
+
+def _loader_sentences(spec: LoadSpec, measured: Measured, references: References, row: dict[str, Any]) -> list[str]:
+    """What a user's loader did otherwise than asked: said of every row, a mix of dtypes only where it can matter."""
+    of_twin = references.twin.dtype if isinstance(references.twin, Answer) else ""
+    dtypes = other_dtype(spec, measured.placement, measured.dtype, of_twin)
+    harmless = row["status"] == "ok" and measured.dtype == of_twin
+    return [ignored_map(spec, measured.placement, measured.free_before), "" if harmless else dtypes]
 
 
 def _others_sentence(measured: Measured, row: dict[str, Any]) -> str:
