@@ -16,6 +16,8 @@ def ignored_map(spec: LoadSpec, table: pd.DataFrame | None, devices: Mapping[str
     """Says that the map was not followed; `devices` are those of the machine. Empty where it was, or may have been."""
     if spec.loader is None or table is None or spec.device_map == "none" or not len(table):
         return ""
+    if (table.backing == "none").any():  # weights that were offloaded, and then lost their hooks
+        return ""
     accelerators = [name for name in devices if name != "cpu"]
     asked = {str(device) for device in dict(spec.device_map).values()} if not isinstance(spec.device_map, str) else None
     found = set(table.device[table.backing == "resident"]) - {"meta"}

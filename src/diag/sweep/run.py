@@ -192,7 +192,7 @@ def _run(sweep: Sweep) -> None:
     cost = price_of(sweep, loads)
     sweep.progress.say(str(cost))
     _refuse_if_large(sweep, cost)
-    sweep.cells = min(cost.loads, sweep.options.max_loads or cost.loads) + cost.twins
+    sweep.begin(min(cost.loads, sweep.options.max_loads or cost.loads) + cost.twins)
     if sweep.options.limited:
         loads = most_informative_first(loads)
     waiting = {load.key: load for load in loads}
@@ -264,7 +264,7 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
     sweep.cells_done += 1
     if kind == "load":
         sweep.measured[key] = ended.value if ended.death is None else ended.death
-        sweep.note_seconds(ended.seconds)
+        sweep.note_seconds(key, ended.seconds, ended.death is None)
     elif ended.death is not None:
         sweep.references[key] = f"{_NO_TWIN}: {ended.death.error_type}, {short(ended.death.text)}"
     elif isinstance(ended.value, str):
@@ -293,6 +293,7 @@ def _finish(sweep: Sweep, load: Load, references: list[str]) -> None:
         row, table = measured_row(first, measured, answers), measured.placement
     if row["status"] == "not_run":
         return
+    row["cell_seconds"] = sweep.seconds_of.get(load.key)
     sweep.keep(first, row, table)
     for plan in load.plans[1:]:
         sweep.keep(plan, shared_row(row, plan.spec), table)

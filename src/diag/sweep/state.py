@@ -22,6 +22,8 @@ from diag.sweep.progress import Progress
 from diag.sweep.rows import shared_row
 from diag.sweep.store import Store
 
+_TOO_SHORT = 1.5  # times as long as was said
+
 
 @dataclass(frozen=True)
 class Options:
@@ -66,6 +68,9 @@ class Sweep:
     left_out: dict[LoadSpec, str] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
     seconds_measured: list[float] = field(default_factory=list)
+    seconds_of: dict[str, float] = field(default_factory=dict)  # by load: its whole process
+    cells_began: float = 0.0
+    seconds_promised: float = 0.0
     to_download: int = 0
     cells: int = 0
     cells_done: int = 0
@@ -76,13 +81,25 @@ class Sweep:
         """The average of the loads measured so far; 0 before the first."""
         return sum(self.seconds_measured) / len(self.seconds_measured) if self.seconds_measured else 0.0
 
-    def note_seconds(self, seconds: float) -> None:
-        """One more load was measured; after the first, says about how long the rest will take."""
+    def begin(self, cells: int) -> None:
+        """The first of so many processes, loads and reference loads together, is about to start."""
+        self.cells, self.cells_began = cells, time.monotonic()
+
+    def note_seconds(self, key: str, seconds: float, alive: bool) -> None:
+        """One more load ended. After the first that gave a result, says how long the rest will take at the pace so
+        far, and again when that was far too short: quantized loads are slower than plain ones. By the clock, so that
+        starting processes, reference loads, comparing and saving count too.
+        """
+        self.seconds_of[key] = seconds
+        if not alive:  # a process that ended at once tells nothing about the others
+            return
         self.seconds_measured.append(seconds)
-        left = self.cells - self.cells_done
-        if len(self.seconds_measured) == 1 and left > 0:
-            rest = duration(seconds * left / self.workers)
-            self.progress.say(f"the first load took {seconds:.1f} s, so the other {left} take about {rest}")
+        left, took = self.cells - self.cells_done, time.monotonic() - self.cells_began
+        whole = took / max(1, self.cells_done) * self.cells
+        if left > 0 and whole > _TOO_SHORT * self.seconds_promised:
+            self.seconds_promised = whole
+            so_far = f"{self.cells_done} of {self.cells} loads, reference loads included, took {took:.1f} s"
+            self.progress.say(f"{so_far}, so the other {left} take about {duration(whole - took)}")
 
     @property
     def elapsed(self) -> float:
