@@ -21,6 +21,10 @@ def good(device_map=None, quantization_config=None, max_memory=None, offload_fol
     )
 
 
+def to_disk(offload_folder=None, **_):
+    return _load({"": "disk"}, offload_folder=offload_folder)
+
+
 def ignores_quantization(device_map=None, **_):
     return _load(device_map)
 
@@ -71,3 +75,33 @@ def hidden(model):
 
 def text_of_nothing(model):
     return "no tensor"
+
+
+def raises_by_itself(model):
+    raise RuntimeError("probe trouble")
+
+
+def asks_too_much(model):
+    return model(input_ids=torch.tensor([[10**6]])).logits
+
+
+def takes_nothing():
+    return None
+
+
+def raises(**_):
+    raise ValueError("my own trouble")
+
+
+def loads_half_precision(device_map=None, **_):
+    return _load(device_map, dtype=torch.float16)
+
+
+def halves_one_layer(device_map=None, **_):
+    model = _load(device_map)
+    model.model.layers[1].mlp.half()
+    return model
+
+
+def ignores_the_map(**_):
+    return _load()

@@ -120,5 +120,18 @@ def test_weights_that_would_be_copied_into_a_full_folder_could_not_be_judged(sma
     assert "no room in the offload folder" in frame.reason[0]
 
 
+def test_a_request_or_probe_that_can_not_be_asked_is_found_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "cut.json").write_text('{"input_ids": [[1,2')
+    (tmp_path / "fine.json").write_text("[1, 2, 3]")
+    probes = [str(tmp_path / "absent.json"), str(tmp_path / "cut.json"), "no_such_module:probe", "os:no_such_function"]
+    found = look_before([LoadSpec("tiny", probe=probe) for probe in (*probes, str(tmp_path / "fine.json"), "os:walk")])
+    assert list(found.probes) == probes
+    monkeypatch.setattr("diag.sweep.run._tasks", lambda *_: pytest.fail("something is loaded"))
+    frame = diag.matrix([LoadSpec("tiny", "cpu", probe=probe) for probe in probes], None, progress=False)
+    assert list(frame.status) == ["not_run"] * 4
+    assert "is not there" in frame.reason[0] and "can't be used" in frame.reason[1]
+    assert "can't be imported" in frame.reason[2] and "has no 'no_such_function'" in frame.reason[3]
+
+
 def test_adapters_and_samples_need_no_hub():
     assert look_before([LoadSpec("tiny")]).refused == {}

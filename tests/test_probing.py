@@ -146,8 +146,13 @@ def test_a_function_is_a_probe_and_generation_is_still_part_of_the_check(tiny):
     assert found.outputs.shape == (4, tiny.config.hidden_size) and len(found.tokens) == NEW_TOKENS
 
 
-def test_a_probe_that_returns_no_tensor_is_a_wrong_answer_that_says_so(tiny):
-    assert "returned a str" in answer(tiny, "probe_helpers:text_of_nothing").problem
+def test_a_probe_that_is_wrong_itself_is_named_and_not_the_model(tiny):
+    with pytest.raises(CouldNotJudgeError, match=r"the probe .* returned a str, not a tensor"):
+        answer(tiny, "probe_helpers:text_of_nothing")
+    with pytest.raises(CouldNotJudgeError, match=r"the probe .* raised RuntimeError: probe trouble"):
+        answer(tiny, "probe_helpers:raises_by_itself")
+    with pytest.raises(IndexError):  # the model was asked for a token that it has not
+        answer(tiny, "probe_helpers:asks_too_much")
 
 
 def test_the_model_is_left_as_it_was(tiny):

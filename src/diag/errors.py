@@ -49,6 +49,10 @@ class MissingLibraryError(DiagError, ImportError):
     """A library that this spec needs is absent, too old or broken."""
 
 
+class LoaderError(DiagError):
+    """The user's own loader can't be called, or gives back something else than a model."""
+
+
 class CouldNotJudgeError(DiagError):
     """There is no answer to compare with; says what was tried."""
 

@@ -17,6 +17,7 @@ from diag.baseline import Baseline
 from diag.comparison import Change, compare_rows, row_name
 from diag.errors import DiagError
 from diag.exits import Exit
+from diag.sweep.finality import others_took_the_memory
 from diag.sweep.rows import could_not_judge
 
 
@@ -135,18 +136,9 @@ def _verdict(row: dict[str, Any], old: Mapping[str, Any] | None, baseline: Basel
         return Verdict(name, row["status"], "same" if baseline is None else "new", reason)
     changes = compare_rows(old, row)
     worse = any(change.worse for change in changes)
-    if worse and _others_took_the_memory(row):
+    if worse and others_took_the_memory(row):
         return Verdict(name, row["status"], "unjudged", f"Others held the device. {reason}", changes)
     return Verdict(name, row["status"], "worse" if worse else "changed" if changes else "same", reason, changes)
-
-
-def _others_took_the_memory(row: Mapping[str, Any]) -> bool:
-    """Out of memory, or weights pushed off the device, while a stranger held memory on a real device."""
-    held = json.loads(row.get("held_by") or "[]")
-    strangers = [
-        one for one in held if one["device"] != "cpu" and one["owner"] in ("another user", "this user", "unknown")
-    ]
-    return bool(strangers) and not row.get("simulated") and row["status"] in ("ok", "out_of_memory")
 
 
 def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, nothing: bool) -> Exit:

@@ -16,12 +16,12 @@ import torch
 
 from diag import posix
 from diag.audience import bars_only_for_people
-from diag.errors import DiagError, SpecError
+from diag.errors import DiagError, LoaderError, SpecError
 from diag.machine import accelerator_peaks, reset_peaks
-from diag.needs import check_needs
+from diag.needs import check_adapter, check_needs
 from diag.notes import collecting
 from diag.outcome import LoadOutcome
-from diag.planning import Plan, plan_load
+from diag.planning import Plan, known_refusal, plan_load
 from diag.spec import LoadSpec
 
 _SPECS: weakref.WeakKeyDictionary[Any, LoadSpec] = weakref.WeakKeyDictionary()
@@ -108,20 +108,27 @@ def _read(plan: Plan, offload_folder: str | None) -> _Loaded:
     if offload_folder is not None:
         arguments["offload_folder"] = offload_folder
     if plan.spec.loader is not None:
-        return _Loaded(_call_loader(plan.spec, arguments), {})
+        return _Loaded(_call_loader(plan, arguments), {})
     assert plan.model_class is not None
     loader: Any = plan.model_class
     model, info = loader.from_pretrained(str(plan.checkpoint.folder), output_loading_info=True, **arguments)
     return _Loaded(model, info)
 
 
-def _call_loader(spec: LoadSpec, arguments: Mapping[str, Any]) -> torch.nn.Module:
+def _call_loader(plan: Plan, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    spec = plan.spec
     function = import_function(spec.loader or "", "loader")
     names = ("device_map", "quantization_config", "max_memory", "offload_folder")
     _check_takes(function, names, spec.loader)
-    model = function(**{name: arguments.get(name) for name in names})
+    try:
+        model = function(**{name: arguments.get(name) for name in names})
+    except ValueError as e:
+        known = known_refusal(spec, plan.config, e)
+        if known is None:
+            raise
+        raise known from e
     if not isinstance(model, torch.nn.Module):
-        raise DiagError(
+        raise LoaderError(
             f"the loader {spec.loader!r} returned a {type(model).__name__}.",
             why="a loader returns the loaded model, a torch module.",
             next_step="return the model itself, not a pipeline, tuple or None.",
@@ -133,7 +140,7 @@ def _check_takes(function: Any, names: tuple[str, ...], reference: str | None) -
     try:
         inspect.signature(function).bind(**dict.fromkeys(names))
     except TypeError as e:
-        raise DiagError(
+        raise LoaderError(
             f"the loader {reference!r} can't be called with what a loader is given.",
             why=f"{e}; it is given {', '.join(names)}, by name.",
             next_step="def load(device_map=None, quantization_config=None, **kwargs): … return model.",
@@ -163,6 +170,8 @@ def import_function(reference: str, field: str) -> Any:
 def _with_adapter(plan: Plan, model: Any) -> Any:
     if plan.spec.adapter is None:
         return model
+    placed = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
+    check_adapter(plan.spec, "disk" in placed)  # a user's loader may have put there what was not asked for
     try:
         import peft
     except ImportError as e:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diag.checkpoint import Checkpoint, find_checkpoint
-from diag.errors import DiagError, MissingLibraryError, UnsupportedError
+from diag.errors import CheckpointError, MissingLibraryError, UnsupportedError
 from diag.hardware import format_size
 from diag.machine import accelerator_name, usable_memory, use_hardware
 from diag.mapping import check_map, device_for, disk_map, offload_map
@@ -18,7 +18,7 @@ from diag.modelclass import load_config, may_run_its_code, model_class
 from diag.needs import check_devices
 from diag.packing import NOTHING, Packed, is_packed_class, packed_of
 from diag.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
-from diag.spec import AUTO_PRESETS, LoadSpec
+from diag.spec import AS_STORED, AUTO_PRESETS, LoadSpec
 from diag.tensors import tie_sources
 from diag.transformers_private import skeleton
 
@@ -47,7 +47,9 @@ class Plan:
 
     @property
     def needs_disk(self) -> bool:
-        return "disk" in (self.resolved_map or {}).values()
+        """Whether the map places weights on disk; for a user's loader the map that it is given."""
+        given = self.arguments.get("device_map") if self.spec.loader is not None else None
+        return "disk" in (self.resolved_map or (given if isinstance(given, Mapping) else {})).values()
 
 
 def plan_load(spec: LoadSpec, free_memory: Mapping[Any, int] | None = None) -> Plan:
@@ -60,20 +62,43 @@ def plan_load(spec: LoadSpec, free_memory: Mapping[Any, int] | None = None) -> P
     check_devices(spec)
     checkpoint = find_checkpoint(spec.model)
     check_stored(spec, checkpoint)
-    config = load_config(checkpoint)
     if spec.loader is not None:
-        return _plan_for_loader(spec, checkpoint, config, free_memory)
+        return _plan_for_loader(spec, checkpoint, free_memory)
+    config = load_config(checkpoint)
     kind = model_class(checkpoint, config)
     arguments = _arguments(spec, checkpoint, config, free_memory)
     device_map = _requested_map(spec, kind, checkpoint, arguments)
     return _resolve(spec, checkpoint, kind, config, {**arguments, "device_map": device_map})
 
 
-def _plan_for_loader(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory: Any) -> Plan:
+def _plan_for_loader(spec: LoadSpec, checkpoint: Checkpoint, free_memory: Any) -> Plan:
     """A user's loader gets the request; what it makes of it is seen after the load."""
+    try:
+        config = load_config(checkpoint)
+    except CheckpointError:  # the loader may know what transformers alone does not
+        config = None
     arguments = _arguments(spec, checkpoint, config, free_memory)
-    value: Any = dict(spec.device_map) if not isinstance(spec.device_map, str) else _simple_map(spec.device_map)
-    return Plan(spec, checkpoint, None, config, {**arguments, "device_map": value}, None)
+    device_map = _map_for_loader(spec, checkpoint, arguments)
+    return Plan(spec, checkpoint, None, config, {**arguments, "device_map": device_map}, None)
+
+
+def _map_for_loader(spec: LoadSpec, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
+    """What transformers takes: `disk` and `offload` are diag's own words, so a loader gets the map they stand for."""
+    if not isinstance(spec.device_map, str):
+        return dict(spec.device_map)
+    if spec.device_map not in ("disk", "offload"):
+        return _simple_map(spec.device_map)
+    try:
+        return _requested_map(spec, model_class(checkpoint, arguments["config"]), checkpoint, arguments)
+    except UnsupportedError:
+        raise
+    except Exception as e:  # a class that is not known, or one that can't be built without weights: each has its own
+        raise UnsupportedError(
+            f"no map can be written for the preset {spec.device_map!r} and the loader {spec.loader!r}.",
+            why=f"the preset {spec.device_map!r} is a map that diag writes from {spec.model!r} built without weights, "
+            f"and that can't be built: {getattr(e, 'what', '') or f'{type(e).__name__}: {e}'}",
+            next_step="give the map yourself: device_map={'module.name': 'disk', …}.",
+        ) from e
 
 
 def _arguments(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory: Any) -> dict[str, Any]:
@@ -102,7 +127,7 @@ def _simple_map(preset: str) -> Any:
 
 
 def _requested_map(spec: LoadSpec, kind: type, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
-    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec):
+    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec, arguments["config"]):
         return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
     if isinstance(spec.device_map, str) and spec.device_map not in ("disk", "offload"):
         return _simple_map(spec.device_map)
@@ -125,7 +150,10 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
             f"quantization={spec.quantization!r} can't be used here.", why=str(e), next_step="install what it names."
         ) from e
     except ValueError as e:
-        raise _explained(spec, e) from e
+        known = known_refusal(spec, config, e)
+        if known is None:
+            raise
+        raise known from e
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
     layers = linear_layers(built.model)
@@ -136,13 +164,15 @@ def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, ar
     return replace(plan, spilled=_why_spilled(plan))
 
 
-def _explained(spec: LoadSpec, error: ValueError) -> DiagError | ValueError:
+def known_refusal(spec: LoadSpec, config: Any, error: ValueError) -> UnsupportedError | None:
+    """The rule behind an error that transformers raises before it reads a weight; None for any other error."""
     text = str(error)
-    if is_bitsandbytes(spec) and "dispatched on the CPU or the disk" in text:
+    if is_bitsandbytes(spec, config) and "dispatched on the CPU or the disk" in text:
+        unquantized = "the unquantized checkpoint" if spec.quantization == AS_STORED else "quantization='none'"
         return UnsupportedError(
             f"{spec.quantization} with a map that holds cpu or disk is refused before the load.",
             why=OFFLOAD_RULE,
-            next_step="use a map on the accelerator alone, more memory, a smaller model or quantization='none'.",
+            next_step=f"use a map on the accelerator alone, more memory, a smaller model or {unquantized}.",
         )
     if "DeepSpeed Zero-3" in text:
         return UnsupportedError(
@@ -150,7 +180,7 @@ def _explained(spec: LoadSpec, error: ValueError) -> DiagError | ValueError:
             why="check_and_set_device_map in transformers/integrations/accelerate.py: " + text,
             next_step="drop the device map, or end the ZeRO-3 configuration of this process.",
         )
-    return error
+    return None
 
 
 def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -16,6 +16,9 @@ from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
 from diag.folders import nearest_existing
 from diag.gpuholders import compute_modes, gpu_holders
 from diag.hardware import format_size
+from diag.loading import import_function
+from diag.probing import is_function
+from diag.savedrequest import check_request, is_saved_request
 from diag.spec import LoadSpec
 
 _RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a small model
@@ -25,8 +28,9 @@ _RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a sm
 class Before:
     """What was found before the first cell.
 
-    `refused` maps a model to why it can't be read; `folders` a hub model to its snapshot in the cache; `to_fetch` one
-    that is not there to the bytes to download; `machine` is why nothing can be judged on this machine's own devices.
+    `refused` maps a model to why it can't be read, `probes` a probe to why it can't be asked; `folders` a hub model to
+    its snapshot in the cache; `to_fetch` one that is not there to the bytes to download; `machine` is why nothing can
+    be judged on this machine's own devices.
     """
 
     refused: Mapping[str, DiagError] = field(default_factory=dict)
@@ -34,6 +38,7 @@ class Before:
     to_fetch: Mapping[str, int] = field(default_factory=dict)
     machine: DiagError | None = None
     notes: tuple[str, ...] = ()
+    probes: Mapping[str, DiagError] = field(default_factory=dict)
 
 
 def look_before(specs: Sequence[LoadSpec]) -> Before:
@@ -57,7 +62,21 @@ def look_before(specs: Sequence[LoadSpec]) -> Before:
         if access.note:
             notes.append(access.note)
     machine = devices_in_the_way() if any(not spec.simulated for spec in specs) else None
-    return Before(refused, folders, to_fetch, machine, tuple(notes))
+    return Before(refused, folders, to_fetch, machine, tuple(notes), _probes_in_the_way(specs))
+
+
+def _probes_in_the_way(specs: Sequence[LoadSpec]) -> dict[str, DiagError]:
+    """Saved requests that are not there or broken, and probe functions that can't be imported."""
+    found: dict[str, DiagError] = {}
+    for probe in dict.fromkeys(spec.probe for spec in specs if spec.probe is not None):
+        try:
+            if is_saved_request(probe):
+                check_request(probe)
+            elif is_function(probe):
+                import_function(probe, "probe")
+        except DiagError as error:
+            found[probe] = error
+    return found
 
 
 def _access(model: str) -> hub.Access | None:

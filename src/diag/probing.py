@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diag.errors import CouldNotJudgeError
+from diag.errors import CouldNotJudgeError, DiagError
 from diag.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes, without_adapter
 from diag.notes import collecting
 from diag.tensors import accelerator_type
@@ -30,7 +31,8 @@ class Answer:
     `outputs` is (positions, vocabulary) float32 logits, or hidden states for a model without a language head;
     `tokens` the greedy continuation (empty where the model can't generate), `text` its decoded form, `repeatable`
     whether a second run gave the same bits, `seconds` one forward, `problem` why the answer can't be right at all,
-    `not_asked` why a model that can generate was not asked to.
+    `not_asked` why a model that can generate was not asked to. `unfilled` are tensors that the checkpoint lacks and
+    the answer needs, `dtype` the main one (both known of a twin).
     """
 
     outputs: np.ndarray = field(repr=False)
@@ -41,6 +43,8 @@ class Answer:
     probe: str = ""
     problem: str = ""
     not_asked: str = ""
+    unfilled: tuple[str, ...] = ()
+    dtype: str = ""
 
     def to_bytes(self) -> bytes:
         """One self-contained record (numpy's own format, no pickle)."""
@@ -53,7 +57,8 @@ class Answer:
     def from_bytes(cls, data: bytes) -> Answer:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
             facts = json.loads(str(stored["facts"]))
-            return cls(stored["outputs"], **{**facts, "tokens": tuple(facts["tokens"])})
+            lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
+            return cls(stored["outputs"], **{**facts, **lists})
 
 
 def ask(
@@ -89,7 +94,7 @@ def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) ->
     from diag.loading import import_function
 
     function = import_function(probe, "probe")
-    answer = _twice(lambda: _tensor_in(function(model), f"the probe {probe}"), probe)
+    answer = _twice(lambda: _asked(function, model, probe), probe)
     if answer.problem or not generate:
         return answer
     try:
@@ -97,6 +102,29 @@ def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) ->
     except CouldNotJudgeError:
         return answer
     return _with_generation(answer, model, _on(input_device(model), made.tensors), made.tokenizer)
+
+
+def _asked(function: Callable[[Any], Any], model: Any, probe: str) -> torch.Tensor:
+    """What the user's function returns. Raises CouldNotJudgeError where it, and not the model, is at fault."""
+    try:
+        value = _tensor_in(function(model), f"the probe {probe}")
+    except DiagError:
+        raise
+    except Exception as e:
+        if any(frame.filename == torch.nn.modules.module.__file__ for frame in traceback.extract_tb(e.__traceback__)):
+            raise  # the model was running
+        raise CouldNotJudgeError(
+            f"the probe {probe!r} raised {type(e).__name__}: {e}",
+            why="it came from the probe's own code, while no module of the model ran.",
+            next_step="correct the probe: it takes the model and returns a tensor.",
+        ) from e
+    if not isinstance(value, torch.Tensor):
+        raise CouldNotJudgeError(
+            f"the probe {probe!r} returned a {type(value).__name__}, not a tensor.",
+            why="answers are compared as numbers.",
+            next_step="return the logits, or another tensor that the model computed.",
+        )
+    return value
 
 
 def _twice(run: Callable[[], Any], name: str) -> Answer:
@@ -186,13 +214,13 @@ def _tensor_in(output: Any, whose: str) -> Any:
         if isinstance(value, torch.Tensor):
             return value
     if output is None or isinstance(output, (str, int, float, bool, list)):
-        return output  # a probe's mistake, named by `_problem`
+        return output  # named by whoever asked
     raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
 
 
 def _problem(output: Any) -> str:
     if not isinstance(output, torch.Tensor):
-        return f"the probe returned a {type(output).__name__}, not a tensor"
+        return f"the model returned a {type(output).__name__}, not a tensor"
     if output.is_meta:
         return "the answer is a meta tensor: it has a shape and no values"
     return ""

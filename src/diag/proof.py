@@ -21,6 +21,7 @@ from diag.comparing import TOLERANCES, distance
 from diag.errors import DiagError
 from diag.loading import load, load_planned, spec_of
 from diag.machine import free_memory
+from diag.missing import missing_from_body
 from diag.outcome import LoadOutcome, Proof
 from diag.packing import Packed, is_packed_class, packed_modules, use_common_kernel
 from diag.planning import Plan, plan_load
@@ -107,6 +108,8 @@ def judge(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> Proo
     base = replace(base, max_abs_diff=d.max_abs_diff, kl_divergence=d.kl_divergence, top1_agreement=d.top1_agreement)
     if not answer.repeatable:
         return replace(base, reason="two runs of the same input gave different answers")
+    if reference.unfilled:
+        return replace(base, reason=unfilled_sentence(reference.unfilled))
     if (exact and d.max_abs_diff > 0) or d.relative > tolerance:
         size = f"its answer differs by up to {d.max_abs_diff:.3g} (KL {d.kl_divergence:.3g} nats)"
         return replace(base, reason=f"{size} from the same checkpoint loaded on the CPU")
@@ -121,6 +124,14 @@ def judge(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> Proo
     how = "bit for bit" if exact else f"within {tolerance:g} of the reference's size"
     return replace(base, proved=True, reason=f"equal to the same checkpoint on the CPU, {how}, for {len(probes)} "
                    f"probe{'s' * (len(probes) != 1)}, twice")  # fmt: skip
+
+
+def unfilled_sentence(keys: tuple[str, ...]) -> str:
+    many = f"{len(keys)} tensors of the model, {keys[0]!r} among them" if len(keys) > 1 else repr(keys[0])
+    return (
+        f"the checkpoint lacks {many}: newly initialised, so neither this answer nor that of the same checkpoint "
+        "on the CPU is the model's"
+    )
 
 
 def twin_spec(spec: LoadSpec) -> LoadSpec:
@@ -152,7 +163,9 @@ def reference_answer(spec: LoadSpec, packed: Packed, like: Any = None) -> Answer
     try:
         if like is not None:
             align_like(twin.model, like)
-        return ask(twin.model, spec.probe, tokenizer_folder(spec))
+        answer = ask(twin.model, spec.probe, tokenizer_folder(spec))
+        unfilled = missing_from_body(twin.model, twin.missing_keys)
+        return replace(answer, unfilled=unfilled, dtype=main_dtype(twin.model))
     except Exception as e:
         return f"the twin itself failed: {type(e).__name__}: {_first_line(e)}"
     finally:

@@ -66,7 +66,14 @@ def _bitsandbytes_arguments(spec: LoadSpec) -> dict[str, Any]:
     return arguments
 
 
-def is_bitsandbytes(spec: LoadSpec) -> bool:
+def is_bitsandbytes(spec: LoadSpec, config: Any = None) -> bool:
+    """Whether bitsandbytes does the packing; `config`, the model's own, tells for one stored packed."""
+    if spec.quantization == AS_STORED:
+        stored = getattr(config, "quantization_config", None)
+        values = stored if isinstance(stored, Mapping) else vars(stored) if stored is not None else {}
+        return "bitsandbytes" in str(values.get("quant_method", "")).lower() or any(
+            values.get(name) for name in ("load_in_4bit", "load_in_8bit", "_load_in_4bit", "_load_in_8bit")
+        )
     named = spec.quantization in QUANTIZATIONS and spec.quantization != "none"
     return named or spec.quantization.startswith("BitsAndBytesConfig ")
 

@@ -30,6 +30,26 @@ def read_request(path: str, tokenizer: Any, dtype: torch.dtype | None) -> dict[s
 
     Raises CouldNotJudgeError for a file that is not there, not readable, or needs a tokenizer that is not there.
     """
+    file = _there(path)
+    if file.suffix.lower() == ".safetensors":
+        return {name: _as(tensor, dtype) for name, tensor in _tensors_of(file).items()}
+    return _from_json(file, tokenizer, dtype)
+
+
+def check_request(path: str) -> None:
+    """What shows without a model: raises CouldNotJudgeError for a file that is not there, cut off, or of no use."""
+    file = _there(path)
+    if file.suffix.lower() == ".safetensors":
+        _tensors_of(file)
+        return
+    value = _value_of(file)
+    if not isinstance(value, (str, list, Mapping)):
+        raise _unreadable(file, ValueError(f"it holds a {type(value).__name__}"))
+    if isinstance(value, list) or (isinstance(value, Mapping) and _text_in(value) is None and "messages" not in value):
+        _from_json(file, None, None)
+
+
+def _there(path: str) -> Path:
     file = Path(path)
     if not file.is_file():
         raise CouldNotJudgeError(
@@ -37,9 +57,7 @@ def read_request(path: str, tokenizer: Any, dtype: torch.dtype | None) -> dict[s
             why=f"looked in {str(Path.cwd())!r}; a probe that ends in {' or '.join(SUFFIXES)} is the path of a file.",
             next_step="give the path of the file, or a prompt that does not end that way.",
         )
-    if file.suffix.lower() == ".safetensors":
-        return {name: _as(tensor, dtype) for name, tensor in _tensors_of(file).items()}
-    return _from_json(file, tokenizer, dtype)
+    return file
 
 
 def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
@@ -51,13 +69,18 @@ def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(file, e) from e
 
 
-def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def _value_of(file: Path) -> Any:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(value, Mapping) and isinstance(value.get("body"), (str, Mapping)):  # a logged HTTP request
             value = json.loads(value["body"]) if isinstance(value["body"], str) else value["body"]
     except (OSError, ValueError) as e:
         raise _unreadable(file, e) from e
+    return value
+
+
+def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    value = _value_of(file)
     text = value if isinstance(value, str) else _text_in(value)
     if text is not None:
         return dict(_tokenizer(tokenizer, file)(text, return_tensors="pt"))

@@ -51,6 +51,15 @@ def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
 
 
+def test_an_error_that_is_its_own_cause_is_no_endless_chain():
+    error = ValueError("refused")
+    error.__cause__ = error
+    assert not is_out_of_memory(error)
+    outer, inner = ValueError("outer"), ValueError("inner")
+    outer.__cause__, inner.__cause__ = inner, outer
+    assert not is_out_of_memory(outer)
+
+
 def report(exitcode=0, log=b"", **seen):
     values = {"answer": None, "timed_out": False, "oom_kill": False, "seconds": 1.5, **seen}
     return Report(ident=1, exitcode=exitcode, log=log, **values)

@@ -164,9 +164,10 @@ def test_a_model_that_is_not_there_is_a_row(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_killed_cells_stay_until_they_are_retried(tmp_path, monkeypatch):
+def test_killed_cells_are_tried_once_more_and_then_stay_until_they_are_retried(tmp_path, monkeypatch):
     specs = [own("kills_itself")]
-    run(specs, tmp_path)
+    assert "runs" not in run(specs, tmp_path).reason[0]
+    assert "in 2 runs, and is tried again only with --retry-failed" in run(specs, tmp_path).reason[0]
     seen = []
     monkeypatch.setattr("diag.sweep.run._note_end", lambda sweep, ended: seen.append(ended.key))
     assert list(run(specs, tmp_path).status) == ["killed"] and seen == []

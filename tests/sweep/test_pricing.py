@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,9 @@ from diag.hardware import Hardware
 from diag.spec import LoadSpec, grid
 from diag.sweep.cell import Planned
 from diag.sweep.pricing import Load, most_informative_first, price
+from diag.sweep.rows import MEASURED_ANEW
 from diag.sweep.run import price as price_of_specs
+from diag.sweep.state import Options, Sweep
 
 MIB = 2**20
 
@@ -84,10 +87,26 @@ def test_a_plan_loads_nothing_and_counts_what_shares_a_load(tmp_path):
 
 def test_stored_rows_cost_nothing_and_tell_how_long_a_load_takes(tmp_path):
     specs = grid("tiny", ["none", "disk"], ["none"])
-    diag.matrix(specs[:1], tmp_path / "r.sqlite", progress=False)
+    frame = diag.matrix(specs[:1], tmp_path / "r.sqlite", progress=False)
     found = price_of_specs(specs, tmp_path / "r.sqlite")
     assert (found.stored, found.loads) == (1, 1)
-    assert found.seconds and found.seconds > 0
+    assert found.seconds and found.seconds > frame.load_seconds[0] + 3 * frame.forward_seconds[0], "the whole process"
+
+
+def test_the_rest_is_estimated_by_the_clock_and_its_numbers_add_up(monkeypatch):
+    clock, said = [100.0], []
+    monkeypatch.setattr("diag.sweep.state.time.monotonic", lambda: clock[0])
+    sweep = Sweep([], None, Options(), SimpleNamespace(say=said.append))
+    sweep.begin(9)
+    sweep.cells_done, clock[0] = 1, 101.0
+    sweep.note_seconds("died", 0.01, alive=False)
+    sweep.cells_done, clock[0] = 3, 112.0
+    sweep.note_seconds("load", 0.4, alive=True)
+    sweep.note_seconds("another", 0.4, alive=True)
+    assert said == ["3 of 9 loads, reference loads included, took 12.0 s, so the other 6 take about 24 s"]
+    sweep.cells_done, clock[0] = 4, 132.0
+    sweep.note_seconds("a slower one", 10.0, alive=True)
+    assert said[1:] == ["4 of 9 loads, reference loads included, took 32.0 s, so the other 5 take about 40 s"]
 
 
 @pytest.mark.exhaustive
@@ -150,8 +169,6 @@ def test_36_specs_of_smollm2_add_up_and_interrupted_and_resumed_gives_the_same_f
     loaded = whole.shared_with.isna() & (whole.status != "unsupported")
     assert (int(loaded.sum()), int(whole.shared_with.notna().sum())) == (cost.loads, cost.shared)
     assert int((whole.status == "unsupported").sum()) == cost.refused
-    measured_anew = ["load_seconds", "forward_seconds", "peak_host_bytes", "free_bytes_before", "free_bytes_after",
-                     "held_by", "reason"]  # fmt: skip
     import pandas as pd
 
-    pd.testing.assert_frame_equal(resumed.drop(columns=measured_anew), whole.drop(columns=measured_anew))
+    pd.testing.assert_frame_equal(resumed.drop(columns=[*MEASURED_ANEW]), whole.drop(columns=[*MEASURED_ANEW]))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
-from diag.errors import DiagError, UnsupportedError
+from diag.errors import DiagError, LoaderError, UnsupportedError
 from diag.packing import NOTHING, Packed
 from diag.spec import LoadSpec
 from diag.sweep.deaths import is_out_of_memory
@@ -169,7 +169,7 @@ def measure(ask: Ask) -> Measured:
     use_hardware(ask.spec.hardware)
     before, others = neighbours.free_by_device(), neighbours.others()
     measured = _measure(ask)
-    return _with(measured, free_before=before, free_after=neighbours.free_by_device(), others=others)
+    return replace(measured, free_before=before, free_after=neighbours.free_by_device(), others=others)
 
 
 def _measure(ask: Ask) -> Measured:
@@ -197,30 +197,29 @@ def _measure(ask: Ask) -> Measured:
     try:
         answer = ask_model(model, spec.probe, tokenizer_folder(spec), notes)
     except Exception as raised:
-        error, failure = raised, describe(raised, "unchecked" if isinstance(raised, DiagError) else "forward_error")
+        if isinstance(raised, DiagError):  # the request or the probe, and not the model
+            failure = described(raised, "unchecked", spec)
+        else:
+            error, failure = raised, described(raised, "forward_error", spec)
     peaks = {**outcome.peak_bytes, **accelerator_peaks()}
     peaks["cpu"] = max(outcome.peak_bytes.get("cpu", 0), posix.peak_host_bytes() - before)
     suspicious = spec.loader is not None or error is not None or (answer is not None and bool(answer.problem))
+    causes = naming.never_loaded(model, outcome.missing_keys)
+    causes += naming.causes_of(model, error, spec) if suspicious else ()
     return Measured(
         outcome.seconds, peaks, table, None if answer is None else answer.to_bytes(), runs_cpu_kernels(model),
         main_dtype(model), len(linear_layers(model)), tuple(notes), outcome.missing_keys, failure,
-        packed_modules(model), naming.causes_of(model, error, spec) if suspicious else (),
-        naming.adapter_effect(model, spec, answer),
+        packed_modules(model), causes, naming.adapter_effect(model, spec, answer),
     )  # fmt: skip
 
 
 def _not_loaded(outcome: Any) -> Measured:
     from diag.sweep import naming
 
-    failure = describe(outcome.error, "load_error")
-    causes = () if failure.status == "unsupported" else naming.causes_of(None, outcome.error, outcome.spec)
+    failure = described(outcome.error, "load_error", outcome.spec)
+    named = failure.status == "unsupported" or isinstance(outcome.error, LoaderError)
+    causes = () if named else naming.causes_of(None, outcome.error, outcome.spec)
     return Measured(peak_bytes=dict(outcome.peak_bytes), notes=outcome.notes, failure=failure, causes=causes)
-
-
-def _with(measured: Measured, **values: Any) -> Measured:
-    from dataclasses import replace
-
-    return replace(measured, **values)
 
 
 def be_twin(ask: Ask) -> bytes | str:
@@ -231,6 +230,15 @@ def be_twin(ask: Ask) -> bytes | str:
     pin(ask.folders)
     answer = reference_answer(ask.spec, ask.packed)
     return answer if isinstance(answer, str) else answer.to_bytes()
+
+
+def described(error: BaseException, otherwise: str, spec: LoadSpec) -> Failure:
+    """As `describe`, and where in the user's own loader or probe it happened."""
+    from diag.sweep.ownfiles import where_raised
+
+    failure = describe(error, otherwise)
+    where = where_raised(error, spec)
+    return replace(failure, reason=f"{_ended(failure.reason)} At {where}.") if where else failure
 
 
 def describe(error: BaseException, otherwise: str) -> Failure:

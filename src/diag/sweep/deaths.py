@@ -36,14 +36,20 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     True for MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's:
     "DefaultCPUAllocator: can't allocate memory"), which only their texts tell from others.
     """
-    if error is None:
-        return False
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise e from e` is a chain without an end
+        if _says_no_memory(error):
+            return True
+        seen.add(id(error))
+        error = error.__cause__
+    return False
+
+
+def _says_no_memory(error: BaseException) -> bool:
     classes = {c.__name__ for c in type(error).__mro__}
     if "MemoryError" in classes or "OutOfMemoryError" in classes or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    if classes & {"RuntimeError", "OSError", "SafetensorError"} and _NO_MEMORY.search(str(error)):
-        return True
-    return is_out_of_memory(error.__cause__)
+    return bool(classes & {"RuntimeError", "OSError", "SafetensorError"} and _NO_MEMORY.search(str(error)))
 
 
 def death_of(report: Report, answer: Answer | None) -> Death | None:

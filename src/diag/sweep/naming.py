@@ -29,6 +29,15 @@ def causes_of(model: Any, error: BaseException | None, spec: LoadSpec) -> tuple[
     return tuple((one.cause, one.title) for one in wrong)
 
 
+def never_loaded(model: Any, missing_keys: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The cause behind tensors that the checkpoint lacks and the answer needs; empty where there are none."""
+    from diag.diagnosis.causes import get
+    from diag.missing import missing_from_body
+
+    cause = "uninitialised-values"
+    return ((cause, get(cause).title),) if missing_from_body(model, missing_keys) else ()
+
+
 def adapter_effect(model: Any, spec: LoadSpec, answer: Answer | None) -> str:
     """One sentence: whether the adapter changes the answer to the probe. Empty without an adapter or an answer."""
     from diag.proof import tokenizer_folder

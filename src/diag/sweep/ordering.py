@@ -67,10 +67,10 @@ def _twins(sweep: Sweep, loads: list[Load]) -> Mapping[str, int]:
 
 
 def _seconds_measured_before(sweep: Sweep) -> float | None:
-    """Seconds a load of these models took in this file; None where none was measured."""
+    """Seconds that the whole process of a load of these models took, by this file; None where none is known."""
     if sweep.seconds_measured:
         return sweep.seconds_per_load
     models = {spec.model for spec in sweep.specs}
-    rows = [row for row in sweep.store.rows().values() if row["model"] in models and row.get("load_seconds")]
-    times = [row["load_seconds"] + 3 * (row.get("forward_seconds") or 0.0) for row in rows]
+    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
+    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
     return sum(times) / len(times) if times else None

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib.util
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from diag.planning import Plan
 from diag.spec import LoadSpec
+
+_DIAG = Path(__file__).parents[1]
 
 
 def data_fingerprint(spec: LoadSpec) -> str:
@@ -25,13 +29,79 @@ def data_fingerprint(spec: LoadSpec) -> str:
 
 
 def code_fingerprint(spec: LoadSpec) -> str:
-    """Of the files that hold the loader and the probe function; empty without either."""
+    """Of the files of the loader and the probe function, and those they import from beside them; empty without."""
+    return _hash(path for module in _own_modules(spec) for path in _with_imports(module))
+
+
+def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
+    """The last line of the user's own files that an error, or what it was raised from, passed: `file.py:12 in f`."""
+    roots = {path.parent for module in _own_modules(spec) if (path := _file_of(module)) is not None}
+    found, seen = "", set[int]()
+    while error is not None and id(error) not in seen:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if any(_is_own(Path(frame.filename), root) for root in roots):
+                found = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+        seen.add(id(error))
+        error = error.__cause__
+    return found
+
+
+def _own_modules(spec: LoadSpec) -> list[str]:
     from diag.probing import is_function
 
     names = [spec.loader] if spec.loader is not None else []
     if spec.probe is not None and is_function(spec.probe):
         names.append(spec.probe)
-    return _hash(path for name in names if (path := _file_of(name.partition(":")[0])) is not None)
+    return [name.partition(":")[0] for name in names]
+
+
+def _with_imports(module: str) -> list[Path]:
+    """The file of a module, and of what it imports, and so on, as far as that lies in its folder. Runs none of it."""
+    start = _file_of(module)
+    if start is None:
+        return []
+    package = module if start.name == "__init__.py" else module.rpartition(".")[0]
+    root = start.parents[min(len(package.split(".")) if package else 0, len(start.parents) - 1)]
+    found, left = {start}, [(start, package)]
+    while left:
+        path, inside = left.pop()
+        for name in _imported(path, inside):
+            file = next((f for f in _files_named(root, name) if _is_own(f, root)), None)
+            if file is not None and file not in found:
+                found.add(file)
+                left.append((file, name if file.name == "__init__.py" else name.rpartition(".")[0]))
+    return sorted(found)
+
+
+def _imported(path: Path, package: str) -> set[str]:
+    """Dotted names that a file imports, `from a import b` as both `a` and `a.b`; none where it can't be parsed."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".") if node.level and package else []
+            base = [*parts[: len(parts) - node.level + 1], *(node.module or "").split(".")]
+            dotted = ".".join(part for part in base if part)
+            names |= {dotted, *(f"{dotted}.{alias.name}".strip(".") for alias in node.names)}
+    return {name for name in names if name}
+
+
+def _files_named(root: Path, name: str) -> list[Path]:
+    place = root.joinpath(*name.split("."))
+    return [place.with_name(f"{place.name}.py"), place / "__init__.py"]
+
+
+def _is_own(path: Path, root: Path) -> bool:
+    """Below the user's folder, and nothing that was installed there, nor diag itself."""
+    if root.name in ("site-packages", "dist-packages") or path.is_relative_to(_DIAG) or not path.is_file():
+        return False
+    below = path.parts[len(root.parts) :] if path.is_relative_to(root) else None
+    return below is not None and not {"site-packages", "dist-packages"} & set(below)
 
 
 def bytes_written(plan: Plan) -> int:

@@ -9,15 +9,17 @@ from typing import Any
 import pandas as pd
 
 from diag.comparing import distance
+from diag.diagnosis.causes import get
 from diag.outcome import Proof
 from diag.probing import Answer
 from diag.proof import judge
 from diag.spec import LoadSpec
 from diag.sweep.cell import Failure, Measured, Planned
 from diag.sweep.facts import facts_of
+from diag.sweep.loaderchecks import ignored_map, other_dtype
 from diag.sweep.neighbours import in_words, to_json
 
-RETRIED = ("killed", "timeout", "out_of_memory")
+NEVER_LOADED = "uninitialised-values"
 
 # Errors after which the question that a row asks was never reached: no access, network, file or room.
 NO_ACCESS = frozenset({
@@ -33,6 +35,10 @@ MATRIX_COLUMNS = (
     "kl_divergence", "top1_agreement", "repeatable", "quality_kl", "reference", "error_type", "error_text", "reason",
     "answer", "shared_with", "warnings", "free_bytes_before", "free_bytes_after", "held_by",
 )  # fmt: skip
+
+# Two runs of the same specs are judged equal in all other columns; `reason` may name sizes and who was there.
+MEASURED_ANEW = ("load_seconds", "forward_seconds", "peak_host_bytes", "free_bytes_before", "free_bytes_after",
+                 "held_by", "reason")  # fmt: skip
 
 _DTYPES = {
     "simulated": "bool", "load_seconds": "float64", "forward_seconds": "float64", "peak_host_bytes": "Int64",
@@ -69,13 +75,6 @@ def could_not_judge(row: dict[str, Any]) -> bool:
     return (status == "load_error" and row.get("error_type") in NO_ACCESS) or any(part in text for part in _NO_ROOM)
 
 
-def is_final(row: dict[str, Any], retry_failed: bool) -> bool:
-    """Whether a stored row need not be done again. What could not be judged is always tried again."""
-    if could_not_judge(row) and row["status"] != "unchecked":
-        return False
-    return not (retry_failed and row["status"] in RETRIED)
-
-
 def blank_row(spec: LoadSpec, status: str, reason: str) -> dict[str, Any]:
     """A row for a cell that never came to a measurement."""
     row: dict[str, Any] = dict.fromkeys(MATRIX_COLUMNS)
@@ -100,8 +99,9 @@ def measured_row(plan: Planned, measured: Measured, references: References) -> d
     if measured.answer is not None:
         answer = Answer.from_bytes(measured.answer)
         sentences = [_judge_into(row, answer, measured, references)]
-    sentences += [_cause_sentence(measured, row), _packed_sentence(plan, measured, row), measured.adapter,
-                  _missing_sentence(measured), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
+    sentences += _loader_sentences(plan.spec, measured, references, row)
+    sentences += [_cause_sentence(measured, references), _packed_sentence(plan, measured, row), measured.adapter,
+                  _missing_sentence(measured, sentences[0]), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
     row["reason"] = " ".join(_sentence(s) for s in sentences if s)
     row["facts"] = facts_of(plan, measured)
     return row
@@ -174,12 +174,22 @@ def _quality(answer: Answer, unquantized: Answer | str) -> float | None:
     return distance(answer.outputs, unquantized.outputs).kl_divergence
 
 
-def _cause_sentence(measured: Measured, row: dict[str, Any]) -> str:
+def _cause_sentence(measured: Measured, references: References) -> str:
     """Names what is wrong with the model; a healthy row of a healthy model says nothing."""
     if not measured.causes:
-        return ""
-    cause, title = measured.causes[0]
+        unfilled = measured.answer is not None and isinstance(references.twin, Answer) and references.twin.unfilled
+        if not unfilled:
+            return ""
+    cause, title = measured.causes[0] if measured.causes else (NEVER_LOADED, get(NEVER_LOADED).title)
     return f"Cause: {cause} ({title.rstrip('.')})"
+
+
+def _loader_sentences(spec: LoadSpec, measured: Measured, references: References, row: dict[str, Any]) -> list[str]:
+    """What a user's loader did otherwise than asked: said of every row, a mix of dtypes only where it can matter."""
+    of_twin = references.twin.dtype if isinstance(references.twin, Answer) else ""
+    dtypes = other_dtype(spec, measured.placement, measured.dtype, of_twin)
+    harmless = row["status"] == "ok" and measured.dtype == of_twin
+    return [ignored_map(spec, measured.placement, measured.free_before), "" if harmless else dtypes]
 
 
 def _others_sentence(measured: Measured, row: dict[str, Any]) -> str:
@@ -196,11 +206,14 @@ def _packed_sentence(plan: Planned, measured: Measured, row: dict[str, Any]) -> 
     return f"Asked {asked}, {packed} of {total} linear layers are packed."
 
 
-def _missing_sentence(measured: Measured) -> str:
+def _missing_sentence(measured: Measured, said: str) -> str:
+    """The newly initialised tensors of a row that is not wrong because of them."""
     keys = measured.missing_keys
-    if not keys:
+    if not keys or "newly initialised" in said:
         return ""
-    return f"{len(keys)} tensors are not in the checkpoint and were newly initialised, {keys[0]!r} among them."
+    many = f"{len(keys)} tensors are" if len(keys) > 1 else "1 tensor is"
+    harmless = ": a new head, or nothing that the answer needs" * (measured.failure is None)
+    return f"{many} not in the checkpoint and newly initialised, {keys[0]!r} among them{harmless}."
 
 
 def _sentence(text: str) -> str:

@@ -28,8 +28,6 @@ from diag.sweep.state import Options, Sweep
 from diag.sweep.store import Store
 from diag.sweep.surveying import from_death, short, survey
 
-__all__ = ["matrix", "placement_of", "price"]
-
 _CELL = "diag.sweep.cell"
 _NO_TWIN = "no twin could be had"
 
@@ -56,14 +54,15 @@ def matrix(
     Columns: `diag.sweep.rows.MATRIX_COLUMNS`; seconds, bytes and counts are numbers, `status` is one of `ok`,
     `wrong_output`, `unsupported`, `load_error`, `forward_error`, `out_of_memory`, `killed`, `timeout`, `unchecked`,
     `not_run`, and `reason` explains it in a sentence. Rows are written to the SQLite file `results` as they come
-    (None: kept nowhere); calling again does only what is missing. `killed`, `timeout` and `out_of_memory` stay until
-    `retry_failed`; `fresh` does all again. `timeout` is seconds per cell, `memory_limit` bytes per cell. `workers`
-    cells run at once: by default one per core, fewer for large models, one on a real accelerator. After `budget`
-    seconds no further load begins, `max_loads` are done at most, the most informative first; `deadline` seconds end
-    the whole run, and what is left over is `not_run`. `yes=False` refuses a run that would hold more than half of the
-    host's free memory. `cancelled` is asked between cells; `on_row` gets each row as it is known. Never raises for a
-    cell. Raises DiagError for duplicate specs or a results file that can't be used; on KeyboardInterrupt what was
-    finished is in the file.
+    (None: kept nowhere); calling again does only what is missing, what died (once more) and what could not be judged
+    (`finality.py`); `retry_failed` does deaths again however often, `fresh` all. `timeout` is seconds per cell,
+    `memory_limit` bytes per cell. `workers` cells run at once: by default one per core, fewer for large models, one on
+    a real accelerator. After `budget` seconds no further load begins, `max_loads` are done at most, the most
+    informative first; `deadline` seconds end the whole run, and what is left over is `not_run`. `yes=False` refuses a
+    run that would hold more than half of the host's free memory. `cancelled` is asked between cells; `on_row` gets
+    each row as it is known. An interrupted and resumed run gives the same frame, `rows.MEASURED_ANEW` apart. Never
+    raises for a cell. Raises DiagError for duplicate specs or a results file that can't be used; on KeyboardInterrupt
+    what was finished is in the file.
     """
     specs = _checked(specs)
     options = Options(timeout, workers, memory_limit, budget, max_loads, deadline, retry_failed, fresh, yes, cancelled)
@@ -193,7 +192,7 @@ def _run(sweep: Sweep) -> None:
     cost = price_of(sweep, loads)
     sweep.progress.say(str(cost))
     _refuse_if_large(sweep, cost)
-    sweep.cells = min(cost.loads, sweep.options.max_loads or cost.loads) + cost.twins
+    sweep.begin(min(cost.loads, sweep.options.max_loads or cost.loads) + cost.twins)
     if sweep.options.limited:
         loads = most_informative_first(loads)
     waiting = {load.key: load for load in loads}
@@ -265,7 +264,7 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
     sweep.cells_done += 1
     if kind == "load":
         sweep.measured[key] = ended.value if ended.death is None else ended.death
-        sweep.note_seconds(ended.seconds)
+        sweep.note_seconds(key, ended.seconds, ended.death is None)
     elif ended.death is not None:
         sweep.references[key] = f"{_NO_TWIN}: {ended.death.error_type}, {short(ended.death.text)}"
     elif isinstance(ended.value, str):
@@ -294,6 +293,7 @@ def _finish(sweep: Sweep, load: Load, references: list[str]) -> None:
         row, table = measured_row(first, measured, answers), measured.placement
     if row["status"] == "not_run":
         return
+    row["cell_seconds"] = sweep.seconds_of.get(load.key)
     sweep.keep(first, row, table)
     for plan in load.plans[1:]:
         sweep.keep(plan, shared_row(row, plan.spec), table)

@@ -15,11 +15,14 @@ from diag.probing import Answer
 from diag.spec import LoadSpec
 from diag.sweep import keys
 from diag.sweep.cell import Measured, Planned
+from diag.sweep.finality import counted, is_final, may_be_chance, tries_of
 from diag.sweep.isolate import Death
 from diag.sweep.pricing import duration
 from diag.sweep.progress import Progress
-from diag.sweep.rows import is_final, shared_row
+from diag.sweep.rows import shared_row
 from diag.sweep.store import Store
+
+_TOO_SHORT = 1.5  # times as long as was said
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,13 @@ class Sweep:
     rows: dict[LoadSpec, dict[str, Any]] = field(default_factory=dict)
     references: dict[str, Answer | str] = field(default_factory=dict)
     measured: dict[str, Measured | Death] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)  # by row key: runs before this one that chance may have ended
     left_out: dict[LoadSpec, str] = field(default_factory=dict)
     queued: set[str] = field(default_factory=set)
     seconds_measured: list[float] = field(default_factory=list)
+    seconds_of: dict[str, float] = field(default_factory=dict)  # by load: its whole process
+    cells_began: float = 0.0
+    seconds_promised: float = 0.0
     to_download: int = 0
     cells: int = 0
     cells_done: int = 0
@@ -74,13 +81,25 @@ class Sweep:
         """The average of the loads measured so far; 0 before the first."""
         return sum(self.seconds_measured) / len(self.seconds_measured) if self.seconds_measured else 0.0
 
-    def note_seconds(self, seconds: float) -> None:
-        """One more load was measured; after the first, says about how long the rest will take."""
+    def begin(self, cells: int) -> None:
+        """The first of so many processes, loads and reference loads together, is about to start."""
+        self.cells, self.cells_began = cells, time.monotonic()
+
+    def note_seconds(self, key: str, seconds: float, alive: bool) -> None:
+        """One more load ended. After the first that gave a result, says how long the rest will take at the pace so
+        far, and again when that was far too short: quantized loads are slower than plain ones. By the clock, so that
+        starting processes, reference loads, comparing and saving count too.
+        """
+        self.seconds_of[key] = seconds
+        if not alive:  # a process that ended at once tells nothing about the others
+            return
         self.seconds_measured.append(seconds)
-        left = self.cells - self.cells_done
-        if len(self.seconds_measured) == 1 and left > 0:
-            rest = duration(seconds * left / self.workers)
-            self.progress.say(f"the first load took {seconds:.1f} s, so the other {left} take about {rest}")
+        left, took = self.cells - self.cells_done, time.monotonic() - self.cells_began
+        whole = took / max(1, self.cells_done) * self.cells
+        if left > 0 and whole > _TOO_SHORT * self.seconds_promised:
+            self.seconds_promised = whole
+            so_far = f"{self.cells_done} of {self.cells} loads, reference loads included, took {took:.1f} s"
+            self.progress.say(f"{so_far}, so the other {left} take about {duration(whole - took)}")
 
     @property
     def elapsed(self) -> float:
@@ -103,11 +122,12 @@ class Sweep:
 
     def keep(self, plan: Planned, row: dict[str, Any], table: pd.DataFrame | None) -> None:
         """One more row is known: in memory, in the file, and to whoever watches."""
+        key = self.row_key(plan)
         row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
-        self.rows[plan.spec] = row
+        row = self.rows[plan.spec] = counted(row, self.tries.get(key, 0))
         with self.saving():
             extra = {"versions": keys.versions()}
-            self.store.save(self.row_key(plan), plan.spec.to_json(), row, table, extra)
+            self.store.save(key, plan.spec.to_json(), row, table, extra)
         self.progress.row(row)
 
     @contextlib.contextmanager
@@ -123,6 +143,7 @@ class Sweep:
     def take_stored(self) -> None:
         """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
         stored = self.store.rows()
+        self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
         for key, row in usable.items():

@@ -31,6 +31,8 @@ def survey(sweep: Sweep, outlines: Path | None = None) -> None:
     for spec in sweep.specs:
         if (failure := refused.get(spec.model)) is not None:
             sweep.plans[spec] = Planned(spec, failure=failure)
+        elif spec.probe is not None and (error := before.probes.get(spec.probe)) is not None:
+            sweep.plans[spec] = Planned(spec, failure=_held(error))
         elif before.machine is not None and not spec.simulated:
             sweep.plans[spec] = Planned(spec, failure=_held(before.machine))
     _plan(sweep, [spec for spec in sweep.specs if spec not in sweep.plans])

@@ -167,7 +167,11 @@ def _add_run(command: argparse.ArgumentParser) -> None:
     option("--baseline", metavar="FILE", help="exit code 1 if a row got worse than in this file")
     new = "keep the rows as a baseline (default: the file of --baseline)"
     option("--write-baseline", nargs="?", const=True, metavar="FILE", help=new)
-    option("--retry-failed", action="store_true", help="do killed, timed-out and out-of-memory rows again")
+    option(
+        "--retry-failed",
+        action="store_true",
+        help="do deaths again, however often they came",
+    )
     option("--fresh", action="store_true", help="do every row again")
     option("--workers", type=_count, metavar="N", help="cells at a time (default: as many as the machine bears)")
 
