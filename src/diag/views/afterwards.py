@@ -15,6 +15,7 @@ from diag.spec import LoadSpec
 from diag.views import gating
 from diag.views.execute import DIED, ERROR, FINISHED, Ended, Run, truthful
 from diag.views.files import redacted
+from diag.views.leftovers import window_of
 from diag.views.notebooks import NotebookError
 from diag.views.report import ReportResult, finish
 
@@ -28,7 +29,8 @@ def report_from(
 
     `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
     that is the notebook itself, which is left alone. The rows come from `results`, by default the file that the
-    notebook names, looked for from the current folder and from the notebook's. Raises NotebookError for a file that is
+    notebook names, looked for from the current folder and from the notebook's; only those count that were saved or
+    used while the notebook ran. Raises NotebookError for a file that is
     no notebook, or that was never run.
     """
     source = Path(notebook)
@@ -37,8 +39,9 @@ def report_from(
     ended = how_it_ended(nb)
     specs, named = _asked(nb)
     stored = Path(results) if results is not None else _found(named, source)
+    when = window_of(nb)
     nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
-    return finish(Run(nb, ended), specs, path, stored, source)
+    return finish(Run(nb, ended), specs, path, stored, when, source)
 
 
 def how_it_ended(nb: Any) -> Ended:

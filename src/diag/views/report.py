@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from diag.exits import Exit
 from diag.gate import Gate, judge
 from diag.hardware import format_exact
 from diag.spec import PRESETS, LoadSpec
-from diag.views import endings, gating, plots, summary
+from diag.views import endings, gating
 from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
 from diag.views.execute import Ended, Run, run_notebook
 from diag.views.files import redacted, write_notebook, write_text
-from diag.views.markup import View, tag
+from diag.views.leftovers import Window, partial, stored_frame
+from diag.views.markup import View
 from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
@@ -103,8 +104,9 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     stored.parent.mkdir(parents=True, exist_ok=True)
     executed = path.with_suffix(".ipynb")
+    begun = time.time()
     run = run_notebook(source, executed, values, deadline=deadline, say=say)
-    return finish(run, specs, path, stored)
+    return finish(run, specs, path, stored, Window(begun))
 
 
 def _values(specs: Sequence[LoadSpec], timeout: float, stored: Path) -> dict[str, Any]:
@@ -172,14 +174,19 @@ def file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"
 
 
-def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, source: Path | None = None) -> ReportResult:
-    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit."""
+def finish(
+    run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, when: Window, source: Path | None = None
+) -> ReportResult:
+    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit.
+
+    `when` the run went decides which rows of the file `stored` are its own.
+    """
     nb, ended = run.nb, endings.settled(run.ended)
     verdict = verdict_of(nb)
     if endings.exit_code(ended, verdict) is Exit.WRONG_USAGE:
         specs = ()  # nothing was asked that could have rows
     if not ended.ok:
-        _put_first(nb, ended, _partial(specs, stored) if verdict is None and specs else None)
+        _put_first(nb, ended, partial(specs, stored, when) if verdict is None and specs else None)
         verdict = verdict_of(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
@@ -189,7 +196,7 @@ def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, source
     if source is None or executed.resolve() != source.resolve():
         write_notebook(nb, executed)
     write_text(path, to_html(_for_reading(nb, ended), f"{headline} | diag report"))
-    frame = stored_frame(specs, stored) if specs else None
+    frame = stored_frame(specs, stored, when) if specs else None
     write_summaries(path.with_suffix(""), _gate(verdict, frame, code, redacted(headline)), frame)
     return ReportResult(path, executed, stored, redacted(headline), code, ended, verdict)
 
@@ -224,40 +231,6 @@ def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
         cells.append(nbformat.v4.new_code_cell(outputs=[shown]))
         cells[-1].metadata["tags"] = ["diag-partial"]
     nb.cells[:0] = cells
-
-
-def _partial(specs: Sequence[LoadSpec], stored: Path) -> View:
-    """What the results file holds of `specs`; the rest shows as not run."""
-    frame = stored_frame(specs, stored)
-    sections = {"Every combination": summary.overview(frame)}
-    if frame["n_resident"].notna().any():
-        sections["Where the weights are"] = plots.placement_strips(specs, str(stored))
-        sections["Memory and time"] = plots.memory_and_time(frame)
-        sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
-    sections["What did not work, and why"] = summary.failures(frame)
-    titled = [View(tag("h2", title), title) + view for title, view in sections.items()]
-    return sum(titled, start=summary.headline(frame))
-
-
-def stored_frame(specs: Sequence[LoadSpec], stored: Path) -> pd.DataFrame:
-    """The frame of `specs`: rows that the results file holds from these library versions, the rest `not_run`."""
-    from diag.environment import versions
-    from diag.sweep.rows import blank_row, frame_of
-    from diag.sweep.store import Store
-
-    found: dict[LoadSpec, dict[str, Any]] = {}
-    if stored.is_file():
-        with suppress(DiagError), Store(stored, must_exist=True) as store:
-            rows, keys = store.rows(), {spec: store.find(spec.to_json()) for spec in specs}
-            valid = {spec: key for spec, key in keys.items() if key and _made_with(store, key) == versions()}
-            found = {spec: rows[key] for spec, key in valid.items()}
-    ended = "The run ended before this combination was loaded."
-    return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
-
-
-def _made_with(store: Any, key: str) -> dict[str, str] | None:
-    """The library versions that a stored row was made with."""
-    return (store.extra(key) or {}).get("versions")
 
 
 def _plain(specs: Sequence[LoadSpec], name: str) -> list[str]:
