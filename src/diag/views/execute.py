@@ -31,6 +31,7 @@ from diag.views.markup import visible
 _SCHEME = "diag-report:"
 _ENGINE = "diag"
 FINISHED, ERROR, DIED, TIMEOUT, INTERRUPTED = "finished", "error", "died", "timeout", "interrupted"
+SILENT = "silent"  # it ran to its end, and no cell left a verdict
 
 
 @dataclass(frozen=True)
@@ -249,9 +250,10 @@ def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
     nb.metadata["diag"] = {"ended": ended.to_json()}
     nb = nbformat.from_dict(redacted(nb))
     meta = nb.metadata.setdefault("papermill", {})
-    meta.update(input_path=source, output_path=output, exception=None if ended.ok else True)
+    whole = ended.how in (FINISHED, SILENT)
+    meta.update(input_path=source, output_path=output, exception=None if whole else True)
     nb.metadata.pop("widgets", None)
-    if not ended.ok:
+    if not whole:
         for position, cell in enumerate(nb.cells, start=1):
             state = cell.metadata.setdefault("papermill", {})
             if position == ended.cell:
