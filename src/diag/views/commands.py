@@ -115,22 +115,24 @@ def diff(options: argparse.Namespace) -> Exit:
 
 
 def _plan(options: argparse.Namespace) -> Exit:
-    """What the run would take; loads nothing."""
+    """What the run would take; loads nothing. Where nothing could be planned, it could not judge."""
     from dataclasses import asdict
 
     from diag.sweep.run import price
 
     run = {name: value for name, value in _run_options(options).items() if name in ("workers", "retry_failed", "fresh")}
     found = price(_grid(options), options.results, **run)
+    code = Exit.NOT_JUDGED if found.is_unknown else Exit.AS_EXPECTED
     if options.json:
-        _print_json({**asdict(found), "is_large": found.is_large})
-        return Exit.AS_EXPECTED
+        _print_json({**asdict(found), "is_large": found.is_large, "exit_code": int(code)})
+        return code
     print(visible(str(found)))
-    for rule in found.refusals:
-        print(visible(f"refused: {rule}"))
+    for word, texts in (("could not be planned", found.hindrances), ("refused", found.refusals)):
+        for text in texts:
+            print(visible(f"{word}: {text}"))
     if found.is_large:
         print("That is more than half of the host's free memory: the run asks for --yes.")
-    return Exit.AS_EXPECTED
+    return code
 
 
 def _grid(options: argparse.Namespace) -> list[LoadSpec]:

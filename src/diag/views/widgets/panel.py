@@ -136,7 +136,7 @@ class MatrixPanel(Live):
         except Exception as error:
             self._status.value = failure(error)
             return
-        refusals = "".join(tag("li", escape(text)) for text in found.refusals)
+        refusals = "".join(tag("li", escape(text)) for text in (*found.hindrances, *found.refusals))
         self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
 
     def _add(self, found: dict[str, Any]) -> None:
