@@ -13,6 +13,7 @@ from diag.errors import CouldNotJudgeError, DiagError, SpecError
 from diag.exits import Exit
 from diag.spec import PRESETS, LoadSpec
 from diag.views.markup import visible
+from diag.views.reading import left_of, process_started
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -40,6 +41,7 @@ def _report(options: argparse.Namespace) -> Any:
     from diag.views.notebooks import REPORT
     from diag.views.report import write_report
 
+    parameters = dict(map(_parameter, options.parameter))  # before the model: `-p NAME VALUE` looks like two of them
     return write_report(
         _model(options),
         options.out,
@@ -58,7 +60,8 @@ def _report(options: argparse.Namespace) -> Any:
         options={**_spec_options(options), **_run_options(options)},
         results=options.results,
         notebook=options.notebook or REPORT,
-        parameters=dict(map(_parameter, options.parameter)),
+        parameters=parameters,
+        started=_started(options),
         say=_say,
     )
 
@@ -80,13 +83,14 @@ def matrix(options: argparse.Namespace) -> Exit:
     specs, results = _grid(options), options.results or "results.sqlite"
     old, new = gating.baseline_files(options.baseline, options.write_baseline, "baseline.json")
     baseline = None if old is None else read_baseline(old)
-    frame = diag.matrix(
+    run = diag.matrix  # imports torch, which takes its time
+    frame = run(
         specs,
         results,
         timeout=_seconds(options.timeout, "--timeout"),
         budget=_time(options, "budget"),
         max_loads=options.max_loads,
-        deadline=_time(options, "deadline"),
+        deadline=left_of(_time(options, "deadline"), _started(options)),
         **{"yes": False, **_run_options(options)},
     )
     gated = gate.judge(frame, baseline)
@@ -163,6 +167,11 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
 def _time(options: argparse.Namespace, name: str) -> float | None:
     value = getattr(options, name)
     return None if value is None else _seconds(value, f"--{name}")
+
+
+def _started(options: argparse.Namespace) -> float:
+    """When this run began: with the process, where that was started for it."""
+    return process_started() if options.started is None else options.started
 
 
 def placement(options: argparse.Namespace) -> Exit:
@@ -254,7 +263,11 @@ def _seconds(text: str, option: str) -> float:
 def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise SpecError(f"-p {text!r} is not a parameter.", why="it is written NAME=VALUE.", next_step="-p rows=20")
+        raise SpecError(
+            f"-p {text!r} is not a parameter.",
+            why="it is written NAME=VALUE.",
+            next_step=f"-p {name.strip() or 'rows'}=VALUE: papermill's `-p NAME VALUE` with a sign between",
+        )
     try:
         return name.strip(), json.loads(value)
     except json.JSONDecodeError:

@@ -25,7 +25,19 @@ from diag.spec import LoadSpec
 from diag.views.artefacts import write_summaries
 from diag.views.markup import View, escape, tag
 from diag.views.notebooks import NotebookError
-from diag.views.reading import file_name, machines, none, seconds, several, size, some, truth, whole
+from diag.views.reading import (
+    file_name,
+    left_of,
+    machines,
+    none,
+    process_started,
+    seconds,
+    several,
+    size,
+    some,
+    truth,
+    whole,
+)
 
 # The names of report.ipynb's parameters; a test holds the two against each other.
 PARAMETERS = (
@@ -59,8 +71,12 @@ def read(names: Mapping[str, Any]) -> Asked:
     kernel is another environment's, and SpecError for a value that can't be, or a baseline that is not there.
     """
     check_kernel()
-    check_injected(_injected_names(), PARAMETERS)
-    return asked_for({name: names[name] for name in PARAMETERS if name in names})
+    injected = _injected_names()
+    check_injected(injected, PARAMETERS)
+    asked = asked_for({name: names[name] for name in PARAMETERS if name in names})
+    if injected:  # papermill started this kernel for this run, so its start counts
+        asked.how["deadline"] = left_of(asked.how["deadline"], process_started())
+    return asked
 
 
 def asked_for(values: Mapping[str, Any]) -> Asked:

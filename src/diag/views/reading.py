@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -80,6 +81,18 @@ def seconds(value: Any, name: str) -> float | None:
         raise SpecError(f"{name} {str(value)!r} is not a time.", why="a time is a number above zero with s, m or h.",
                         next_step="write for example 30m")  # fmt: skip
     return float(match[1]) * _UNITS[match[2]]
+
+
+def left_of(deadline: float | None, started: float) -> float | None:
+    """Seconds that are left of a deadline that counts from `started` (seconds since the epoch); a second at least."""
+    return None if deadline is None else max(1.0, deadline - (time.time() - started))
+
+
+def process_started() -> float:
+    """When this process began, in seconds since the epoch."""
+    import psutil
+
+    return psutil.Process().create_time()
 
 
 def whole(value: Any, name: str) -> int | None:

@@ -32,6 +32,7 @@ from diag.views.notebooks import REPORT, check_parameters, declared_parameters, 
 from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
+_PAGE_SECONDS = 15.0  # kept of a deadline for the page, at most
 _SHARE = 0.58  # of the checkpoint on each of two simulated GPUs: one is too small, both together are enough
 
 
@@ -73,18 +74,21 @@ def write_report(
     results: str | os.PathLike[str] | None = None,
     notebook: str | os.PathLike[str] = REPORT,
     parameters: Mapping[str, Any] | None = None,
+    started: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ReportResult:
     """Runs the report notebook and writes `out` (default `reports/<model>.html`) and the executed notebook beside it.
 
     Beside it go the results as JSON, a Markdown summary and JUnit. `hardware` None means this machine and, where it has
     no accelerator, a simulated pair of GPUs as well. `timeout` is in seconds for each combination, `budget` until no
-    further load begins, `deadline` for the whole run. `baseline` is a file to hold the rows against, `write_baseline`
+    further load begins, `deadline` for the whole run, page included, counted from `started` (seconds since the epoch,
+    None is now). `baseline` is a file to hold the rows against, `write_baseline`
     one to keep them in. `options` are the further fields of LoadSpec and arguments of `matrix` that `gating` lists,
     `parameters` further parameters of a notebook of one's own. `say` receives a line for each finished combination.
     What happens inside the run, a dead kernel, the deadline and Ctrl-C included, ends in a report that says so and an
     exit code that tells. Raises DiagError for values or parameters that are not valid, before anything runs.
     """
+    until = _until(deadline, started)
     source = find_notebook(os.fspath(notebook))
     path = Path(out) if out is not None else Path("reports") / f"{file_name(model)}.html"
     stored = Path(results) if results is not None else path.with_suffix(".sqlite")
@@ -96,7 +100,7 @@ def write_report(
         raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
     if baseline is not None and not write_baseline:
         read_baseline(baseline)  # a wrong file is found now, and not after an hour
-    limits = {"budget": budget, "max_loads": max_loads, "deadline": _before(deadline, source),
+    limits = {"budget": budget, "max_loads": max_loads, "deadline": _before(until, source),
               "options": options or None, "baseline": baseline and os.fspath(baseline),
               "write_baseline": _baseline_name(write_baseline, baseline, path)}  # fmt: skip
     values = {**_values(specs, timeout, stored), **_without_none(limits), **(parameters or {})}
@@ -105,7 +109,8 @@ def write_report(
     stored.parent.mkdir(parents=True, exist_ok=True)
     executed = path.with_suffix(".ipynb")
     begun = time.time()
-    run = run_notebook(source, executed, values, deadline=deadline, say=say)
+    left = None if until is None else max(1.0, until - begun)
+    run = run_notebook(source, executed, values, deadline=left, say=say)
     return finish(run, specs, path, stored, Window(begun))
 
 
@@ -124,11 +129,19 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _before(deadline: float | None, source: Path) -> float | None:
-    """When the matrix stops by itself, so that what it has is still reported before the deadline."""
-    if deadline is None or "deadline" not in declared_parameters(source):
+def _until(deadline: float | None, started: float | None) -> float | None:
+    """When the notebook must be over, in seconds since the epoch, so that the page is written before the deadline."""
+    if deadline is None:
         return None
-    return max(1.0, deadline - min(60.0, 0.2 * deadline))
+    return (time.time() if started is None else started) + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
+
+
+def _before(until: float | None, source: Path) -> float | None:
+    """For how long the matrix may go on, so that what it has is still shown by the rest of the notebook."""
+    if until is None or "deadline" not in declared_parameters(source):
+        return None
+    left = until - time.time()
+    return max(1.0, left - min(60.0, 0.2 * left))
 
 
 def _baseline_name(write: Any, baseline: Any, path: Path) -> str | None:
