@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -86,6 +88,35 @@ def test_what_is_no_notebook_is_wrong_usage(tmp_path, value, capsys):
     said = capsys.readouterr().err
     assert code == Exit.WRONG_USAGE and "Next: " in said and "Traceback" not in said
     all_written(tmp_path, Exit.WRONG_USAGE)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("no right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.parametrize(("said", "code"), [(0, Exit.NOT_JUDGED), (1, Exit.WORSE)])
+def test_a_page_that_the_disk_has_no_room_for_is_named_and_the_rest_is_kept(
+    tmp_path, small, said, code, capsys, monkeypatch
+):
+    """It once left only "No space left on device"."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    large = {VERDICT_MIME: {"exit_code": said, "headline": "It works"}, "text/html": "x" * 100_000}
+    path = executed(tmp_path, nbformat.v4.new_output("display_data", large))
+    assert main(["report", "--from", str(path), "--out", str(small / "page.html")]) == code
+    shown = capsys.readouterr()
+    assert f"No space left on device: {small / 'page.html'}. It is in {tmp_path / 'page.html'} instead." in shown.err
+    assert "Finished rows are in " in shown.err and "Next: make room" in shown.err
+    assert "It works" in shown.out and str(tmp_path / "page.html") in shown.out
+    kept = json.loads((small / "page.json").read_text())
+    assert kept["exit_code"] == code and any("No space left" in text for text in kept["warnings"])
+    assert (tmp_path / "page.html").stat().st_size > 100_000 and (small / "page.junit.xml").exists()
 
 
 def test_a_notebook_that_is_not_there_is_wrong_usage(tmp_path):

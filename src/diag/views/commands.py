@@ -34,6 +34,8 @@ def report(options: argparse.Namespace) -> Exit:
         _print_json(result.to_json())
     else:
         print(f"{visible(result.headline)}\n{result.path}")
+    for note in result.notes:
+        _say(visible(note))
     return result.exit_code
 
 

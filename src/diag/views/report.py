@@ -25,7 +25,7 @@ from diag.views import endings, gating
 from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
 from diag.views.execute import Ended, Run, run_notebook
-from diag.views.files import redacted, write_notebook, write_text
+from diag.views.files import put, redacted, write_notebook, write_text
 from diag.views.leftovers import Window, partial, stored_frame
 from diag.views.markup import View
 from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
@@ -33,12 +33,13 @@ from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
 _PAGE_SECONDS = 15.0  # kept of a deadline for the page, at most
+_MAKE_ROOM = "Next: make room, or give another --out, and run the same command again: it does only what is missing."
 _SHARE = 0.58  # of the checkpoint on each of two simulated GPUs: one is too small, both together are enough
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Where the report is, what it says first, and the exit code that goes with it."""
+    """Where the report is, what it says first, the exit code that goes with it, and what could not be written."""
 
     path: Path
     notebook: Path
@@ -47,11 +48,12 @@ class ReportResult:
     exit_code: Exit
     ended: Ended
     verdict: Mapping[str, Any] | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         paths = {name: str(getattr(self, name)) for name in ("path", "notebook", "results")}
         values = {"headline": self.headline, "ended": self.ended.to_json(), "verdict": self.verdict}
-        return redacted({**paths, **values, "exit_code": int(self.exit_code)})
+        return redacted({**paths, **values, "notes": list(self.notes), "exit_code": int(self.exit_code)})
 
 
 def write_report(
@@ -206,12 +208,32 @@ def finish(
         headline = f"{endings.title(ended.to_json())}. {headline if verdict else ''}".strip()
     code = endings.exit_code(ended, verdict)
     executed = path.with_suffix(".ipynb")
-    if source is None or executed.resolve() != source.resolve():
-        write_notebook(nb, executed)
-    write_text(path, to_html(_for_reading(nb, ended), f"{headline} | diag report"))
     frame = stored_frame(specs, stored, when) if specs else None
-    write_summaries(path.with_suffix(""), _gate(verdict, frame, code, redacted(headline)), frame)
-    return ReportResult(path, executed, stored, redacted(headline), code, ended, verdict)
+    gate = _gate(verdict, frame, code, redacted(headline))
+    summaries = path.with_suffix("")
+    _, lost = put(
+        lambda stem: write_summaries(stem, gate, frame), summaries
+    )  # the small ones first: a disk may be full
+    notes = [lost]
+    if source is None or executed.resolve() != source.resolve():
+        notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
+    html = to_html(_for_reading(nb, ended), f"{headline} | diag report")
+    page, lost = put(lambda place: write_text(place, html), path)
+    notes = [str(redacted(note)) for note in (*notes, lost) if note]
+    if notes:
+        gate = _with_losses(gate, notes)
+        put(lambda stem: write_summaries(stem, gate, frame), summaries)
+        notes.append(f"Finished rows are in {redacted(str(stored))}. {_MAKE_ROOM}")
+    return ReportResult(page or path, executed, stored, gate.headline, gate.exit_code, ended, verdict, tuple(notes))
+
+
+def _with_losses(gate: Gate, notes: Sequence[str]) -> Gate:
+    """What got worse stays worse; a job that was as expected must not pass without its report."""
+    warnings = (*gate.warnings, *notes)
+    if gate.exit_code is not Exit.AS_EXPECTED:
+        return replace(gate, warnings=warnings)
+    said = f"Could not judge: not all of the report could be written. {gate.headline}"
+    return replace(gate, warnings=warnings, exit_code=Exit.NOT_JUDGED, headline=said)
 
 
 def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
