@@ -95,3 +95,24 @@ def test_the_command_prints_it_and_says_1_where_a_row_got_worse(files):
     assert worse.returncode == 1 and "was ok, is killed" in worse.stdout, worse.stderr
     better = subprocess.run([*command, str(new), str(old)], capture_output=True, text=True, timeout=120)
     assert better.returncode == 0 and "was killed, is ok" in better.stdout
+
+
+def test_one_row_of_another_version_is_mentioned(files, tmp_path):
+    old, new = files([row(), row("cpu")], [row(), row("cpu")], OLD)
+    with Store(new) as store:
+        store.save("0", row()["spec"], row(), None, {"versions": {**OLD, "torch": "9.9"}})
+    assert diff(old, new).versions["torch"][0] == "2.12.0"
+    assert sorted(diff(old, new).versions["torch"][1].split(" and ")) == ["2.12.0 (1 row)", "9.9 (1 row)"]
+
+
+@pytest.mark.parametrize("wrong", ["absent.sqlite", "folder", "text.json", "empty.sqlite"])
+def test_a_file_that_is_no_results_file_is_wrong_usage(files, tmp_path, wrong, capsys):
+    from diag.views.cli import main
+
+    old, _ = files([row()], [row()])
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text.json").write_text("[]" * 999)
+    (tmp_path / "empty.sqlite").touch()
+    for pair in ([old, tmp_path / wrong], [tmp_path / wrong, old]):
+        assert main(["diff", *map(str, pair)]) == 2
+        assert "Next: " in capsys.readouterr().err

@@ -131,6 +131,51 @@ def test_worse_wins_over_not_judged():
     assert found.exit_code is Exit.WORSE
 
 
+@pytest.mark.parametrize("status", ["killed", "timeout", "load_error", "forward_error"])
+def test_without_a_baseline_a_run_in_which_nothing_came_to_an_answer_is_not_judged(status):
+    """ "0 of 2 combinations work" was as expected."""
+    dead = row(status=status, error_type="E", reason="SIGKILL while loading.")
+    found = gate([dead, row("disk", "unsupported")])
+    assert found.exit_code is Exit.NOT_JUDGED
+    assert found.headline == "Could not judge 1 of 2 combinations of tiny: SIGKILL while loading"
+    assert gate([dead]).headline == "Could not judge tiny: SIGKILL while loading"
+    assert gate([dead], [dead]).exit_code is Exit.AS_EXPECTED
+    for known in (row("disk"), row("disk", "out_of_memory"), row("disk", "wrong_output")):
+        assert gate([dead, known]).exit_code is Exit.AS_EXPECTED
+    with pytest.raises(GateFailed) as failed:
+        gate([dead]).check()
+    assert ("--retry-failed" in failed.value.next_step) == (status in ("killed", "timeout"))
+
+
+@pytest.mark.parametrize("status", ["unsupported", "out_of_memory"])
+def test_refusals_and_full_devices_are_outcomes_that_are_expected(status):
+    assert gate([row(status=status)]).exit_code is Exit.AS_EXPECTED
+
+
+def test_what_got_worse_is_said_with_what_the_row_knows_of_it():
+    changed = ANSWER[::-1].copy()
+    lost = "It is ok. 9 tensors are not in the checkpoint and were newly initialised, 'x' among them."
+    found = gate([row(outputs=changed, reason=lost)], [row()])
+    assert found.headline.endswith("of its size. 9 tensors are not in the checkpoint and were newly initialised, 'x' "
+                                   "among them")  # fmt: skip
+    assert "It is ok" not in found.rows[0].why
+    assert Gate.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_answers_that_can_not_be_compared_are_not_the_same():
+    lost = row()
+    lost["facts"] = {**lost["facts"], "sketch": "", "digest": "another"}
+    assert gate([row()], [lost]).exit_code is Exit.WORSE
+
+
+def test_another_probe_than_in_the_baseline_is_said_first():
+    other = row()
+    other["facts"] = {**other["facts"], "probe": "another prompt", "digest": "another"}
+    found = gate([other], [row()])
+    assert found.headline.endswith("as in the baseline in all but the answers, which are not compared")
+    assert any("1 rows were asked another probe" in text for text in found.warnings)
+
+
 def test_new_and_missing_rows_only_warn():
     found = gate([row(), row("cpu")], [row(), row("disk")])
     assert found.exit_code is Exit.AS_EXPECTED
@@ -193,4 +238,33 @@ def test_a_file_that_is_no_baseline_is_wrong_usage(tmp_path, text, said):
     if text is not None:
         path.write_text(text)
     with pytest.raises(SpecError, match=said):
+        read_baseline(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.update(rows=[1, 2]),
+        lambda value: value.update(versions=None),
+        lambda value: value.update(versions={"torch": 1}),
+        lambda value: value.update(version="x"),
+        lambda value: value["rows"][0].pop("status"),
+        lambda value: value["rows"][0].update(n_missing="many"),
+        lambda value: value["rows"][0].update(facts="text"),
+        lambda value: value["rows"][0].update(spec=[1]),
+        lambda value: value["rows"][0]["facts"].update(map="{{"),
+        lambda value: value["rows"][0]["facts"].update(map="[]"),
+        lambda value: value["rows"][0]["facts"].update(sketch="@@@"),
+        lambda value: value["rows"][0]["facts"].update(placed=[1]),
+        lambda value: value["rows"][0]["facts"].update(placed={"cpu": "much"}),
+        lambda value: value["rows"][0]["facts"].update(digest=5),
+    ],
+)
+def test_a_damaged_baseline_is_wrong_usage_and_never_the_same(tmp_path, change):
+    path = tmp_path / "b.json"
+    write_baseline(path, rows_of(frame_of([row()])), {"torch": "2.13.0"})
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(SpecError, match=r"is damaged"):
         read_baseline(path)

@@ -222,3 +222,32 @@ def test_a_plan_of_a_model_that_is_not_here_downloads_no_weights(tmp_path, repos
     assert said["download"] > weights and said["nbytes"] == 5 * weights and "to download" in said["text"]
     assert repository.sent < weights / 4
     assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
+COMMAND = """
+import contextlib, io, json
+from diag.views.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as said:
+    code = main(["matrix", "team/model", "--device-map", "auto,disk", "--quantization", "none", "--plan"])
+print(json.dumps({"code": code, "said": said.getvalue()}))
+"""
+
+
+def test_a_plan_without_the_hub_could_not_judge_and_says_what_to_do(tmp_path):
+    said = json.loads(python(COMMAND, tmp_path, HF_ENDPOINT="http://127.0.0.1:1"))
+    assert said["code"] == 3, said
+    assert "2 could not be planned" in said["said"] and "did not answer" in said["said"]
+    assert said["said"].count("could not be planned: ") == 1 and "Next: " in said["said"]
+    assert "refused" not in said["said"].splitlines()[0] and ".." not in said["said"]
+
+
+def test_a_plan_of_bin_weights_that_are_not_here_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 100)
+    hub = Hub(folder)
+    said = json.loads(python(COMMAND, tmp_path, HF_ENDPOINT=hub.address))
+    hub.shutdown()
+    assert said["code"] == 3 and "pytorch_model.bin" in said["said"], said
+    assert "Next: run it without --plan, or download it first." in said["said"]

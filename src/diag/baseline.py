@@ -16,6 +16,14 @@ from diag.redact import redact
 _FORMAT, _VERSION = "diag baseline", 1
 _KEPT = ("model", "device_map", "quantization", "hardware", "status", "n_missing", "n_quantized", "n_offloaded",
          "error_type", "answer", "reason", "spec", "facts")  # fmt: skip
+_NOTHING = type(None)
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "device_map", "quantization", "hardware", "status"), (str,)),
+    **dict.fromkeys(("n_missing", "n_quantized", "n_offloaded"), (int, float, _NOTHING)),
+    **dict.fromkeys(("error_type", "answer", "reason"), (str, _NOTHING)),
+    **dict.fromkeys(("spec", "facts"), (dict, _NOTHING)),
+}
+_FACTS = ("digest", "dtype", "checkpoint")
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,47 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
                         next_step="make it again with --write-baseline.") from e  # fmt: skip
     if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("rows"), list):
         raise SpecError(f"{name!r} is no baseline of diag.", next_step="make one with --write-baseline.")
-    if value.get("version", 0) > _VERSION:
+    version = value.get("version", 0)
+    if isinstance(version, int) and version > _VERSION:
         raise SpecError(f"the baseline {name!r} was written by a newer diag.", next_step="upgrade diag.")
+    wrong = _damage(value)
+    if wrong:
+        raise SpecError(f"the baseline {name!r} is damaged.", why=f"{wrong}.",
+                        next_step="make it again with --write-baseline, or take it from a backup.")  # fmt: skip
     return Baseline(tuple(value["rows"]), value.get("versions", {}), value.get("made", ""), name)
+
+
+def _damage(value: Mapping[str, Any]) -> str:
+    """What in a parsed baseline is not as `write_baseline` writes it; empty where all is."""
+    if not isinstance(value.get("version", 0), int):
+        return f"its version is {value['version']!r}"
+    versions = value.get("versions", {})
+    if not isinstance(versions, Mapping) or not all(isinstance(text, str) for text in versions.values()):
+        return "its library versions are not texts"
+    for number, row in enumerate(value["rows"], start=1):
+        if not isinstance(row, Mapping):
+            return f"row {number} is {row!r}"
+        wrong = [name for name, kinds in _KINDS.items() if not isinstance(row.get(name), kinds)]
+        wrong += [] if wrong else _wrong_facts(row.get("facts") or {})
+        if wrong:
+            return f"{wrong[0]!r} of row {number} is missing or not what it should be"
+    return ""
+
+
+def _wrong_facts(facts: Mapping[str, Any]) -> list[str]:
+    from diag.sweep.sketch import is_sketch
+
+    placed = facts.get("placed") or {}
+    sizes = isinstance(placed, Mapping) and all(isinstance(size, (int, float)) for size in placed.values())
+    texts = [name for name in _FACTS if not isinstance(facts.get(name), (str, type(None)))]
+    mapped = facts.get("map")
+    try:
+        sound = mapped is None or isinstance(json.loads(mapped), dict)
+    except (ValueError, TypeError):
+        sound = False
+    kept = facts.get("sketch")
+    whole = kept in (None, "") or (isinstance(kept, str) and is_sketch(kept))
+    return [*texts, *(["placed"] * (not sizes)), *(["map"] * (not sound)), *(["sketch"] * (not whole))]
 
 
 def write_baseline(

@@ -6,6 +6,7 @@ Never time: seconds differ from run to run on a shared machine. The same judgeme
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ _BADNESS = {
     "ok": 0, "unsupported": 1, "out_of_memory": 2, "load_error": 2, "forward_error": 2, "killed": 2, "timeout": 2,
     "wrong_output": 3,
 }  # fmt: skip
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9'“])")
 _SAME_SIZE = 0.02  # share by which sizes may differ without being mentioned
 
 
@@ -48,6 +50,16 @@ def row_name(row: Mapping[str, Any], with_model: bool = False) -> str:
     """
     name = f"{row['device_map']} × {row['quantization']} on {row['hardware']}"
     return f"{row['model']}: {name}" if with_model else name
+
+
+def new_sentences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What the reason of `new` says and that of `old` did not: often the cause of what changed.
+
+    >>> new_sentences({"reason": "It works."}, {"reason": "It works. 9 tensors are not in the checkpoint."})
+    '9 tensors are not in the checkpoint.'
+    """
+    before = set(_SENTENCE.split(str(old.get("reason") or "").strip()))
+    return " ".join(one for one in _SENTENCE.split(str(new.get("reason") or "").strip()) if one not in before)
 
 
 def _status(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -99,6 +111,8 @@ def _answer(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     if apart is None:
         if said:
             yield Change("answer", True, f"the answer changed{said}")
+        elif a.get("digest") and b.get("digest"):
+            yield Change("answer", True, "the answer is another one, and how far it is off can't be told")
         return
     if apart > TOLERANCES.get(str(a.get("dtype")), 1e-3):
         yield Change("answer", True, f"the answer is off by about {apart:.2g} of its size{said}")

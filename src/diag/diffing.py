@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from diag.comparison import Change, compare_rows, row_name
+from diag.errors import DiagError, SpecError
 from diag.hardware import format_size
 from diag.sweep.store import Store
 
@@ -69,7 +72,10 @@ class Diff:
 
 
 def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Diff:
-    """Compares the newest row of each spec in both files. Raises DiagError for a file that is no results file."""
+    """Compares the newest row of each spec in both files.
+
+    Raises SpecError for a file that is not there or no results file, DiagError for one that can't be read now.
+    """
     before, versions_before = _newest(Path(old))
     after, versions_after = _newest(Path(new))
     pairs, only_old, only_new = _pairs(before, after)
@@ -77,23 +83,46 @@ def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Diff:
     rows = [RowDiff(row_name(b, several), (*compare_rows(a, b), *_sizes(a, b))) for a, b in pairs]
     changed = tuple(row for row in rows if row.changes)
     names = sorted({*versions_before, *versions_after})
-    found = {name: (versions_before.get(name, "absent"), versions_after.get(name, "absent")) for name in names}
-    versions = {name: both for name, both in found.items() if both[0] != both[1]}
+    absent = Counter({"absent": 1})
+    both = {name: (versions_before.get(name, absent), versions_after.get(name, absent)) for name in names}
+    versions = {name: (_in_words(a), _in_words(b)) for name, (a, b) in both.items() if a.keys() != b.keys()}
     return Diff(Path(old).name, Path(new).name, versions, changed, len(rows) - len(changed),
                 tuple(row_name(row, several) for row in only_old),
                 tuple(row_name(row, several) for row in only_new))  # fmt: skip
 
 
-def _newest(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The newest row of each spec by the spec's JSON, and the library versions of the newest of all."""
-    rows: dict[str, dict[str, Any]] = {}
-    versions: dict[str, str] = {}
-    with Store(path, must_exist=True) as store:
+def _newest(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Counter[str]]]:
+    """The newest row of each spec by the spec's JSON, and how many of them each version of each library made."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    versions: dict[str, Counter[str]] = {}
+    with _opened(path) as store:
         for key, row in store.rows().items():
             spec = row.get("spec") or {name: row[name] for name in ("model", "device_map", "quantization", "hardware")}
-            rows[json.dumps(spec, sort_keys=True)] = row
-            versions = (store.extra(key) or {}).get("versions", versions)
-    return rows, versions
+            found[json.dumps(spec, sort_keys=True)] = (key, row)
+        for key, _ in found.values():
+            for name, version in ((store.extra(key) or {}).get("versions") or {}).items():
+                versions.setdefault(name, Counter())[str(version)] += 1
+    return {spec: row for spec, (_, row) in found.items()}, versions
+
+
+def _opened(path: Path) -> Store:
+    """Raises SpecError where the path itself is wrong; a file that is held or not readable now stays a DiagError."""
+    try:
+        return Store(path, must_exist=True)
+    except DiagError as error:
+        if isinstance(error.__cause__, sqlite3.OperationalError):
+            raise
+        raise SpecError(error.what, why=error.why, next_step=error.next_step) from error
+
+
+def _in_words(versions: Counter[str]) -> str:
+    """
+    >>> _in_words(Counter({"2.13.0": 2, "2.12.0": 1})), _in_words(Counter({"2.13.0": 3}))
+    ('2.13.0 (2 rows) and 2.12.0 (1 row)', '2.13.0')
+    """
+    if len(versions) == 1:
+        return next(iter(versions))
+    return " and ".join(f"{name} ({count} row{'s' * (count != 1)})" for name, count in versions.most_common())
 
 
 def _pairs(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> tuple[Any, Any, Any]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from diag.baseline import Baseline
-from diag.comparison import Change, compare_rows, row_name
+from diag.comparison import Change, compare_rows, new_sentences, row_name
 from diag.errors import DiagError
 from diag.exits import Exit
-from diag.sweep.finality import others_took_the_memory
+from diag.sweep.finality import RETRIED, others_took_the_memory
 from diag.sweep.rows import could_not_judge
+
+_DEAD = frozenset({"killed", "timeout", "load_error", "forward_error"})
 
 
 class GateFailed(DiagError):
@@ -29,17 +31,23 @@ class GateFailed(DiagError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`."""
+    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`.
+
+    `news` are the sentences of its reason that the baseline's row does not have.
+    """
 
     name: str
     status: str
     standing: str
     reason: str
     changes: tuple[Change, ...] = ()
+    news: str = ""
 
     @property
     def why(self) -> str:
-        return "; ".join(change.text for change in self.changes if change.worse or self.standing != "worse")
+        """What changed, and what the row knows of it that was not so before."""
+        text = "; ".join(change.text for change in self.changes if change.worse or self.standing != "worse")
+        return f"{text}. {self.news}" if text and self.news and self.news not in text else text
 
 
 @dataclass(frozen=True)
@@ -77,16 +85,26 @@ def judge(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
     """Holds a matrix frame against a baseline; without one, all that was judged is as expected.
 
     Worse wins over "could not judge": what got worse is known. A row that could not be judged, in a run with a
-    baseline that has it judged, makes the whole run 3; without a baseline only if no row at all could be judged.
+    baseline that has it judged, makes the whole run 3; without a baseline only if no row at all could be judged, or if
+    every load died, timed out or failed: nothing is known then that could be as expected.
     """
     rows = rows_of(frame)
     partners, missing = _partners(rows, baseline)
     verdicts = tuple(_verdict(row, partner, baseline) for row, partner in zip(rows, partners))
+    dead = baseline is None and _nothing_came_back(rows)
+    if dead:
+        verdicts = tuple(replace(one, standing="unjudged") if one.status in _DEAD else one for one in verdicts)
     warnings = [*_warnings(verdicts, missing, baseline, rows), *_not_saved(frame)]
-    nothing = all(could_not_judge(row) for row in rows) or bool(frame.attrs.get("not_saved"))
+    nothing = dead or all(could_not_judge(row) for row in rows) or bool(frame.attrs.get("not_saved"))
     code = _exit_code(verdicts, baseline, nothing)
     headline = _headline(code, verdicts, rows, baseline, frame)
     return Gate(code, headline, verdicts, missing, tuple(warnings), baseline.path if baseline else "")
+
+
+def _nothing_came_back(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether loads died or failed, and none gave an answer or met a limit that is expected (refused, no memory)."""
+    statuses = {row["status"] for row in rows}
+    return bool(statuses & _DEAD) and not statuses & {"ok", "wrong_output", "out_of_memory"}
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -138,7 +156,8 @@ def _verdict(row: dict[str, Any], old: Mapping[str, Any] | None, baseline: Basel
     worse = any(change.worse for change in changes)
     if worse and others_took_the_memory(row):
         return Verdict(name, row["status"], "unjudged", f"Others held the device. {reason}", changes)
-    return Verdict(name, row["status"], "worse" if worse else "changed" if changes else "same", reason, changes)
+    standing = "worse" if worse else "changed" if changes else "same"
+    return Verdict(name, row["status"], standing, reason, changes, new_sentences(old, row) if changes else "")
 
 
 def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, nothing: bool) -> Exit:
@@ -171,7 +190,13 @@ def _headline(
         return f"Could not judge {models}: " + ("nothing was asked." if not rows else
                                                  "the baseline has no row in common with this run.")  # fmt: skip
     against = "" if baseline is None else ", as in the baseline"
+    against += " in all but the answers, which are not compared" if _asked_otherwise(verdicts) else ""
     return f"As expected: {works} of {len(rows)} combinations of {models} work{against}"
+
+
+def _asked_otherwise(verdicts: Sequence[Verdict]) -> list[str]:
+    """Rows that were asked something else than in the baseline."""
+    return [one.name for one in verdicts if any(change.kind == "probe" for change in one.changes)]
 
 
 def _first(verdict: Verdict) -> str:
@@ -179,8 +204,9 @@ def _first(verdict: Verdict) -> str:
 
 
 def _one_line(text: str) -> str:
+    """Without a full stop: a headline is a title."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else "no reason is known"
+    return lines[0].rstrip(".") if lines else "no reason is known"
 
 
 def _warnings(
@@ -195,6 +221,10 @@ def _warnings(
     models = {str(row["model"]) for row in rows}
     if models != baseline.models:
         found.append(f"The baseline was made for {', '.join(sorted(baseline.models))}.")
+    if others := _asked_otherwise(verdicts):
+        found.append(
+            f"{len(others)} rows were asked another probe than in the baseline, so their answers are not compared."
+        )
     found += _versions_changed(baseline)
     return found
 
@@ -217,4 +247,6 @@ def _not_saved(frame: pd.DataFrame) -> list[str]:
 def _advice(gate: Gate) -> str:
     if gate.exit_code is Exit.WORSE:
         return "see which rows got worse; if that is meant, make a new baseline with --write-baseline."
+    if any(row.status in RETRIED for row in gate.standing("unjudged")):
+        return "remove what ended the loads and run again with --retry-failed."
     return "remove what kept it from judging and run again; finished rows are kept."

@@ -217,7 +217,7 @@ def _cached_or_raise(model: str, why: str, advice: str) -> Path:
 
 def _not_reached(model: str, why: str, advice: str) -> CheckpointError:
     what = f"{model!r} is not in the cache, or not whole, and the hub could not be asked."
-    return CheckpointError(what, why=f"{why}.", next_step=advice + _WHAT_HELPS + _sample_names() + ".")
+    return CheckpointError(what, why=f"{why.rstrip('.')}.", next_step=advice + _WHAT_HELPS + _sample_names() + ".")
 
 
 def _refused(model: str, error: Exception) -> CheckpointError:

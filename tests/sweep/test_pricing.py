@@ -145,6 +145,15 @@ def test_a_run_that_would_fill_the_host_asks_first(tmp_path, monkeypatch):
     assert list(diag.matrix([LoadSpec("tiny", "none")], tmp_path / "r.sqlite", progress=False).status) == ["ok"]
 
 
+def test_rows_that_could_not_be_planned_are_no_refusals():
+    nothing = price([], {}, rows=2, stored=0, refusals=[], free=0, workers=1, hindrances=["no network", "no network"])
+    assert nothing.is_unknown and (nothing.unread, nothing.hindrances) == (2, ("no network",))
+    assert str(nothing) == "2 rows; 0 loads and 0 reference loads; 2 could not be planned."
+    some = price([load("cpu", where="cpu")], {}, rows=2, stored=0, refusals=[], free=0, workers=1, hindrances=["x"])
+    refused = price([], {}, rows=1, stored=0, refusals=["a rule"], free=0, workers=1)
+    assert not some.is_unknown and not refused.is_unknown
+
+
 @pytest.mark.exhaustive
 def test_the_command_plans_and_stops(tmp_path):
     command = [sys.executable, "-m", "diag", "matrix", "tiny", "--hardware", "1GiB+1GiB", "--plan"]

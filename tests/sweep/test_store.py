@@ -149,3 +149,16 @@ def test_a_table_is_kept_as_compressed_json_and_nothing_lies_beside_the_file(pat
     database = sqlite3.connect(path)
     (blob,) = database.execute("SELECT placement FROM cells").fetchone()
     assert json.loads(zlib.decompress(blob))["rows"] == 3
+
+
+def test_a_row_that_is_used_again_becomes_the_newest_and_remembers_when(path):
+    with Store(path) as store:
+        store.save("old", SPEC, {"n": 1}, None, {"versions": {}})
+        store.save("new", SPEC, {"n": 2}, None, {"versions": {}})
+        before = store.times("old")
+        store.note_use(["old"])
+        assert store.keys_of(SPEC) == ("old", "new") and store.find(SPEC) == "old"
+        assert list(store.rows()) == ["new", "old"]
+        assert len(before) == 1 and store.times("old")[0] == before[0] < store.times("old")[1]
+        store.save("third", SPEC, {"n": 3})
+        assert store.find(SPEC) == "third" and store.times("absent") == ()

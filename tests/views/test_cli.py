@@ -134,3 +134,10 @@ def test_a_reader_that_stops_early_is_no_error():
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert said.stdout.splitlines()[-1] == "0"
     assert "Traceback" not in said.stderr
+
+
+def test_parameters_written_as_papermill_writes_them_are_explained(capsys):
+    """It once said that two models were given."""
+    assert main(["report", "--model", "tiny", "-p", "rows", "20"]) == 2
+    said = capsys.readouterr().err
+    assert "-p 'rows' is not a parameter" in said and "NAME=VALUE" in said and "-p rows=VALUE" in said

@@ -14,7 +14,7 @@ import papermill
 import pytest
 from made_notebooks import KILL, notebook
 
-from diag.views.execute import run_notebook
+from diag.views.execute import _ended, _Watch, run_notebook
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -129,7 +129,7 @@ def test_ctrl_c_and_termination_leave_a_truthful_notebook_and_no_kernel(tmp_path
         tmp_path, "import os\nprint('kernel', os.getpid(), flush=True)\nimport time\ntime.sleep(600)", "1"
     )
     program = (
-        "import json, sys; from pathlib import Path; from diag.views.execute import run_notebook\n"
+        "import json, sys; from pathlib import Path; from diag.views.execute import _ended, _Watch, run_notebook\n"
         f"run = run_notebook(Path({str(source)!r}), Path({str(tmp_path / 'out.ipynb')!r}), {{}},"
         " say=lambda line: print(line, flush=True))\n"
         "print(json.dumps(run.ended.to_json()))"
@@ -141,3 +141,18 @@ def test_ctrl_c_and_termination_leave_a_truthful_notebook_and_no_kernel(tmp_path
     assert json.loads(said.splitlines()[-1])["how"] == "interrupted"
     assert not Path(f"/proc/{kernel}").exists()
     assert (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.parametrize(("deadline", "how"), [(None, "died"), (0.0, "timeout"), (1e12, "died")])
+def test_a_kernel_that_does_not_start_died_and_no_cell_of_it_failed(deadline, how):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    ended = _ended(RuntimeError("Kernel died before replying to kernel_info"), _Watch(deadline), nb)
+    assert (ended.how, ended.cell) == (how, None)
+    assert how == "timeout" or "did not start: Kernel died" in ended.why
+
+
+def test_a_kernel_is_waited_for_no_longer_than_the_run_may_take():
+    import time
+
+    assert _Watch(None).startup_seconds == 120
+    assert _Watch(time.monotonic() + 10).startup_seconds in (9, 10) and _Watch(0.0).startup_seconds == 1

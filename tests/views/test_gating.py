@@ -49,11 +49,43 @@ def test_further_options_reach_the_spec_and_the_run():
         ({"options": {"wrokers": 1}}, "no parameter 'wrokers'"),
         ({"device_maps": "autoo"}, "autoo"),
         ({"baseline": "/no/such/file.json"}, "there is no baseline"),
+        *[
+            ({name: value}, f"{name}=.* is not valid")
+            for name in ("device_maps", "quantizations")
+            for value in (5, 1.5, True, None, "", [], "None")
+        ],
+        *[({"device_maps": value}, "device_map=") for value in ([None], [5], [["auto"]])],
+        ({"quantizations": [True]}, "quantization="),
+        ({"hardware": 3}, "hardware=3"),
+        ({"hardware": [3]}, "hardware=3"),
+        *[({"options": value}, "not a JSON object") for value in (5, [1], "[1]", True)],
+        *[({"options": {"yes": value}}, "neither true nor false") for value in ("maybe", 2, [])],
+        ({"options": {"workers": "two"}}, "workers='two' is not a whole number"),
+        ({"options": {"memory_limit": "2 apples"}}, "memory_limit: '2 apples' is not a size"),
+        ({"options": {"max_memory": 5}}, "max_memory=5"),
+        ({"options": {1: 1}}, "no parameter '1'"),
+        *[({"model": value}, "model=") for value in (None, "None", 5, ["tiny", "smollm2"], "")],
+        *[({"max_loads": value}, "is not a whole number") for value in (2.7, True, [], float("inf"))],
+        *[({"timeout": value}, "is not a time") for value in (True, [], {}, -1, float("nan"))],
+        *[
+            ({name: value}, f"{name}=.* is not valid")
+            for name in ("baseline", "write_baseline", "results")
+            for value in (5, ["x"])
+        ],
+        ({"baseline": True}, "baseline=True"),
+        *[({name: 5}, f"{name}=5") for name in ("probe", "loader", "adapter")],
     ],
 )
 def test_values_that_can_not_be_are_wrong_usage(values, said):
     with pytest.raises(SpecError, match=said):
         asked_for({**SMALL, **values})
+
+
+def test_options_are_read_as_what_they_are():
+    """`{"yes": "no"}` once said yes."""
+    asked = asked_for({**SMALL, "options": {"yes": "no", "fresh": "true", "memory_limit": "2GiB", "workers": "2"}})
+    how = {name: asked.how[name] for name in ("yes", "fresh", "memory_limit", "workers")}
+    assert how == {"yes": False, "fresh": True, "memory_limit": 2 * 2**30, "workers": 2}
 
 
 @pytest.mark.parametrize(

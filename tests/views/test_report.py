@@ -18,6 +18,7 @@ from test_convert import outside_resources
 import diag
 from diag.errors import DiagError
 from diag.exits import Exit
+from diag.views import report
 from diag.views.notebooks import REPORT, find_notebook
 from diag.views.report import default_hardware, file_name, write_report
 
@@ -192,3 +193,16 @@ def test_ctrl_c_leaves_the_report_with_the_rows_so_far(tmp_path):
     assert "it was interrupted" in said
     html = Path(tmp_path / "x.html").read_text()
     assert "1 of 2 combinations of tiny work" in html
+
+
+def test_the_deadline_counts_from_the_start_of_the_process_and_leaves_time_for_the_page(monkeypatch):
+    """`--deadline 40s` once took 56 s: starting, and writing the page, came on top."""
+    monkeypatch.setattr("diag.views.report.time.time", lambda: 1000.0)
+    assert report._until(None, None) is None
+    assert report._until(40, None) == 1000 + 40 - 8
+    assert report._until(40, 985.0) == 985 + 40 - 8
+    assert report._until(7200, 985.0) == 985 + 7200 - 15
+    source = find_notebook(REPORT)
+    assert report._before(1010.0, source) == 8.0
+    assert report._before(4000.0, source) == 3000 - 60
+    assert report._before(900.0, source) == 1.0, "late already: it still says so in its own words"

@@ -7,6 +7,7 @@ import re
 import pytest
 from typed_frames import RULE, SIMULATED, failed, frame, table, worked
 
+from diag import gate
 from diag.views import plots, summary
 from diag.views.verdict import VERDICT_MIME
 
@@ -174,3 +175,11 @@ def test_a_strip_is_described_in_words_beside_the_picture():
 
 def test_no_placement_is_said_and_not_an_empty_picture():
     assert "no placement" in plots.strips_of({}).html
+
+
+def test_what_was_never_loaded_is_not_counted_as_a_failed_load_and_the_reason_is_said_once():
+    reason = "The hub could not be asked. Next: check HF_ENDPOINT."
+    rows = frame(failed("auto", "none", "load_error", reason, error_type="CheckpointError"))
+    alone = summary.headline(rows).text
+    assert "load failed" not in alone and "Next: check HF_ENDPOINT." in alone and ".." not in alone
+    assert summary.headline(rows, gate.judge(rows)).text.count("Could not judge") == 1

@@ -56,7 +56,7 @@ def test_a_wrong_answer_is_never_advised():
     assert verdict.works == 0
 
 
-@pytest.mark.parametrize("status", ["ok", "wrong_output", "out_of_memory", "killed", "timeout", "unsupported"])
+@pytest.mark.parametrize("status", ["ok", "wrong_output", "out_of_memory", "unsupported"])
 def test_a_matrix_that_found_something_out_is_as_expected(status):
     assert judge(frame(worked("auto", status=status))).exit_code is Exit.AS_EXPECTED
 
@@ -71,8 +71,11 @@ def test_a_model_that_nobody_could_read_was_not_judged(error):
     assert judge(frame(failed("auto", "none", "load_error", "?", error_type=error))).exit_code is Exit.NOT_JUDGED
 
 
-def test_a_model_that_breaks_while_loading_was_judged():
-    assert judge(frame(failed("auto", "none", "load_error", "?", error_type="KeyError"))).exit_code is Exit.AS_EXPECTED
+@pytest.mark.parametrize("status", ["killed", "timeout", "load_error"])
+def test_a_matrix_whose_every_load_ended_badly_is_not_as_expected(status):
+    broken = failed("auto", "none", status, "?", error_type="KeyError")
+    assert judge(frame(broken)).exit_code is Exit.NOT_JUDGED
+    assert judge(frame(broken, worked("cpu"))).exit_code is Exit.AS_EXPECTED
 
 
 def test_an_empty_frame_has_a_verdict_too():

@@ -242,7 +242,10 @@ def described(error: BaseException, otherwise: str, spec: LoadSpec) -> Failure:
 
 
 def describe(error: BaseException, otherwise: str) -> Failure:
-    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory."""
+    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory.
+
+    The reason of what is no rule ends with what to do next.
+    """
     reason = getattr(error, "why", "") or _first_line(error)
     if isinstance(error, DiagError) and error.what not in reason:
         reason = f"{_ended(error.what)} {reason}" if reason else error.what
@@ -251,6 +254,8 @@ def describe(error: BaseException, otherwise: str) -> Failure:
         status = "out_of_memory"
     elif isinstance(error, UnsupportedError):
         status, reason = "unsupported", error.why or error.what
+    if isinstance(error, DiagError) and error.next_step and status != "unsupported":
+        reason = f"{_ended(reason)} Next: {error.next_step}"
     return Failure(status, type(error).__name__, str(error), reason)
 
 

@@ -31,14 +31,16 @@ def choose_workers(sweep: Sweep, loads: list[Load]) -> None:
 def price_of(sweep: Sweep, loads: list[Load]) -> Price:
     if loads:
         choose_workers(sweep, loads)
-    refusals = [plan.failure.reason for spec, plan in sweep.plans.items() if plan.failure is not None]
+    failures = [plan.failure for plan in sweep.plans.values() if plan.failure is not None]
+    known = ("unsupported", "out_of_memory")
     stored = sum(sweep.plans[spec].failure is None for spec in sweep.rows if spec in sweep.plans)
     return price(
         loads,
         _twins(sweep, loads),
         rows=len(sweep.specs),
         stored=stored,
-        refusals=refusals,
+        refusals=[failure.reason for failure in failures if failure.status in known],
+        hindrances=[failure.reason for failure in failures if failure.status not in known],
         free=(sweep.free or {}).get("cpu", 0),
         workers=sweep.workers,
         seconds=_seconds_measured_before(sweep),

@@ -20,7 +20,7 @@ class Price:
     `loads` and `twins` are what is left to load; `nbytes` is what all of them read in bytes; `host_bytes` is the most
     that is held in host memory at once, of `free_bytes`; `written` goes to the offload folder at most at once.
     `seconds` is an estimate (None before any load of these was measured); `refusals` are the rules, each once;
-    `download` are bytes that are not in the cache yet.
+    `download` are bytes that are not in the cache yet. `unread` rows could not be planned at all, for the `hindrances`.
     """
 
     rows: int
@@ -37,6 +37,13 @@ class Price:
     seconds: float | None = None
     refusals: tuple[str, ...] = ()
     download: int = 0
+    unread: int = 0
+    hindrances: tuple[str, ...] = ()
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing at all could be planned: what the run would take is not known then."""
+        return self.unread > 0 and not (self.loads or self.stored)
 
     @property
     def is_large(self) -> bool:
@@ -45,7 +52,12 @@ class Price:
 
     def __str__(self) -> str:
         parts = [_count(self.rows, "row"), f"{_count(self.loads, 'load')} and {_count(self.twins, 'reference load')}"]
-        beside = ((self.shared, "share a load"), (self.stored, "stored already"), (self.refused, "refused beforehand"))
+        beside = (
+            (self.shared, "share a load"),
+            (self.stored, "stored already"),
+            (self.refused, "refused beforehand"),
+            (self.unread, "could not be planned"),
+        )
         parts += [f"{count} {word}" for count, word in beside if count]
         if self.download:
             parts.append(f"{format_size(self.download)} to download")
@@ -80,16 +92,20 @@ class Load:
 
 def price(
     loads: Sequence[Load], twins: Mapping[str, int], *, rows: int, stored: int, refusals: Sequence[str], free: int,
-    workers: int, seconds: float | None = None, download: int = 0,
+    workers: int, seconds: float | None = None, download: int = 0, hindrances: Sequence[str] = (),
 ) -> Price:  # fmt: skip
-    """`twins` maps each reference load to its bytes, `refusals` holds one text per refused row, `free` host bytes."""
+    """`twins` maps each reference load to its bytes, `free` host bytes.
+
+    `refusals` holds one text per refused row, `hindrances` one per row that could not be planned.
+    """
     served = sum(len(load.plans) for load in loads)
     sizes = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
     written = sorted((load.plans[0].written for load in loads), reverse=True)
     nbytes = sum(load.plans[0].nbytes for load in loads) + sum(twins.values())
     total = None if seconds is None else seconds * (len(loads) + len(twins)) / max(1, workers)
     return Price(rows, stored, len(refusals), served - len(loads), len(loads), len(twins), nbytes, sum(sizes[:workers]),
-                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)), download)  # fmt: skip
+                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)), download,
+                 len(hindrances), tuple(dict.fromkeys(hindrances)))  # fmt: skip
 
 
 def most_informative_first(loads: Sequence[Load]) -> list[Load]:

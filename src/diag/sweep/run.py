@@ -177,7 +177,8 @@ def _why_not_run(sweep: Sweep, spec: LoadSpec) -> str:
     if spec in sweep.left_out:
         return sweep.left_out[spec]
     if sweep.past_deadline:
-        return f"The deadline of {duration(sweep.options.deadline or 0)} for the whole run passed before it was done."
+        had = duration(sweep.options.deadline or 0)
+        return f"The deadline for the whole run passed before it was done: {had} of it were left for the loads."
     return "The run was cancelled before this cell began."
 
 

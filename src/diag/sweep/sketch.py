@@ -35,12 +35,17 @@ def relative_distance(one: str, other: str) -> float | None:
     return gap / size if size else (0.0 if gap == 0 else float("inf"))
 
 
+def is_sketch(text: str) -> bool:
+    """Whether a text can be read as a sketch."""
+    return _numbers(text) is not None
+
+
 def _numbers(text: str) -> np.ndarray | None:
     try:
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
     except (ValueError, TypeError):
         return None
-    return values.astype(np.float64) if values.size == BUCKETS else None
+    return values.astype(np.float64) if values.size == BUCKETS and np.isfinite(values).all() else None
 
 
 def _mixed(count: int) -> np.ndarray:

@@ -146,12 +146,16 @@ class Sweep:
         self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
+        taken: list[str] = []
         for key, row in usable.items():
             if row.get("load_key"):
                 by_load.setdefault(row["load_key"], key)
         for spec, plan in self.plans.items():
             if (own := self.row_key(plan)) in usable:
                 self.rows[spec] = usable[own]
+                taken.append(own)
                 self.progress.row(usable[own], from_file=True)
             elif plan.failure is None and (same := by_load.get(self.load_key(plan))) is not None:
                 self.keep(plan, shared_row(usable[same], spec), self.store.placement(same))
+        with contextlib.suppress(DiagError):  # only a page of a run that died needs to know
+            self.store.note_use(taken)

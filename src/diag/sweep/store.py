@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 APPLICATION = 0x64696167  # "diag", in the file's header
 BUSY_SECONDS = 60.0
+_USES = 50  # how many uses of a row are remembered
 _TABLES = """
 CREATE TABLE IF NOT EXISTS cells (
     number INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL UNIQUE, spec TEXT NOT NULL, saved_at REAL NOT NULL,
@@ -88,9 +89,29 @@ class Store:
         self._write(insert, values)
 
     def find(self, spec: Mapping[str, Any]) -> str | None:
-        """The key of the newest row that was saved for exactly this spec."""
-        newest = "SELECT key FROM cells WHERE spec = ? ORDER BY number DESC LIMIT 1"
-        return self._one(newest, _canonical(spec))
+        """The key of the newest row that was saved or used for exactly this spec."""
+        return next(iter(self.keys_of(spec)), None)
+
+    def keys_of(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+        """The keys of all rows of exactly this spec, the newest first: its files or libraries may have changed."""
+        found = self._read("SELECT key FROM cells WHERE spec = ? ORDER BY number DESC", _canonical(spec))
+        return tuple(key for (key,) in found)
+
+    def note_use(self, keys: Iterable[str]) -> None:
+        """Notes that a run took these rows as they are: they are then the newest, and `times` tells when."""
+        newest = "(SELECT max(number) + 1 FROM cells)"
+        with self._named("written"), self._transaction():
+            for key in keys:
+                (text,) = self._database.execute("SELECT extra FROM cells WHERE key = ?", (key,)).fetchone()
+                extra = json.loads(text)
+                extra["used"] = [*extra.get("used", [])[1 - _USES :], time.time()]
+                update = f"UPDATE cells SET extra = ?, number = {newest} WHERE key = ?"
+                self._database.execute(update, (_json(extra), key))
+
+    def times(self, key: str) -> tuple[float, ...]:
+        """When a row was saved, and when runs took it as it was, in seconds since the epoch."""
+        found = self._read("SELECT saved_at, extra FROM cells WHERE key = ?", key)
+        return tuple(time for saved, extra in found for time in (saved, *json.loads(extra).get("used", [])))
 
     def extra(self, key: str) -> dict[str, Any] | None:
         """What else was saved with a row."""

@@ -60,9 +60,8 @@ def _look(sweep: Sweep) -> Before:
 
 
 def _held(error: DiagError) -> Failure:
-    return Failure(
-        "not_run", type(error).__name__, str(error), f"Could not be judged: {error.what} {error.why}".strip()
-    )
+    reason = describe(error, "not_run").reason
+    return Failure("not_run", type(error).__name__, str(error), f"Could not be judged: {reason}")
 
 
 def _fetch(sweep: Sweep, before: Before, outlines: Path | None) -> dict[str, Failure]:

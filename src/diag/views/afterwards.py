@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import nbformat
 from diag.errors import DiagError
 from diag.spec import LoadSpec
 from diag.views import gating
-from diag.views.execute import DIED, ERROR, FINISHED, Ended, Run, truthful
+from diag.views.convert import verdict_of
+from diag.views.execute import DIED, ERROR, FINISHED, SILENT, Ended, Run, truthful
 from diag.views.files import redacted
+from diag.views.leftovers import window_of
 from diag.views.notebooks import NotebookError
 from diag.views.report import ReportResult, finish
 
@@ -28,17 +30,21 @@ def report_from(
 
     `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
     that is the notebook itself, which is left alone. The rows come from `results`, by default the file that the
-    notebook names, looked for from the current folder and from the notebook's. Raises NotebookError for a file that is
-    no notebook, or that was never run.
+    notebook names, looked for from the current folder and from the notebook's; only those count that were saved or
+    used while the notebook ran. Raises NotebookError for a file that is
+    no notebook, or that was never run; one without a verdict of diag in it could not be judged.
     """
     source = Path(notebook)
     nb = _read(source)
     path = Path(out) if out is not None else source.with_suffix(".html")
     ended = how_it_ended(nb)
+    if ended.ok and verdict_of(nb) is None:
+        ended = Ended(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
     specs, named = _asked(nb)
     stored = Path(results) if results is not None else _found(named, source)
+    when = window_of(nb)
     nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
-    return finish(Run(nb, ended), specs, path, stored, source)
+    return finish(Run(nb, ended), specs, path, stored, when, source)
 
 
 def how_it_ended(nb: Any) -> Ended:
@@ -109,12 +115,33 @@ def _found(named: str, source: Path) -> Path:
 
 
 def _read(source: Path) -> Any:
+    """The notebook, sound enough to be looked at. Raises NotebookError."""
+    advice = "give the notebook that papermill wrote."
     try:
-        return nbformat.read(source, as_version=4)
-    except (OSError, ValueError, KeyError, AttributeError) as e:
+        nb = nbformat.read(source, as_version=4)
+    except Exception as e:  # a file of anybody's: nbformat raises whatever its contents make it trip over
         why = f"{type(e).__name__}: {e}"
-        raise NotebookError(f"{str(source)!r} can't be read as a notebook.", why=why,
-                            next_step="give the notebook that papermill wrote.") from e  # fmt: skip
+        raise NotebookError(f"{str(source)!r} can't be read as a notebook.", why=why, next_step=advice) from e
+    wrong = _unsound(nb)
+    if wrong:
+        raise NotebookError(f"{str(source)!r} is no sound notebook.", why=wrong, next_step=advice)
+    return nb
+
+
+def _unsound(nb: Any) -> str:
+    """What keeps a parsed file from being looked at as a notebook; empty where nothing does."""
+    if not isinstance(nb.get("metadata"), Mapping) or not isinstance(nb.get("cells"), list):
+        return "it has no cells and metadata."
+    for position, cell in enumerate(nb.cells, start=1):
+        if not isinstance(cell, Mapping) or not all(
+            isinstance(cell.get(name), str) for name in ("cell_type", "source")
+        ):
+            return f"cell {position} has no type and source."
+        outputs = cell.get("outputs", [])
+        sound = isinstance(outputs, list) and all(isinstance(one, Mapping) and "output_type" in one for one in outputs)
+        if not sound or not isinstance(cell.get("metadata"), Mapping):
+            return f"the outputs or the metadata of cell {position} are not what the format says."
+    return ""
 
 
 def _is_code(cell: Any) -> bool:

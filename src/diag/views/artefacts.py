@@ -94,7 +94,7 @@ def _case(suite: ElementTree.Element, row: Verdict, gate: Gate, figures: Mapping
     if row.standing == "worse":
         _say(ElementTree.SubElement(case, "failure", message=_xml(row.why)), row.reason)
     elif row.standing == "unjudged" and gate.exit_code is not Exit.AS_EXPECTED:
-        _say(ElementTree.SubElement(case, "error", message=_xml(row.status)), row.reason)
+        _say(ElementTree.SubElement(case, "error", message=_xml(f"{row.status}: {row.reason}")), row.reason)
     elif row.status in ("unsupported", "not_run", "unchecked"):
         ElementTree.SubElement(case, "skipped", message=_xml(f"{row.status}: {row.reason}"))
     else:

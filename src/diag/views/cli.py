@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -30,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code (`Exit`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
+    started = None if argv is None else time.time()  # None: this process was started for this command
     try:
-        return _run(arguments)
+        return _run(arguments, started)
     except DiagError as error:
         return _complain(error, as_json)
     except BrokenPipeError:  # the reader of a pipe (head, less) has gone
@@ -53,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(Exit.DIED)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], started: float | None) -> int:
     if arguments[:1] in (["lab"], ["test"]):  # all the rest is for JupyterLab or pytest
         from diag.views import develop
 
         return develop.main(arguments)
     options = _parser().parse_args(arguments)
+    options.started = started
     from diag.views import commands, explaining
 
     home: Any = explaining if options.command in explaining.COMMANDS else commands

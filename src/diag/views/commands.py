@@ -13,6 +13,7 @@ from diag.errors import CouldNotJudgeError, DiagError, SpecError
 from diag.exits import Exit
 from diag.spec import PRESETS, LoadSpec
 from diag.views.markup import visible
+from diag.views.reading import left_of, process_started
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -33,6 +34,8 @@ def report(options: argparse.Namespace) -> Exit:
         _print_json(result.to_json())
     else:
         print(f"{visible(result.headline)}\n{result.path}")
+    for note in result.notes:
+        _say(visible(note))
     return result.exit_code
 
 
@@ -40,6 +43,7 @@ def _report(options: argparse.Namespace) -> Any:
     from diag.views.notebooks import REPORT
     from diag.views.report import write_report
 
+    parameters = dict(map(_parameter, options.parameter))  # before the model: `-p NAME VALUE` looks like two of them
     return write_report(
         _model(options),
         options.out,
@@ -58,7 +62,8 @@ def _report(options: argparse.Namespace) -> Any:
         options={**_spec_options(options), **_run_options(options)},
         results=options.results,
         notebook=options.notebook or REPORT,
-        parameters=dict(map(_parameter, options.parameter)),
+        parameters=parameters,
+        started=_started(options),
         say=_say,
     )
 
@@ -80,13 +85,14 @@ def matrix(options: argparse.Namespace) -> Exit:
     specs, results = _grid(options), options.results or "results.sqlite"
     old, new = gating.baseline_files(options.baseline, options.write_baseline, "baseline.json")
     baseline = None if old is None else read_baseline(old)
-    frame = diag.matrix(
+    run = diag.matrix  # imports torch, which takes its time
+    frame = run(
         specs,
         results,
         timeout=_seconds(options.timeout, "--timeout"),
         budget=_time(options, "budget"),
         max_loads=options.max_loads,
-        deadline=_time(options, "deadline"),
+        deadline=left_of(_time(options, "deadline"), _started(options)),
         **{"yes": False, **_run_options(options)},
     )
     gated = gate.judge(frame, baseline)
@@ -115,22 +121,24 @@ def diff(options: argparse.Namespace) -> Exit:
 
 
 def _plan(options: argparse.Namespace) -> Exit:
-    """What the run would take; loads nothing."""
+    """What the run would take; loads nothing. Where nothing could be planned, it could not judge."""
     from dataclasses import asdict
 
     from diag.sweep.run import price
 
     run = {name: value for name, value in _run_options(options).items() if name in ("workers", "retry_failed", "fresh")}
     found = price(_grid(options), options.results, **run)
+    code = Exit.NOT_JUDGED if found.is_unknown else Exit.AS_EXPECTED
     if options.json:
-        _print_json({**asdict(found), "is_large": found.is_large})
-        return Exit.AS_EXPECTED
+        _print_json({**asdict(found), "is_large": found.is_large, "exit_code": int(code)})
+        return code
     print(visible(str(found)))
-    for rule in found.refusals:
-        print(visible(f"refused: {rule}"))
+    for word, texts in (("could not be planned", found.hindrances), ("refused", found.refusals)):
+        for text in texts:
+            print(visible(f"{word}: {text}"))
     if found.is_large:
         print("That is more than half of the host's free memory: the run asks for --yes.")
-    return Exit.AS_EXPECTED
+    return code
 
 
 def _grid(options: argparse.Namespace) -> list[LoadSpec]:
@@ -161,6 +169,11 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
 def _time(options: argparse.Namespace, name: str) -> float | None:
     value = getattr(options, name)
     return None if value is None else _seconds(value, f"--{name}")
+
+
+def _started(options: argparse.Namespace) -> float:
+    """When this run began: with the process, where that was started for it."""
+    return process_started() if options.started is None else options.started
 
 
 def placement(options: argparse.Namespace) -> Exit:
@@ -252,7 +265,11 @@ def _seconds(text: str, option: str) -> float:
 def _parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise SpecError(f"-p {text!r} is not a parameter.", why="it is written NAME=VALUE.", next_step="-p rows=20")
+        raise SpecError(
+            f"-p {text!r} is not a parameter.",
+            why="it is written NAME=VALUE.",
+            next_step=f"-p {name.strip() or 'rows'}=VALUE: papermill's `-p NAME VALUE` with a sign between",
+        )
     try:
         return name.strip(), json.loads(value)
     except json.JSONDecodeError:

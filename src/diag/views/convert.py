@@ -10,11 +10,17 @@ from typing import Any
 import nbformat
 from nbconvert import HTMLExporter
 
+from diag.exits import Exit
 from diag.views import endings
+from diag.views.execute import SILENT
 from diag.views.markup import View, escape, notice, page, tag
 from diag.views.verdict import VERDICT_MIME
 from diag.views.wording import count_text
 
+_TO_GO_ON = (
+    "give the notebook that papermill wrote from diag's report.ipynb; a notebook of your own needs a cell with "
+    "summary.headline(frame, gate), as that one has."
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = ("display_data", "execute_result", "error")
 
@@ -37,27 +43,35 @@ def death_notice(ended: Mapping[str, Any]) -> View:
     """What a reader must know first when a run did not finish; nothing when it did."""
     if ended.get("how", "finished") == "finished":
         return View("", "")
+    title = endings.title(ended)
+    sentences = _sentences(ended)
+    return View(notice("bad", title, map(escape, sentences)), "\n".join((title, *sentences)))
+
+
+def _sentences(ended: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where a run ended, why, what still holds, and how to go on."""
+    if ended["how"] == SILENT:
+        return (f"Why: {ended['why']}.", f"To go on: {_TO_GO_ON}")
     where = (
         f"It ended in cell {ended['cell']} of {ended['cells']}" if ended.get("cell") else "It ended before a cell ran"
     )
     line = f": {ended['line']}" if ended.get("line") else ""
-    sentences = (
+    return (
         f"{where}{line}",
         f"Why: {ended.get('why', 'not known')}.",
         "Still valid: every row shown below, as each was stored when it finished. "
         "Combinations marked “not run” were not judged, and nothing below that cell of the notebook ran.",
         "To go on: run the same command again; finished rows are kept and only the missing ones are loaded.",
     )
-    title = endings.title(ended)
-    return View(notice("bad", title, map(escape, sentences)), "\n".join((title, *sentences)))
 
 
 def verdict_of(nb: Any) -> dict[str, Any] | None:
     """The verdict that the notebook's headline cell left beside its output; None where there is none."""
     for cell in reversed(nb.cells):
         for output in cell.get("outputs", []):
-            if VERDICT_MIME in output.get("data", {}):
-                return dict(output["data"][VERDICT_MIME])
+            found = output.get("data", {}).get(VERDICT_MIME)
+            if isinstance(found, Mapping) and found.get("exit_code") in list(Exit) and "headline" in found:
+                return dict(found)
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from diag.errors import DiagError, SpecError
 from diag.exits import Exit
-from diag.views.execute import ERROR, FINISHED, TIMEOUT, Ended
+from diag.views.execute import ERROR, FINISHED, SILENT, TIMEOUT, Ended
 
 GATE_TAG = "gate"
 _TITLES = {
@@ -16,6 +16,7 @@ _TITLES = {
     "died": "This report is incomplete: the kernel died while it was being made",
     "timeout": "This report is incomplete: its time was up",
     "interrupted": "This report is incomplete: it was interrupted",
+    SILENT: "Could not judge: the notebook ran to its end, and there is no verdict of diag in it",
 }
 
 
@@ -48,7 +49,7 @@ def title(ended: Mapping[str, Any]) -> str:
 
 def _meaning(how: str, why: str) -> Exit:
     if how != ERROR:  # at the deadline the matrix, too, stops and says that it could not judge
-        return Exit.NOT_JUDGED if how == TIMEOUT else Exit.DIED
+        return Exit.NOT_JUDGED if how in (TIMEOUT, SILENT) else Exit.DIED
     name = _error_name(why)
     if name in _names(SpecError):
         return Exit.WRONG_USAGE

@@ -31,6 +31,7 @@ from diag.views.markup import visible
 _SCHEME = "diag-report:"
 _ENGINE = "diag"
 FINISHED, ERROR, DIED, TIMEOUT, INTERRUPTED = "finished", "error", "died", "timeout", "interrupted"
+SILENT = "silent"  # it ran to its end, and no cell left a verdict
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,14 @@ class _Watch:
     nb: Any = None
     index: int | None = None
     exit_code: int | None = None
+
+    @property
+    def startup_seconds(self) -> int:
+        return 120 if self.deadline is None else max(1, min(120, round(self.deadline - time.monotonic())))
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline - 0.5
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ class _Engine(Engine):
                 kernel_name=kernel_name,
                 stdout_file=kw.get("stdout_file"),
                 stderr_file=kw.get("stderr_file"),
-                startup_timeout=120,
+                startup_timeout=kw["watch"].startup_seconds,
                 shutdown_kernel="immediate",
             )
             client.execute(cleanup_kc=True)
@@ -224,10 +233,13 @@ def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ended:
     where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _last_line(nb.cells[index]))
     if isinstance(error, DeadKernelError):
         return Ended(DIED, *where, _death(watch.exit_code))
-    if isinstance(error, (CellTimeoutError, TimeoutError)):
+    no_kernel = index is None and isinstance(error, RuntimeError)  # how jupyter_client says that it did not start
+    if isinstance(error, (CellTimeoutError, TimeoutError)) or (no_kernel and watch.is_late):
         return Ended(TIMEOUT, *where, "the time for the whole run was up")
     if isinstance(error, KeyboardInterrupt):
         return Ended(INTERRUPTED, *where, "it was interrupted or told to terminate")
+    if no_kernel:
+        return Ended(DIED, *where, f"the kernel did not start: {redact(str(error))}")
     text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     return Ended(ERROR, *where, redact(text.strip()))
 
@@ -249,9 +261,10 @@ def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
     nb.metadata["diag"] = {"ended": ended.to_json()}
     nb = nbformat.from_dict(redacted(nb))
     meta = nb.metadata.setdefault("papermill", {})
-    meta.update(input_path=source, output_path=output, exception=None if ended.ok else True)
+    whole = ended.how in (FINISHED, SILENT)
+    meta.update(input_path=source, output_path=output, exception=None if whole else True)
     nb.metadata.pop("widgets", None)
-    if not ended.ok:
+    if not whole:
         for position, cell in enumerate(nb.cells, start=1):
             state = cell.metadata.setdefault("papermill", {})
             if position == ended.cell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_notebook(nb: Any, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place and moves it there."""
+    """Writes a file beside its place and moves it there. An OSError names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -30,9 +30,29 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
         os.chmod(temporary, 0o644 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as e:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(e, OSError):  # a full disk names no file, and the others only the temporary one
+            raise type(e)(e.errno, e.strerror, str(path)) from e
         raise
+
+
+def put(write: Callable[[Path], Any], path: Path) -> tuple[Path | None, str]:
+    """Lets `write` write to `path`, or where that fails to the folder for temporary files.
+
+    Where it is, None if nowhere, and what to tell people; nothing where all went well.
+    """
+    try:
+        write(path)
+        return path, ""
+    except OSError as error:
+        why = f"{error.strerror or error}: {path}"
+    other = Path(tempfile.gettempdir()) / path.name
+    try:
+        write(other)
+    except OSError:
+        return None, f"{why}, and it could not be put elsewhere either."
+    return other, f"{why}. It is in {other} instead."
 
 
 def redacted(value: Any) -> Any:

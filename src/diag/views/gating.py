@@ -25,7 +25,19 @@ from diag.spec import LoadSpec
 from diag.views.artefacts import write_summaries
 from diag.views.markup import View, escape, tag
 from diag.views.notebooks import NotebookError
-from diag.views.reading import machines, none, seconds, several, whole
+from diag.views.reading import (
+    file_name,
+    left_of,
+    machines,
+    none,
+    process_started,
+    seconds,
+    several,
+    size,
+    some,
+    truth,
+    whole,
+)
 
 # The names of report.ipynb's parameters; a test holds the two against each other.
 PARAMETERS = (
@@ -33,7 +45,8 @@ PARAMETERS = (
     "deadline", "results", "baseline", "write_baseline", "options",
 )  # fmt: skip
 SPEC_OPTIONS = ("dtype", "max_memory", "offload_folder")
-RUN_OPTIONS = ("workers", "retry_failed", "fresh", "memory_limit", "yes")
+_READ = {"workers": whole, "retry_failed": truth, "fresh": truth, "memory_limit": size, "yes": truth}
+RUN_OPTIONS = tuple(_READ)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Asked:
     baseline: Baseline | None = None
     write_baseline: str | None = None
 
+    def loaded(self, frame: pd.DataFrame) -> list[LoadSpec]:
+        """The specs whose row in this run's frame has a placement; the results file may hold older ones."""
+        return [spec for spec, known in zip(self.specs, frame["n_resident"].notna()) if known]
+
 
 def read(names: Mapping[str, Any]) -> Asked:
     """The parameters of a report out of a notebook's names (`globals()`), checked before anything is loaded.
@@ -54,8 +71,12 @@ def read(names: Mapping[str, Any]) -> Asked:
     kernel is another environment's, and SpecError for a value that can't be, or a baseline that is not there.
     """
     check_kernel()
-    check_injected(_injected_names(), PARAMETERS)
-    return asked_for({name: names[name] for name in PARAMETERS if name in names})
+    injected = _injected_names()
+    check_injected(injected, PARAMETERS)
+    asked = asked_for({name: names[name] for name in PARAMETERS if name in names})
+    if injected:  # papermill started this kernel for this run, so its start counts
+        asked.how["deadline"] = left_of(asked.how["deadline"], process_started())
+    return asked
 
 
 def asked_for(values: Mapping[str, Any]) -> Asked:
@@ -65,7 +86,8 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     for name in ("probe", "loader", "adapter"):
         spec_values[name] = none(values.get(name))
     specs = diag.grid(
-        str(values["model"]), several(values.get("device_maps")), several(values.get("quantizations")),
+        none(values.get("model")), some(values.get("device_maps"), "device_maps"),
+        some(values.get("quantizations"), "quantizations"),
         machines(values.get("hardware")) or None, **spec_values,
     )  # fmt: skip
     how: dict[str, Any] = {name: options[name] for name in RUN_OPTIONS if options.get(name) is not None}
@@ -73,23 +95,28 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     for name in ("budget", "deadline"):
         how[name] = seconds(values.get(name), name)
     how["max_loads"] = whole(values.get("max_loads"), "max_loads")
-    old, new = baseline_files(none(values.get("baseline")), values.get("write_baseline"), "baseline.json")
+    old, new = baseline_files(values.get("baseline"), values.get("write_baseline"), "baseline.json")
     known = None if old is None else read_baseline(old)
-    return Asked(specs, str(values.get("results") or "results.sqlite"), how, known, new)
+    return Asked(specs, file_name(values.get("results"), "results") or "results.sqlite", how, known, new)
 
 
 def baseline_files(baseline: Any, write: Any, default: str) -> tuple[str | None, str | None]:
     """Which file to compare with and which to write. `write` true means the compared one, made if it is not there.
 
+    Raises SpecError for what is no file's name.
+
     >>> baseline_files("b.json", None, "d.json"), baseline_files(None, True, "d.json")
     (('b.json', None), (None, 'd.json'))
     """
-    old = None if baseline is None else os.fspath(baseline)
-    if write is None or write is False or str(write).strip().lower() in ("", "false", "none", "no", "0"):
+    old = file_name(baseline, "baseline")
+    try:
+        wanted, named = truth(write, "write_baseline"), None
+    except SpecError:
+        wanted, named = True, file_name(write, "write_baseline")
+    new = named or old or default
+    if not wanted:
         return old, None
-    named = not (write is True or str(write).strip().lower() in ("true", "yes", "1"))
-    new = os.fspath(write) if named else (old or default)
-    return (None if old == new and not Path(new).exists() else old), str(new)
+    return (None if old == new and not Path(new).exists() else old), new
 
 
 def hold(frame: pd.DataFrame, asked: Asked) -> Gate:
@@ -216,13 +243,14 @@ def _shell() -> Any:
 
 
 def _options(value: Any) -> dict[str, Any]:
+    """The further options as a dict, each read as what it is."""
     value = none(value)
     if isinstance(value, str):
         found = several(value)
-        value = found[0] if found and isinstance(found[0], dict) else None
-        if value is None:
-            raise SpecError("options is not a JSON object.", next_step='write for example {"workers": 1}')
-    if not value:
+        value = found[0] if len(found) == 1 else value
+    if value is None:
         return {}
-    check_injected(value, (*SPEC_OPTIONS, *RUN_OPTIONS))
-    return dict(value)
+    if not isinstance(value, Mapping):
+        raise SpecError(f"options={value!r} is not a JSON object.", next_step='write for example {"workers": 1}')
+    check_injected(map(str, value), (*SPEC_OPTIONS, *RUN_OPTIONS))
+    return {name: _READ[name](given, name) if name in _READ else given for name, given in value.items()}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,22 +21,25 @@ from diag.exits import Exit
 from diag.gate import Gate, judge
 from diag.hardware import format_exact
 from diag.spec import PRESETS, LoadSpec
-from diag.views import endings, gating, plots, summary
+from diag.views import endings, gating
 from diag.views.artefacts import write_summaries
 from diag.views.convert import death_notice, to_html, verdict_of
 from diag.views.execute import Ended, Run, run_notebook
-from diag.views.files import redacted, write_notebook, write_text
-from diag.views.markup import View, tag
+from diag.views.files import put, redacted, write_notebook, write_text
+from diag.views.leftovers import Window, partial, stored_frame
+from diag.views.markup import View
 from diag.views.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
 _SIMULATE_UP_TO = 2 * 2**30  # bytes of checkpoint; above, a second machine would take too long by default
+_PAGE_SECONDS = 15.0  # kept of a deadline for the page, at most
+_MAKE_ROOM = "Next: make room, or give another --out, and run the same command again: it does only what is missing."
 _SHARE = 0.58  # of the checkpoint on each of two simulated GPUs: one is too small, both together are enough
 
 
 @dataclass(frozen=True)
 class ReportResult:
-    """Where the report is, what it says first, and the exit code that goes with it."""
+    """Where the report is, what it says first, the exit code that goes with it, and what could not be written."""
 
     path: Path
     notebook: Path
@@ -45,11 +48,12 @@ class ReportResult:
     exit_code: Exit
     ended: Ended
     verdict: Mapping[str, Any] | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         paths = {name: str(getattr(self, name)) for name in ("path", "notebook", "results")}
         values = {"headline": self.headline, "ended": self.ended.to_json(), "verdict": self.verdict}
-        return redacted({**paths, **values, "exit_code": int(self.exit_code)})
+        return redacted({**paths, **values, "notes": list(self.notes), "exit_code": int(self.exit_code)})
 
 
 def write_report(
@@ -72,18 +76,21 @@ def write_report(
     results: str | os.PathLike[str] | None = None,
     notebook: str | os.PathLike[str] = REPORT,
     parameters: Mapping[str, Any] | None = None,
+    started: float | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ReportResult:
     """Runs the report notebook and writes `out` (default `reports/<model>.html`) and the executed notebook beside it.
 
     Beside it go the results as JSON, a Markdown summary and JUnit. `hardware` None means this machine and, where it has
     no accelerator, a simulated pair of GPUs as well. `timeout` is in seconds for each combination, `budget` until no
-    further load begins, `deadline` for the whole run. `baseline` is a file to hold the rows against, `write_baseline`
+    further load begins, `deadline` for the whole run, page included, counted from `started` (seconds since the epoch,
+    None is now). `baseline` is a file to hold the rows against, `write_baseline`
     one to keep them in. `options` are the further fields of LoadSpec and arguments of `matrix` that `gating` lists,
     `parameters` further parameters of a notebook of one's own. `say` receives a line for each finished combination.
     What happens inside the run, a dead kernel, the deadline and Ctrl-C included, ends in a report that says so and an
     exit code that tells. Raises DiagError for values or parameters that are not valid, before anything runs.
     """
+    until = _until(deadline, started)
     source = find_notebook(os.fspath(notebook))
     path = Path(out) if out is not None else Path("reports") / f"{file_name(model)}.html"
     stored = Path(results) if results is not None else path.with_suffix(".sqlite")
@@ -95,7 +102,7 @@ def write_report(
         raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
     if baseline is not None and not write_baseline:
         read_baseline(baseline)  # a wrong file is found now, and not after an hour
-    limits = {"budget": budget, "max_loads": max_loads, "deadline": _before(deadline, source),
+    limits = {"budget": budget, "max_loads": max_loads, "deadline": _before(until, source),
               "options": options or None, "baseline": baseline and os.fspath(baseline),
               "write_baseline": _baseline_name(write_baseline, baseline, path)}  # fmt: skip
     values = {**_values(specs, timeout, stored), **_without_none(limits), **(parameters or {})}
@@ -103,8 +110,10 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     stored.parent.mkdir(parents=True, exist_ok=True)
     executed = path.with_suffix(".ipynb")
-    run = run_notebook(source, executed, values, deadline=deadline, say=say)
-    return finish(run, specs, path, stored)
+    begun = time.time()
+    left = None if until is None else max(1.0, until - begun)
+    run = run_notebook(source, executed, values, deadline=left, say=say)
+    return finish(run, specs, path, stored, Window(begun))
 
 
 def _values(specs: Sequence[LoadSpec], timeout: float, stored: Path) -> dict[str, Any]:
@@ -122,11 +131,19 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _before(deadline: float | None, source: Path) -> float | None:
-    """When the matrix stops by itself, so that what it has is still reported before the deadline."""
-    if deadline is None or "deadline" not in declared_parameters(source):
+def _until(deadline: float | None, started: float | None) -> float | None:
+    """When the notebook must be over, in seconds since the epoch, so that the page is written before the deadline."""
+    if deadline is None:
         return None
-    return max(1.0, deadline - min(60.0, 0.2 * deadline))
+    return (time.time() if started is None else started) + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
+
+
+def _before(until: float | None, source: Path) -> float | None:
+    """For how long the matrix may go on, so that what it has is still shown by the rest of the notebook."""
+    if until is None or "deadline" not in declared_parameters(source):
+        return None
+    left = until - time.time()
+    return max(1.0, left - min(60.0, 0.2 * left))
 
 
 def _baseline_name(write: Any, baseline: Any, path: Path) -> str | None:
@@ -172,26 +189,51 @@ def file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"
 
 
-def finish(run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, source: Path | None = None) -> ReportResult:
-    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit."""
+def finish(
+    run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, when: Window, source: Path | None = None
+) -> ReportResult:
+    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit.
+
+    `when` the run went decides which rows of the file `stored` are its own.
+    """
     nb, ended = run.nb, endings.settled(run.ended)
     verdict = verdict_of(nb)
     if endings.exit_code(ended, verdict) is Exit.WRONG_USAGE:
         specs = ()  # nothing was asked that could have rows
     if not ended.ok:
-        _put_first(nb, ended, _partial(specs, stored) if verdict is None and specs else None)
+        _put_first(nb, ended, partial(specs, stored, when) if verdict is None and specs else None)
         verdict = verdict_of(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
         headline = f"{endings.title(ended.to_json())}. {headline if verdict else ''}".strip()
     code = endings.exit_code(ended, verdict)
     executed = path.with_suffix(".ipynb")
+    frame = stored_frame(specs, stored, when) if specs else None
+    gate = _gate(verdict, frame, code, redacted(headline))
+    summaries = path.with_suffix("")
+    _, lost = put(
+        lambda stem: write_summaries(stem, gate, frame), summaries
+    )  # the small ones first: a disk may be full
+    notes = [lost]
     if source is None or executed.resolve() != source.resolve():
-        write_notebook(nb, executed)
-    write_text(path, to_html(_for_reading(nb, ended), f"{headline} | diag report"))
-    frame = stored_frame(specs, stored) if specs else None
-    write_summaries(path.with_suffix(""), _gate(verdict, frame, code, redacted(headline)), frame)
-    return ReportResult(path, executed, stored, redacted(headline), code, ended, verdict)
+        notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
+    html = to_html(_for_reading(nb, ended), f"{headline} | diag report")
+    page, lost = put(lambda place: write_text(place, html), path)
+    notes = [str(redacted(note)) for note in (*notes, lost) if note]
+    if notes:
+        gate = _with_losses(gate, notes)
+        put(lambda stem: write_summaries(stem, gate, frame), summaries)
+        notes.append(f"Finished rows are in {redacted(str(stored))}. {_MAKE_ROOM}")
+    return ReportResult(page or path, executed, stored, gate.headline, gate.exit_code, ended, verdict, tuple(notes))
+
+
+def _with_losses(gate: Gate, notes: Sequence[str]) -> Gate:
+    """What got worse stays worse; a job that was as expected must not pass without its report."""
+    warnings = (*gate.warnings, *notes)
+    if gate.exit_code is not Exit.AS_EXPECTED:
+        return replace(gate, warnings=warnings)
+    said = f"Could not judge: not all of the report could be written. {gate.headline}"
+    return replace(gate, warnings=warnings, exit_code=Exit.NOT_JUDGED, headline=said)
 
 
 def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
@@ -224,40 +266,6 @@ def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
         cells.append(nbformat.v4.new_code_cell(outputs=[shown]))
         cells[-1].metadata["tags"] = ["diag-partial"]
     nb.cells[:0] = cells
-
-
-def _partial(specs: Sequence[LoadSpec], stored: Path) -> View:
-    """What the results file holds of `specs`; the rest shows as not run."""
-    frame = stored_frame(specs, stored)
-    sections = {"Every combination": summary.overview(frame)}
-    if frame["n_resident"].notna().any():
-        sections["Where the weights are"] = plots.placement_strips(specs, str(stored))
-        sections["Memory and time"] = plots.memory_and_time(frame)
-        sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
-    sections["What did not work, and why"] = summary.failures(frame)
-    titled = [View(tag("h2", title), title) + view for title, view in sections.items()]
-    return sum(titled, start=summary.headline(frame))
-
-
-def stored_frame(specs: Sequence[LoadSpec], stored: Path) -> pd.DataFrame:
-    """The frame of `specs`: rows that the results file holds from these library versions, the rest `not_run`."""
-    from diag.environment import versions
-    from diag.sweep.rows import blank_row, frame_of
-    from diag.sweep.store import Store
-
-    found: dict[LoadSpec, dict[str, Any]] = {}
-    if stored.is_file():
-        with suppress(DiagError), Store(stored, must_exist=True) as store:
-            rows, keys = store.rows(), {spec: store.find(spec.to_json()) for spec in specs}
-            valid = {spec: key for spec, key in keys.items() if key and _made_with(store, key) == versions()}
-            found = {spec: rows[key] for spec, key in valid.items()}
-    ended = "The run ended before this combination was loaded."
-    return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
-
-
-def _made_with(store: Any, key: str) -> dict[str, str] | None:
-    """The library versions that a stored row was made with."""
-    return (store.extra(key) or {}).get("versions")
 
 
 def _plain(specs: Sequence[LoadSpec], name: str) -> list[str]:

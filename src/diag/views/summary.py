@@ -38,7 +38,7 @@ def headline(frame: pd.DataFrame, gate: Gate | None = None) -> View:
     """
     verdict = judge(frame)
     if gate is not None and (gate.exit_code or gate.baseline):
-        return _gated(gate, _with_advice(frame, verdict), verdict)
+        return _gated(gate, _with_advice(frame, verdict, said=gate.headline), verdict)
     view = _with_advice(frame, verdict)
     beside = verdict.to_json() if gate is None else {**verdict.to_json(), "gate": gate.to_json()}
     return View(tag("h1", escape(verdict.headline)) + view.html, view.text, {VERDICT_MIME: beside})
@@ -51,19 +51,20 @@ def _gated(gate: Gate, view: View, verdict: Verdict) -> View:
     return View(html + view.html, "\n".join([gate.headline, *gate.warnings, view.text]), {VERDICT_MIME: beside})
 
 
-def _with_advice(frame: pd.DataFrame, verdict: Verdict) -> View:
-    """How many of each status, and what to use."""
+def _with_advice(frame: pd.DataFrame, verdict: Verdict, said: str = "") -> View:
+    """How many of each status, and what to use; why it could not be judged, unless the headline has `said` so."""
     tally = "".join(
         tag("li", f"{tag('b', str(count))}{status(name)}", title=status_word(name).meaning)
         for name, count in verdict.counts
     )
+    counts = "" if verdict.unjudged else f" ({status_counts_text(verdict)})"  # what was not judged did not fail
     advice, words = _advice(verdict.best, verdict.smallest)
-    if verdict.unjudged:
+    if verdict.unjudged and verdict.unjudged != said:
         advice = notice("warn", f"{verdict.unjudged}.", []) + advice
         words = [f"{verdict.unjudged}.", *words]
     return View(
         tag("ul", tally, class_="tally", aria_label="How many of each") + advice,
-        "\n".join(map(wrapped, [f"{verdict.headline} ({status_counts_text(verdict)}).", *words])),
+        "\n".join(map(wrapped, [f"{verdict.headline}{counts}.", *words])),
     )
 
 

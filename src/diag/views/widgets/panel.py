@@ -163,7 +163,7 @@ class MatrixPanel(Live):
         if isinstance(found, Exception):
             self._status.value = failure(found)
         else:
-            refusals = "".join(tag("li", escape(text)) for text in found.refusals)
+            refusals = "".join(tag("li", escape(text)) for text in (*found.hindrances, *found.refusals))
             self._status.value = scoped(tag("p", escape(found), role="status") + tag("ul", refusals))
         self._show_buttons(running=False)
 
@@ -188,7 +188,7 @@ class MatrixPanel(Live):
 
     def _stored(self) -> list[dict[str, Any]]:
         """The rows of this grid that the results file holds and that a run would not do again."""
-        from diag.sweep.rows import is_final
+        from diag.sweep.finality import is_final
 
         return [found for found in stored_rows(self.specs, self.results).values() if is_final(found, False)]
 
