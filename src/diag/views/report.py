@@ -205,15 +205,14 @@ def finish(
         verdict = verdict_of(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
-        headline = f"{endings.title(ended.to_json())}. {headline if verdict else ''}".strip()
+        headline = ". ".join([endings.title(ended.to_json()), *([headline] if verdict else [])])
     code = endings.exit_code(ended, verdict)
     executed = path.with_suffix(".ipynb")
     frame = stored_frame(specs, stored, when) if specs else None
     gate = _gate(verdict, frame, code, redacted(headline))
     summaries = path.with_suffix("")
-    _, lost = put(
-        lambda stem: write_summaries(stem, gate, frame), summaries
-    )  # the small ones first: a disk may be full
+    # The small ones first: a disk may be full.
+    _, lost = put(lambda stem: write_summaries(stem, gate, frame), summaries)
     notes = [lost]
     if source is None or executed.resolve() != source.resolve():
         notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
