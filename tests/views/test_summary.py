@@ -183,3 +183,10 @@ def test_what_was_never_loaded_is_not_counted_as_a_failed_load_and_the_reason_is
     alone = summary.headline(rows).text
     assert "load failed" not in alone and "Next: check HF_ENDPOINT." in alone and ".." not in alone
     assert summary.headline(rows, gate.judge(rows)).text.count("Could not judge") == 1
+
+
+def test_refusals_alone_have_no_empty_column_of_causes():
+    refused = frame(failed("disk", "nf4", "unsupported", RULE, error_type="UnsupportedError", error_text=RULE))
+    broken = frame(failed("auto", "none", "load_error", "It ended. Cause: hooks-removed (Gone)."))
+    assert ">cause</th>" not in summary.failures(refused).html
+    assert ">cause</th>" in summary.failures(broken).html

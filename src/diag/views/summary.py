@@ -102,6 +102,7 @@ def failures(frame: pd.DataFrame) -> View:
         return View(tag("p", "Every combination works."), "Every combination works.")
     lines = [(label_of(rows), status(row["status"]), _because(row), _cause_html(row)) for rows, row in groups]
     columns = ("combinations", "what", "why", "cause")
+    shown = len(columns) if any(line[-1] for line in lines) else -1  # of refusals the rule is the reason
     texts = [
         wrapped(
             f"{_plain_names(rows)}: {status_word(row['status']).text}. "
@@ -110,7 +111,8 @@ def failures(frame: pd.DataFrame) -> View:
         )
         for rows, row in groups
     ]
-    return View(table(columns, lines, "Combinations with the same reason share a line."), "\n".join(texts))
+    grid = table(columns[:shown], [line[:shown] for line in lines], "Combinations with the same reason share a line.")
+    return View(grid, "\n".join(texts))
 
 
 def details(frame: pd.DataFrame) -> View:
