@@ -80,3 +80,24 @@ def test_placeholders_as_the_source_of_a_load_are_told_from_what_is_wrong_with_i
     assert (cause, certainty) == ("saving-offloaded-model", "likely")
     assert WEIGHT in tensors
     assert [fix.action for fix in diagnose(healthy, error=error)[0].fixes] == ["by-hand"]
+
+
+def test_a_state_dict_that_lies_around_is_not_taken_for_what_was_read(offloaded):
+    kept = offloaded.state_dict()
+    try:
+        offloaded.model.layers[4].mlp.up_proj.weight.norm().item()
+    except Exception as error:
+        found = diagnose(offloaded, error=error)
+    assert WEIGHT in kept
+    assert _first(found) == ("weight-used-outside-hook", "shown", (WEIGHT,))
+
+
+def test_a_weight_on_meta_right_after_its_hook_is_an_overlapping_call():
+    """As a second thread leaves it: the hook has run, and somebody put the weight back on meta."""
+    model = load(LoadSpec("tiny", device_map="offload")).model
+    layer = model.model.layers[4].input_layernorm
+    hook = layer._hf_hook
+    hook.pre_forward = lambda module, *args, **kwargs: (args, kwargs)
+    error = _raised(lambda: model(torch.tensor([[1, 2, 3]])))
+    del hook.pre_forward
+    assert _first(diagnose(model, error=error))[:2] == ("concurrent-calls", "likely")

@@ -176,7 +176,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.tensors and not trace.own_forward:
         yield make("weight-used-outside-hook", "shown", trace.tensors, module=where,
                    because=("The weight is offloaded and healthy, and was read outside its forward.",))  # fmt: skip
-    elif trace.tensors and reading.hook_right_above:
+    elif reading.hook_right_above and (trace.tensors or (trace.module and not trace.fed_meta)):
         yield make("concurrent-calls", "likely", trace.tensors, module=where, silent=False,
                    because=("At rest every weight has its data; a hook ran right before, and it was meta.",),
                    check=("Do several threads call the model? One call at a time answers right.",))  # fmt: skip
