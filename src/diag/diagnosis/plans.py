@@ -104,7 +104,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
     if cause == "input-on-meta":
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
                     "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
-    if cause in _HEALTHY_MODEL and (cause != "saving-offloaded-model" or _offloaded_bytes(model)):
+    if cause in _HEALTHY_MODEL and (cause != "saving-offloaded-model" or _is_hooked(model)):
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
                     "diag.materialise(model)", nbytes=_offloaded_bytes(model), avoid=_TO_EMPTY)]  # fmt: skip
     if cause in ("hooks-removed", "uninitialised-values", "submodule-replaced") and names:
@@ -161,6 +161,10 @@ def _is_unsaved_buffer(model: Any, name: str) -> bool:
         return local in model.get_submodule(path)._non_persistent_buffers_set
     except AttributeError:
         return False
+
+
+def _is_hooked(model: Any) -> bool:
+    return any("_hf_hook" in vars(module) for module in model.modules()) if hasattr(model, "modules") else True
 
 
 def _offloaded_bytes(model: Any) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from diag import hooks
 from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
 from diag.diagnosis.finding import Finding
-from diag.diagnosis.making import make
+from diag.diagnosis.making import counted, make
 
 _PARTS_OF_ADAPTERS = ("lora_", "lora_embedding", ".ia3_", ".vera_", ".modules_to_save.")
 
@@ -95,7 +95,8 @@ def _raises_nothing(rows: Sequence[Row]) -> bool:
 
 def _why_orphaned(cause: str, rows: Sequence[Row], e: Evidence) -> tuple[str, ...]:
     parameters = [row for row in e.rows if row.kind == "parameter"]
-    count = f"{len(rows)} of {len(e.rows)} tensors are on meta, and nobody holds their data."
+    of_all = f"{len(rows)} of {len(e.rows)} tensors"
+    count = f"{of_all} {'is' if len(rows) == 1 else 'are'} on meta, and nobody has the data."
     said = {
         "adapter-on-offloaded-base": "PEFT's layers are in the model, and the map offloads these blocks of the base.",
         "hooks-removed": "Their hooks were taken off or exchanged, and the weights stayed behind on meta.",
@@ -144,7 +145,7 @@ def uninitialised(e: Evidence) -> Iterator[Finding]:
         (facts.not_finite, "hold values that no training gives: NaN, infinities or leftovers"),
         ([n for n in facts.wrong_values if n not in skip], "have nothing to do with the checkpoint's files"),
     )
-    shown = [(names, f"{len(names)} tensors {why}.") for names, why in groups if names]
+    shown = [(names, f"{counted(len(names), why)}.") for names, why in groups if names]
     if shown:
         names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
         yield make("uninitialised-values", "shown", names, because=tuple(why for _, why in shown))
