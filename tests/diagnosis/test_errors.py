@@ -80,3 +80,71 @@ def test_placeholders_as_the_source_of_a_load_are_told_from_what_is_wrong_with_i
     assert (cause, certainty) == ("saving-offloaded-model", "likely")
     assert WEIGHT in tensors
     assert [fix.action for fix in diagnose(healthy, error=error)[0].fixes] == ["by-hand"]
+
+
+def test_a_state_dict_that_lies_around_is_not_taken_for_what_was_read(offloaded):
+    kept = offloaded.state_dict()
+    try:
+        offloaded.model.layers[4].mlp.up_proj.weight.norm().item()
+    except Exception as error:
+        found = diagnose(offloaded, error=error)
+    assert WEIGHT in kept
+    assert _first(found) == ("weight-used-outside-hook", "shown", (WEIGHT,))
+
+
+def test_a_weight_on_meta_right_after_its_hook_is_an_overlapping_call():
+    """As a second thread leaves it: the hook has run, and somebody put the weight back on meta."""
+    model = load(LoadSpec("tiny", device_map="offload")).model
+    layer = model.model.layers[4].input_layernorm
+    hook = layer._hf_hook
+    hook.pre_forward = lambda module, *args, **kwargs: (args, kwargs)
+    error = _raised(lambda: model(torch.tensor([[1, 2, 3]])))
+    del hook.pre_forward
+    assert _first(diagnose(model, error=error))[:2] == ("concurrent-calls", "likely")
+
+
+def test_an_error_of_something_else_is_not_explained_by_what_the_model_shows_beside_it():
+    model = load(LoadSpec("tiny-gpt2", device_map="none")).model
+    model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.detach() * 3)
+    found = diagnose(model, error=ValueError("Invalid API key"))
+    assert [one.cause for one in found] == ["unknown", "tied-weights-split"]
+    assert "not its cause" in str(found[0])
+
+
+def test_a_word_that_begins_with_meta_is_not_about_meta(offloaded):
+    from diag.diagnosis.frames import report_of
+    from diag.diagnosis.rules_error import about_meta
+
+    assert not about_meta(report_of(ValueError("bad metadata in meta-llama/Llama-2-7b")))
+    assert about_meta(report_of(ValueError("weight is on the meta device")))
+
+
+def test_a_tied_state_dict_that_safetensors_refuses_is_not_a_fault_of_offloading(offloaded):
+    from safetensors.torch import save_file
+
+    values = torch.ones(2)
+    error = _raised(lambda: save_file({"a.weight": values, "b.weight": values}, "never-written"))
+    assert "share memory" in str(error)
+    assert diagnose(offloaded, error=error)[0].cause == "unknown"
+
+
+def test_a_dispatched_model_that_cannot_be_pickled_is_told_from_its_hooks(offloaded):
+    import pickle
+
+    found = diagnose(offloaded, error=_raised(lambda: pickle.dumps(offloaded)))
+    assert _first(found)[:2] == ("saving-offloaded-model", "likely")
+    assert found[0].fixes[0].action == "materialise"
+
+
+def test_what_only_a_message_says_is_likely_and_never_shown_by_the_state():
+    found = diagnose(error=RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert _first(found)[:2] == ("out-of-memory", "likely")
+
+
+def test_one_tensor_is_spoken_of_in_the_singular_and_code_keeps_its_name():
+    from diag.diagnosis.making import counted
+    from diag.diagnosis.point import sentence
+
+    assert counted(1, "have nothing to do with the files") == "1 tensor has nothing to do with the files"
+    assert counted(2, "are not saved, and differ") == "2 tensors are not saved, and differ"
+    assert sentence("load_state_dict was given placeholders") == "load_state_dict was given placeholders."

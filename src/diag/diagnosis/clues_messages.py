@@ -148,7 +148,7 @@ _MAPS = (
         "tied-weights-split",
         (10, r"tied parameters are on different devices", "accelerate warns that tied parameters are on different devices"),
         (8, r"model weights are not tied\. please use the `?tie_weights", "accelerate warns that weights were not tied before the map was made"),
-        (7, r"some tensors share memory|shared tensors? .*mismatch", "tensors that share memory were met"),
+        (7, r"shared tensors? .*mismatch", "tensors that share memory were met"),
         (8, r"(?:not|newly) initialized[^.]{0,40}\['?lm_head\.weight'?\]", "only the tied output head is reported as newly initialized"),
     ),
     *_rows("offload-notice", (9, r"parameters are on the meta device (?:device )?because they were offloaded",
@@ -185,6 +185,7 @@ _META = (
     *_rows(
         "saving-offloaded-model",
         (10, r"you can't save the model since some parameters are on the meta device", "accelerate's guard on saving placeholders"),
+        (10, r"local object '?add_hook_to_module\.", "a model was pickled with accelerate's hooks on it, which are local functions"),
         (9, r"(?:can't|cannot|not) (?:be )?sav\w+ .*(?:offloaded|meta)|offloaded .*(?:can't|cannot) be saved", "a model with placeholders was saved"),
     ),
 )  # fmt: skip

@@ -87,7 +87,8 @@ class Trace:
     """Where a live exception happened: module path, the tensor the failing line read, operands on meta, by name.
 
     `operands` are (name, device) of tensors in the failing frame; `inputs_on_meta` are activations or inputs on meta
-    that belong to no module. `placeholders` are entries on meta of a state dict that was being read.
+    that belong to no module. `placeholders` are entries on meta of a state dict that was being read,
+    `fed_meta` says that the module which failed was given something on meta that is no weight.
     """
 
     module: str = ""
@@ -96,6 +97,7 @@ class Trace:
     own_forward: bool = True
     inputs_on_meta: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
+    fed_meta: bool = False
     root_class: str = ""
 
 

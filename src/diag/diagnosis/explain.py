@@ -12,6 +12,7 @@ from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding, Findings, Fix
 from diag.diagnosis.logs import near_failures
 from diag.diagnosis.paste import read_paste
+from diag.diagnosis.point import sentence
 from diag.diagnosis.ranking import Candidate, rank
 from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report, read_report
@@ -85,7 +86,7 @@ def _finding(report: Report, candidate: Candidate, certainty: str, alone: bool, 
         title=entry.title,
         tensors=named_tensors(report.last.message if report.last else report.text),
         module=_where(report),
-        because=tuple(f"{says[0].upper()}{says[1:]}." for says in candidate.says),
+        because=tuple(map(sentence, candidate.says)),
         fixes=(Fix("by-hand", entry.fix),),
         avoid=entry.avoid,
         sources=entry.links[:4],

@@ -17,7 +17,7 @@ from torch import nn
 
 from diag.diagnosis.evidence import Trace
 from diag.diagnosis.lines import Step, steps, values_on_line
-from diag.diagnosis.operands import placeholders
+from diag.diagnosis.operands import has_stranger_on_meta, placeholders
 from diag.diagnosis.report import Frame, Raised, Report
 
 _PLUMBING = (
@@ -105,7 +105,8 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
         tensors=tuple(read),
         own_forward=not owners or (owners == {path} and frame is not None and _self_module(frame) is module),
         inputs_on_meta=tuple(_inputs_on_meta(frames, model, names)),
-        placeholders=tuple(placeholders(frames, model)),
+        placeholders=tuple(placeholders(walked, model)),
+        fed_meta=frame is not None and has_stranger_on_meta(frame, model),
         root_class=type(model).__name__,
     )
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from diag.diagnosis import causes
 from diag.diagnosis.finding import Finding
+
+_VERBS = {"are": "is", "have": "has", "hold": "holds", "differ": "differs"}
+_VERBS_PATTERN = rf"\b(?:{'|'.join(_VERBS)})\b"
 
 
 def make(
@@ -33,6 +38,13 @@ def make(
         sources=entry.links[:4],
         check=check,
     )
+
+
+def counted(count: int, do: str) -> str:
+    """`3 tensors have no data` or `1 tensor has no data`."""
+    if count != 1:
+        return f"{count} tensors {do}"
+    return f"1 tensor {re.sub(_VERBS_PATTERN, lambda found: _VERBS[found[0]], do)}"
 
 
 def _common_module(tensors: tuple[str, ...]) -> str:

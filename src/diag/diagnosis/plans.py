@@ -116,7 +116,7 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
                     "diag.materialise(model)")]  # fmt: skip
     if cause == "device-mismatch":
         return _to_one_place(model)
-    if cause == "saving-offloaded-model" and not _offloaded_bytes(model):
+    if cause == "saving-offloaded-model" and not _is_hooked(model):
         return []
     if cause in _HEALTHY_MODEL or cause == "input-on-meta":
         return [Fix("materialise", "brings the offloaded weights in and takes the hooks off, all or nothing.",
@@ -206,6 +206,10 @@ def _is_one_tensor(model: Any, names: tuple[str, ...]) -> bool:
     """Whether the names share their tensor already, so that tying them again changes nothing."""
     named = getattr(model, "named_parameters", None)
     return named is not None and len({id(p) for n, p in named(remove_duplicate=False) if n in names}) == 1
+
+
+def _is_hooked(model: Any) -> bool:
+    return any("_hf_hook" in vars(module) for module in model.modules()) if hasattr(model, "modules") else True
 
 
 def _offloaded_bytes(model: Any) -> int | None:

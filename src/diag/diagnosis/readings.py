@@ -113,7 +113,9 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
             7,
             f"{order}; the forward was called directly, and a hook only runs when the module is called",
         )
-    if _CHILD_WEIGHT.search(code):
+    if trace.torch_forward is not None and trace.hook_right_above:
+        yield from _hook_ran(trace, order)
+    elif _CHILD_WEIGHT.search(code):
         yield Point("weight-used-outside-hook", 7, f"{order}; the failing line reads another module's weight: {code}")
     elif (
         site.function
@@ -125,10 +127,7 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
         )
     elif trace.passes("accelerate/hooks.py") and _OWN_WEIGHT.search(code):
         if trace.hook_right_above:
-            served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
-            says = f"{order}; a hook ran right before, and still the weight was meta, as when threads call it at once"
-            yield Point("concurrent-calls", 9 if served else 6, says)
-            yield Point("forward-bypasses-hook", 2, f"{order}; a hook ran right before, and still the weight was meta")
+            yield from _hook_ran(trace, order)
         else:
             yield Point(
                 "forward-bypasses-hook",
@@ -139,6 +138,13 @@ def _read_outside(trace: Trace, site: Frame | None, code: str, order: str) -> It
         yield Point("weight-used-outside-hook", 5, f"{order}; the line reads a parameter of a container: {code}")
     if trace.passes("/diffusers/") and (trace.offload_seen or trace.passes("accelerate/hooks.py")):
         yield Point("weight-used-outside-hook", 3, "a diffusers model under sequential offload")
+
+
+def _hook_ran(trace: Trace, order: str) -> Iterator[Point]:
+    served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
+    says = f"{order}; a hook ran right before, and still the weight was meta, as when threads call it at once"
+    yield Point("concurrent-calls", 9 if served else 6, says)
+    yield Point("forward-bypasses-hook", 2, f"{order}; a hook ran right before, and still the weight was meta")
 
 
 def _order_in_words(mixed: Mixed) -> str:

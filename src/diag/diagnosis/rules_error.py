@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,12 +11,14 @@ from diag.diagnosis.causes import PRECEDENCE
 from diag.diagnosis.evidence import Evidence, names_of
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
+from diag.diagnosis.point import sentence
 from diag.diagnosis.ranking import Candidate, rank
 from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
 from diag.diagnosis.trace import Trace as Reading
 
+_META = re.compile(r"(?<![\w/-])meta(?![\w/-])", re.IGNORECASE)
 _SPECIFIC = 10  # points at which one place in one library says it
 _NEEDS_ORPHANS = ("never-materialised", "hooks-removed", "missing-weight-data", "tied-weights-split")
 _NEEDS_OFFLOADED = ("concurrent-calls",
@@ -45,6 +48,8 @@ def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
     if not found:
         found = [_from_candidate(c, e, alone=len(candidates) == 1, first=n == 0, second=candidates[1:2])
                  for n, c in enumerate(candidates[:3]) if n == 0 or c.points * 2 > candidates[0].points]  # fmt: skip
+    if not found and e.report.last is not None:  # what the model shows beside it is not what was raised
+        found = [_unknown(e, beside=bool(rest))]
     return _once([*found, *sorted(rest, key=_order)]) or [_unknown(e)]
 
 
@@ -64,8 +69,9 @@ def _once(findings: Sequence[Finding]) -> list[Finding]:
 
 def about_meta(report: Report) -> bool:
     mixed = mixed_devices(report.text)
+    said = "\n".join(one.message for one in report.raised) if report.raised else report.text
     return bool((mixed and (mixed.with_meta or not mixed.expected)) or is_copy_out_of_meta(report.text)
-                or is_value_of_meta(report.text) or "meta" in report.text.lower())  # fmt: skip
+                or is_value_of_meta(report.text) or _META.search(said))  # fmt: skip
 
 
 # --- what the state rules out ---------------------------------------------------------------------------------
@@ -118,10 +124,14 @@ def _explains(finding: Finding, e: Evidence) -> bool:
         )
     if finding.cause == "uninitialised-values":
         return False
+    if about_meta(e.report) or mixed_devices(e.report.text):
+        return True
     last = e.report.last
-    return about_meta(e.report) or (
-        last is not None and last.name in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError")
-    )
+    if last is None or last.name not in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError"):
+        return False
+    stranded = {row.name for row in e.orphans} & set(finding.tensors)
+    named = any(name in last.message for name in finding.tensors)
+    return named or bool(stranded and Reading(e.report).passes("/torch/", "/accelerate/", "/transformers/"))
 
 
 def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
@@ -181,7 +191,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.tensors and not trace.own_forward:
         yield make("weight-used-outside-hook", "shown", trace.tensors, module=where,
                    because=("The weight is offloaded and healthy, and was read outside its forward.",))  # fmt: skip
-    elif trace.tensors and reading.hook_right_above:
+    elif reading.hook_right_above and (trace.tensors or (trace.module and not trace.fed_meta)):
         yield make("concurrent-calls", "likely", trace.tensors, module=where, silent=False,
                    because=("At rest every weight has its data; a hook ran right before, and it was meta.",),
                    check=("Do several threads call the model? One call at a time answers right.",))  # fmt: skip
@@ -214,7 +224,7 @@ def _from_candidate(
     lead = c.points - (second[0].points if second else 0)
     certainty = "possible"
     if first and c.points >= 7 and (alone or lead >= 2):
-        certainty = "shown" if e.live and c.points >= _SPECIFIC else "likely"
+        certainty = "likely"  # a message says it: the state shows nothing of it
     assert e.report is not None
     message = e.report.last.message if e.report.last else e.report.text
     tensors = named_tensors(message) or (e.trace.tensors if e.trace else ())
@@ -224,15 +234,20 @@ def _from_candidate(
         certainty,
         tensors,
         module=e.trace.module if e.trace else "",
-        because=tuple(f"{says[0].upper()}{says[1:]}." for says in c.says),
-        check=() if certainty == "shown" else (entry.check,),
+        because=tuple(map(sentence, c.says)),
+        check=() if e.live and certainty == "likely" and c.points >= _SPECIFIC else (entry.check,),
         silent=False,
     )
 
 
-def _unknown(e: Evidence) -> Finding:
+def _unknown(e: Evidence, beside: bool = False) -> Finding:
     last = e.report.last if e.report else None
-    seen = f"The error is {last.name}: {last.message.splitlines()[0] if last.message else ''}" if last else "No error."
+    said = f": {last.message.strip().splitlines()[0]}" if last and last.message.strip() else ""
+    seen = f"The error is {last.name}{said}" if last else "No error."
     state = "Every tensor of the model has its data." if e.has_state and not e.orphans else "No model was given."
+    if beside:
+        state = "It says nothing of devices or weights: what the model shows below is not its cause."
+    elif e.orphans:
+        state = "It says nothing of devices or weights."
     return make("unknown", "possible", module=e.trace.module if e.trace else "", because=(seen, state), silent=False,
                 check=("Give the whole traceback, the lines printed while loading, or the model itself.",))  # fmt: skip

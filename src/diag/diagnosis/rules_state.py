@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from diag import hooks
 from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
 from diag.diagnosis.finding import Finding
-from diag.diagnosis.making import make
+from diag.diagnosis.making import counted, make
 
 _PARTS_OF_ADAPTERS = ("lora_", "lora_embedding", ".ia3_", ".vera_", ".modules_to_save.")
 
@@ -115,7 +115,8 @@ def _raises_nothing(rows: Sequence[Row]) -> bool:
 
 def _why_orphaned(cause: str, rows: Sequence[Row], e: Evidence) -> tuple[str, ...]:
     parameters = [row for row in e.rows if row.kind == "parameter"]
-    count = f"{len(rows)} of {len(e.rows)} tensors are on meta, and nobody holds their data."
+    of_all = f"{len(rows)} of {len(e.rows)} tensors"
+    count = f"{of_all} {'is' if len(rows) == 1 else 'are'} on meta, and nobody has the data."
     said = {
         "adapter-on-offloaded-base": "PEFT's layers are in the model, and the map offloads these blocks of the base.",
         "hooks-removed": "Their hooks were taken off or exchanged, and the weights stayed behind on meta.",
@@ -164,7 +165,7 @@ def uninitialised(e: Evidence) -> Iterator[Finding]:
         (facts.not_finite, "hold values that no training gives: NaN, infinities or leftovers"),
         ([n for n in facts.wrong_values if n not in skip], "have nothing to do with the checkpoint's files"),
     )
-    shown = [(names, f"{len(names)} tensors {why}.") for names, why in groups if names]
+    shown = [(names, f"{counted(len(names), why)}.") for names, why in groups if names]
     added = tuple(name for name in facts.not_stored if name not in skip)
     if added and facts.renamed:
         shown.append((added, "The checkpoint holds such tensors only under other names, so that "

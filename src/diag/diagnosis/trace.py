@@ -94,6 +94,12 @@ class Trace:
         return False
 
     @property
+    def torch_forward(self) -> Frame | None:
+        """The forward of one of PyTorch's own layers, where it is the last module that was called."""
+        last = next((f for f in reversed(self.frames) if f.function.rpartition(".")[2] == "forward"), None)
+        return last if last is not None and "torch/nn/modules/" in last.file else None
+
+    @property
     def hook_right_above(self) -> bool:
         """accelerate's hook called the forward that failed."""
         kept = [f for f in self.frames if f.function.rpartition(".")[2] not in CALLS]
