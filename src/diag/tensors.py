@@ -48,7 +48,7 @@ def placement(model: Any) -> pd.DataFrame:
     >>> placement(nn.Linear(3, 4))[["name", "shape", "device", "backing"]].values.tolist()
     [['weight', (4, 3), 'cpu', 'resident'], ['bias', (4,), 'cpu', 'resident']]
     """
-    parts = _parts(model)
+    parts = parts_of(model)
     rows: list[tuple[Any, ...]] = []
     for prefix, part in parts:
         rows += _rows(part, prefix, first_group=len(rows))
@@ -103,7 +103,8 @@ def accelerator_type(model: nn.Module | None = None) -> str | None:
     return "cuda" if torch.cuda.is_available() else None
 
 
-def _parts(model: Any) -> list[tuple[str, nn.Module]]:
+def parts_of(model: Any) -> list[tuple[str, nn.Module]]:
+    """The modules of a model or a pipeline, each with the prefix that its names get in the table."""
     if isinstance(model, nn.Module):
         return [("", model)]
     bundle = model if isinstance(model, Mapping) else getattr(model, "components", None)

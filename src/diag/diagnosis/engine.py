@@ -99,7 +99,9 @@ def _gather(
         evidence = replace(evidence, report=read_reports(text)[0])
         looked_at.append("the text")
     if inputs is not None:
-        evidence = replace(evidence, inputs_on_meta=tuple(_on_meta(inputs)))
+        given = tuple(_devices(inputs))
+        on_meta = tuple(name for name, device in given if device == "meta")
+        evidence = replace(evidence, inputs_on_meta=on_meta, inputs=given)
         looked_at.append("the inputs")
     return evidence, tuple(looked_at)
 
@@ -127,11 +129,10 @@ def _spec_of(model: Any) -> LoadSpec | None:
 
 
 def _with_error(evidence: Evidence, error: BaseException, model: Any) -> Evidence:
-    from torch import nn
+    from diag.diagnosis.frames import locate_in, report_of
+    from diag.tensors import parts_of
 
-    from diag.diagnosis.frames import locate, report_of
-
-    trace = locate(error, model) if isinstance(model, nn.Module) else None
+    trace = locate_in(error, parts_of(model)) if model is not None else None
     return replace(evidence, report=report_of(error), trace=trace, live=True, distributed=_is_distributed())
 
 
@@ -141,15 +142,15 @@ def _is_distributed() -> bool:
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
-def _on_meta(inputs: Any, path: str = "inputs") -> list[str]:
+def _devices(inputs: Any, path: str = "inputs") -> list[tuple[str, str]]:
     import torch
 
     if isinstance(inputs, torch.Tensor):
-        return [path] if inputs.is_meta else []
+        return [(path, str(inputs.device))]
     if isinstance(inputs, Mapping):
-        return [name for key, value in inputs.items() for name in _on_meta(value, str(key))]
+        return [one for key, value in inputs.items() for one in _devices(value, str(key))]
     if isinstance(inputs, (list, tuple)):
-        return [name for n, value in enumerate(inputs) for name in _on_meta(value, f"{path}[{n}]")]
+        return [one for n, value in enumerate(inputs) for one in _devices(value, f"{path}[{n}]")]
     return []
 
 

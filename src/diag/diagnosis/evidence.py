@@ -86,9 +86,10 @@ class ModelFacts:
 class Trace:
     """Where a live exception happened: module path, the tensor the failing line read, operands on meta, by name.
 
-    `operands` are (name, device) of tensors in the failing frame; `inputs_on_meta` are activations or inputs on meta
+    `inputs` are (name, device) of what the model was called with; `inputs_on_meta` are activations or inputs on meta
     that belong to no module. `placeholders` are entries on meta of a state dict that was being read,
-    `fed_meta` says that the module which failed was given something on meta that is no weight.
+    `fed_meta` says that the module which failed was given something on meta that is no weight. `component` is the
+    prefix of a pipeline's part, which all names begin with.
     """
 
     module: str = ""
@@ -98,6 +99,8 @@ class Trace:
     inputs_on_meta: tuple[str, ...] = ()
     placeholders: tuple[str, ...] = ()
     fed_meta: bool = False
+    component: str = ""
+    inputs: tuple[tuple[str, str], ...] = ()
     root_class: str = ""
 
 
@@ -114,6 +117,7 @@ class Evidence:
     trace: Trace | None = None
     spec: LoadSpec | None = None
     inputs_on_meta: tuple[str, ...] = ()
+    inputs: tuple[tuple[str, str], ...] = ()
     holders: tuple[str, ...] = ()
     live: bool = False
     distributed: bool = True

@@ -6,10 +6,12 @@ the model's names. Nothing is run again, and nothing of a frame is kept.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import traceback
 import types
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +99,7 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
     frames = [step.frame for step in walked]
     module, frame = _deepest(frames, names)
     read = _tensors_read(walked, frame, model)
+    inputs = list(_inputs(frames, model, names))
     owners = {name.rpartition(".")[0] for name in read}
     path = names[id(module)] if module is not None else ""
     return Trace(
@@ -104,10 +107,32 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
         module_class=type(module).__name__ if module is not None else "",
         tensors=tuple(read),
         own_forward=not owners or (owners == {path} and frame is not None and _self_module(frame) is module),
-        inputs_on_meta=tuple(_inputs_on_meta(frames, model, names)),
+        inputs_on_meta=tuple(name for name, device in inputs if device == "meta"),
+        inputs=tuple(inputs),
         placeholders=tuple(placeholders(walked, model)),
         fed_meta=frame is not None and has_stranger_on_meta(frame, model),
         root_class=type(model).__name__,
+    )
+
+
+def locate_in(error: BaseException, parts: list[tuple[str, nn.Module]]) -> Trace | None:
+    """The same for a pipeline: of its component that was running, with the component's prefix before every name."""
+    frames = [step.frame for step in _steps(error)]
+    for frame in reversed(frames):
+        running = _self_module(frame)
+        for prefix, part in parts:
+            if any(module is running for module in part.modules()):
+                return _prefixed(locate(error, part), prefix)
+    return locate(error, parts[0][1]) if len(parts) == 1 else None
+
+
+def _prefixed(trace: Trace, prefix: str) -> Trace:
+    return replace(
+        trace,
+        component=prefix,
+        module=f"{prefix}{trace.module}".rstrip("."),
+        tensors=tuple(f"{prefix}{name}" for name in trace.tensors),
+        placeholders=tuple(f"{prefix}{name}" for name in trace.placeholders),
     )
 
 
@@ -158,17 +183,27 @@ def _tensors_read(walked: list[Step], frame: types.FrameType | None, model: nn.M
     return []
 
 
-def _inputs_on_meta(frames: list[types.FrameType], model: nn.Module, names: Mapping[int, str]) -> Iterator[str]:
-    """Arguments on meta of the outermost call into the model, or of the caller's own line."""
+def _inputs(frames: list[types.FrameType], model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+    """Names and devices of the arguments of the outermost call into the model."""
     known = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     for frame in frames:
         module = _self_module(frame)
         if module is None or id(module) not in names or frame.f_code.co_name not in _CALLS_OF_A_MODEL:
             continue
+        positions = _positions(module)
         for name, value in _arguments(frame):
-            if isinstance(value, torch.Tensor) and value.is_meta and id(value) not in known:
-                yield name
+            if isinstance(value, torch.Tensor) and id(value) not in known:
+                yield positions.get(name, name), str(value.device)
         return
+
+
+def _positions(module: nn.Module) -> dict[str, str]:
+    """`args[0]` of a call as the name that the module's forward gives it."""
+    try:
+        names = list(inspect.signature(type(module).forward).parameters)[1:]
+    except (TypeError, ValueError):
+        return {}
+    return {f"args[{n}]": name for n, name in enumerate(names)}
 
 
 def _arguments(frame: types.FrameType) -> Iterator[tuple[str, Any]]:

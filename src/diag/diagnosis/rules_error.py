@@ -15,6 +15,7 @@ from diag.diagnosis.point import sentence
 from diag.diagnosis.ranking import Candidate, rank
 from diag.diagnosis.readings import deciding
 from diag.diagnosis.report import Report
+from diag.diagnosis.rules_mixed import apart
 from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
 from diag.diagnosis.trace import Trace as Reading
 
@@ -35,7 +36,7 @@ def judge(e: Evidence, state: Sequence[Finding]) -> list[Finding]:
         return sorted(state, key=_order)
     e = replace(e, report=deciding(e.report))
     assert e.report is not None
-    certain = list(_shown_by_frames(e))
+    certain = [*_shown_by_frames(e), *apart(e, state)]
     candidates = _allowed(rank(e.report), e, bool(state))
     acts = [c for c in candidates if c.cause in _USER_ACTS and c.points >= _SPECIFIC and not _is_symptom(c, state)]
     explained = [f for f in state if _explains(f, e)]
