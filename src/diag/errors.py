@@ -1,5 +1,20 @@
 """The errors diag raises. Each says what happened, why, and what to do next."""
 
+import difflib
+from collections.abc import Iterable
+
+
+def listed(asked: str, valid: Iterable[str]) -> str:
+    """The names that exist, one per line, the nearest to what was asked first.
+
+    >>> print(listed("tinny", ["smollm2", "tiny"]))
+    <BLANKLINE>
+          tiny
+          smollm2
+    """
+    near = sorted(valid, key=lambda name: -difflib.SequenceMatcher(None, asked, name).ratio())
+    return "".join(f"\n      {name}" for name in near)
+
 
 class DiagError(Exception):
     """Base of every error diag raises itself.

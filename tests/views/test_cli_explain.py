@@ -175,3 +175,20 @@ def test_service_serves_until_it_is_interrupted():
         finally:
             server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [(["reproduc", "hooks-removed"], "reproduce"), (["cause"], "causes"), (["explian", "a.txt"], "explain")],
+)
+def test_a_command_that_does_not_exist_is_answered_with_the_nearest(capsys, typed, meant):
+    assert main(typed) == 2
+    assert f"did you mean `diag {meant}`?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["causes", "reproduce"])
+def test_names_that_exist_are_listed_one_per_line_with_the_nearest_first(capsys, command):
+    assert main([command, "hook-removed"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2].strip() == "hooks-removed"
+    assert max(map(len, lines)) < 100

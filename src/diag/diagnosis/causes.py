@@ -14,7 +14,7 @@ from diag.diagnosis.causes_placement import PLACEMENT_CAUSES
 from diag.diagnosis.causes_quantized import QUANTIZED_CAUSES
 from diag.diagnosis.causes_use import USE_CAUSES
 from diag.diagnosis.symptoms import by_symptom
-from diag.errors import SpecError
+from diag.errors import SpecError, listed
 
 CATALOGUE: dict[str, Cause] = {
     cause.id: cause for cause in (*META_CAUSES, *USE_CAUSES, *QUANTIZED_CAUSES, *PLACEMENT_CAUSES)
@@ -44,7 +44,7 @@ def get(cause: str) -> Cause:
         return CATALOGUE[cause]
     close = difflib.get_close_matches(cause, CATALOGUE, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`diag causes` lists them."
-    raise SpecError(f"{cause!r} is not a cause.", why=f"causes are: {', '.join(PRECEDENCE)}.", next_step=hint)
+    raise SpecError(f"{cause!r} is not a cause.", why=f"causes are:{listed(cause, PRECEDENCE)}", next_step=hint)
 
 
 def describe():

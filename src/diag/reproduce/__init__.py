@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 
-from diag.errors import SpecError, UnsupportedError
+from diag.errors import SpecError, UnsupportedError, listed
 from diag.reproduce.meta import META_SCENARIOS
 from diag.reproduce.placement import PLACEMENT_SCENARIOS
 from diag.reproduce.quantized import QUANTIZED_SCENARIOS
@@ -46,7 +46,7 @@ def get(name: str) -> Scenario:
         raise UnsupportedError(f"{name!r} can't be shown here.", why=f"{causes.get(name).shown_on}.",
                         next_step=f"`diag causes {name}` explains it.")  # fmt: skip
     close = difflib.get_close_matches(name, names(), n=1)
-    raise SpecError(f"there is no scenario {name!r}.", why=f"scenarios are: {', '.join(names())}.",
+    raise SpecError(f"there is no scenario {name!r}.", why=f"scenarios are:{listed(name, names())}",
                     next_step=f"did you mean {close[0]!r}?" if close else "choose one of these.")  # fmt: skip
 
 

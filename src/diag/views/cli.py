@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -94,6 +96,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         advice = f"`{self.prog} --help` shows what it takes, with an example."
+        if unknown := re.match(r"argument COMMAND: invalid choice: '([^']*)' \(choose from (.+)\)$", message):
+            close = difflib.get_close_matches(unknown[1], re.findall(r"[\w-]+", unknown[2]), n=1)
+            advice = f"did you mean `{self.prog} {close[0]}`?" if close else advice
         raise UsageError(f"{message}.", why=self.format_usage().strip(), next_step=advice)
 
 
