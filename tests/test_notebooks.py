@@ -13,7 +13,6 @@ import papermill
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-WITHOUT_PARAMETERS = {"00_start_here.ipynb"}
 WALKTHROUGH = [
     "00_start_here.ipynb", "01_reproduce_the_error.ipynb", "02_load_matrix.ipynb", "03_read_the_placement.ipynb",
     "04_fix_it.ipynb", "05_your_model.ipynb", "06_the_service.ipynb", "07_gpus_you_do_not_have.ipynb",
@@ -51,7 +50,9 @@ def test_each_says_how_long_it_takes_and_leads_to_the_next(name, following):
 
 @pytest.mark.parametrize("name", WALKTHROUGH)
 def test_each_ends_by_checking_what_was_learned_and_freeing_its_models(name):
-    *_, check, free = code_cells(NOTEBOOKS[0].parent / name)
+    check, free = code_cells(NOTEBOOKS[0].parent / name)[-2:]
+    if name == "05_your_model.ipynb":  # one's own model may fail the check, and is freed before it
+        check, free = free, check
     assert check.source.find("lessons.check(") >= 0 and "check" in check.metadata.tags
     assert free.source.rstrip().endswith("lessons.held()")
 
@@ -106,7 +107,7 @@ def test_its_links_lead_to_notebooks_that_are_there(path):
 @every_notebook
 def test_parameters_are_literals_in_one_tagged_cell(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == (path.name not in WITHOUT_PARAMETERS)
+    assert len(tagged) == 1
     for node in (node for cell in tagged for node in ast.parse(cell.source).body):
         assert isinstance(node, ast.Assign)
         ast.literal_eval(node.value)

@@ -2,7 +2,9 @@
 
 import pytest
 
-from diag.reproduce.advice import try_advice, try_fixes
+import diag
+from diag import reproduce
+from diag.reproduce.advice import compare_guards, try_advice, try_fixes
 
 pytestmark = pytest.mark.slow
 
@@ -36,3 +38,12 @@ def test_a_fix_is_called_proved_only_with_its_proof():
     found = try_fixes(["hooks-removed", "constructor-on-meta"]).set_index("scenario")
     assert found.verdict["hooks-removed"] == "proved" and "bit for bit" in found.proof["hooks-removed"]
     assert found.verdict["constructor-on-meta"] == "by hand"
+
+
+def test_a_guard_that_looks_for_meta_refuses_healthy_models_too():
+    healthy = diag.load(diag.LoadSpec("tiny", device_map="disk")).model
+    with reproduce.get("hooks-removed").run() as stage:
+        found = compare_guards({"healthy": healthy, "broken": stage.model}).set_index("model")
+    assert list(found.any_parameter_on_meta) == ["refuses it", "refuses it"]
+    assert list(found.require_materialised) == ["lets it pass", "refuses it"]
+    assert found.when_called["healthy"] == "answers" and "device meta" in found.when_called["broken"]

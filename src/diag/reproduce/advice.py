@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,46 @@ def try_fixes(names: Iterable[str]) -> Any:
 
     rows = [(name, *_fixed(name)) for name in names]
     return pd.DataFrame(rows, columns=["scenario", "diagnosed", "fix", "verdict", "proof"])
+
+
+def compare_guards(models: Mapping[str, Any]) -> Any:
+    """One row per model: what the guard of the first analysis says, what require_materialised says, and what a call
+    does.
+
+    That guard was `any(p.device.type == "meta" for p in model.parameters())`. Each model is called once.
+    """
+    import pandas as pd
+
+    rows = [
+        (name, _says(any(p.is_meta for p in model.parameters())), _says(_is_refused(model)), _when_called(model))
+        for name, model in models.items()
+    ]
+    return pd.DataFrame(rows, columns=["model", "any_parameter_on_meta", "require_materialised", "when_called"])
+
+
+def _says(refused: bool) -> str:
+    return "refuses it" if refused else "lets it pass"
+
+
+def _is_refused(model: Any) -> bool:
+    from diag.errors import MetaWithoutDataError
+    from diag.fixes import require_materialised
+
+    try:
+        require_materialised(model)
+    except MetaWithoutDataError:
+        return True
+    return False
+
+
+def _when_called(model: Any) -> str:
+    from diag.reproduce.common import token_ids
+
+    try:
+        model(token_ids())
+    except Exception as error:
+        return _first_line(error)
+    return "answers"
 
 
 def _tried(advice: Advice) -> tuple[str, str]:
