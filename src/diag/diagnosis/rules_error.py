@@ -154,7 +154,12 @@ def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
 def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     """Causes of a model that is healthy at rest: the live frames tell what was done with it."""
     trace = e.trace
-    if trace is None or e.report is None or not about_meta(e.report) or e.orphans:
+    if trace is None or e.report is None or e.orphans:
+        return
+    if handed := list(_placeholders_handed_on(e)):
+        yield from handed
+        return
+    if not about_meta(e.report):
         return
     where = trace.module or trace.root_class
     reading = Reading(e.report)
@@ -165,15 +170,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
         yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
                    because=("In the call these inputs are on meta, and every weight has its data.",))  # fmt: skip
         return
-    if trace.placeholders and "While copying the parameter" in e.report.text:
-        yield make("saving-offloaded-model", "likely", trace.placeholders, module=where, silent=False,
-                   because=("load_state_dict was given placeholders; this model's own tensors have their data.",),
-                   check=("Where does the state dict come from? If from an offloaded model, call diag.materialise() on "
-                          "that one first; a model that was built on meta has nothing to give.",))  # fmt: skip
-        return
-    if not offloaded or reading.compiling:
-        return
-    if "/peft/" in files or "lora" in files:
+    if not offloaded or reading.compiling or "/peft/" in files or "lora" in files:
         return
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
         yield make("saving-offloaded-model", "shown", trace.placeholders or trace.tensors, module=where, silent=False,
@@ -194,6 +191,22 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.tensors and reading.calls("forward"):
         yield make("forward-bypasses-hook", "shown", trace.tensors, module=where,
                    because=("The hook is in place, and this forward was called past it.",))  # fmt: skip
+
+
+def _placeholders_handed_on(e: Evidence) -> Iterator[Finding]:
+    """A state dict with placeholders, given to a save that stops at something else or to another model."""
+    trace, text = e.trace, e.report.text if e.report else ""
+    if trace is None or not trace.placeholders:
+        return
+    if "share memory" in text:
+        said = ("The error is that tied names share memory, which save_file() does not take.",
+                "The state dict also holds placeholders of offloaded weights.")  # fmt: skip
+        yield make("saving-offloaded-model", "likely", trace.placeholders, silent=False, because=said)
+    elif "While copying the parameter" in text:
+        yield make("saving-offloaded-model", "likely", trace.placeholders, module=trace.root_class, silent=False,
+                   because=("load_state_dict was given placeholders; this model's own tensors have their data.",),
+                   check=("Where does the state dict come from? If from an offloaded model, call diag.materialise() on "
+                          "that one first; a model that was built on meta has nothing to give.",))  # fmt: skip
 
 
 def _moved_module(reading: Reading) -> bool:
