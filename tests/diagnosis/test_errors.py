@@ -128,6 +128,15 @@ def test_a_tied_state_dict_that_safetensors_refuses_is_not_a_fault_of_offloading
     assert diagnose(offloaded, error=error)[0].cause == "unknown"
 
 
+def test_a_tied_and_offloaded_state_dict_that_safetensors_refuses_is_told_for_both(tmp_path):
+    from safetensors.torch import save_file
+
+    model = load(LoadSpec("tiny-gpt2", device_map="offload")).model
+    one = diagnose(model, error=_raised(lambda: save_file(model.state_dict(), tmp_path / "out")))[0]
+    assert (one.cause, one.certainty) == ("saving-offloaded-model", "likely")
+    assert "share memory" in str(one)
+
+
 def test_a_dispatched_model_that_cannot_be_pickled_is_told_from_its_hooks(offloaded):
     import pickle
 

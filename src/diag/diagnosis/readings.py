@@ -217,7 +217,7 @@ _WORDS = (
     ("hooks-removed", r"remove_hook|remove_all_hooks|afterremovinghooks", "offload hooks were taken off"),
     (
         "moved-after-dispatch",
-        r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|vae|encoder)\.cpu\(\)",
+        r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|vae|encoder|decoder)\.cpu\(\)",
         "a model was moved",
     ),
     ("training-offloaded-layers", r"sfttrainer|optimizer\.step|trainer\.train\(", "a training loop is part of it"),

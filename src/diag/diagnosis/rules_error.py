@@ -155,7 +155,12 @@ def _threads(e: Evidence, explained: Sequence[Finding]) -> Iterator[Finding]:
 def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     """Causes of a model that is healthy at rest: the live frames tell what was done with it."""
     trace = e.trace
-    if trace is None or e.report is None or not about_meta(e.report) or e.orphans:
+    if trace is None or e.report is None or e.orphans:
+        return
+    if handed := list(_placeholders_handed_on(e)):
+        yield from handed
+        return
+    if not about_meta(e.report):
         return
     where = trace.module or trace.root_class
     reading = Reading(e.report)
@@ -165,12 +170,6 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     if trace.inputs_on_meta:
         yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
                    because=("In the call these inputs are on meta, and every weight has its data.",))  # fmt: skip
-        return
-    if trace.placeholders and "While copying the parameter" in e.report.text:
-        yield make("saving-offloaded-model", "likely", trace.placeholders, module=where, silent=False,
-                   because=("load_state_dict was given placeholders; this model's own tensors have their data.",),
-                   check=("Where does the state dict come from? If from an offloaded model, call diag.materialise() on "
-                          "that one first; a model that was built on meta has nothing to give.",))  # fmt: skip
         return
     if not offloaded or reading.compiling:
         return
@@ -207,6 +206,22 @@ def _made_on_meta(e: Evidence, reading: Reading) -> bool:
     was_input = reading.passes("accelerate/utils/operations.py") or is_value_of_meta(e.report.text)
     on_meta = e.facts is not None and e.facts.first_device == "meta"
     return bool(was_input) and on_meta and not e.trace.tensors and reading.calls("generate")
+
+
+def _placeholders_handed_on(e: Evidence) -> Iterator[Finding]:
+    """A state dict with placeholders, given to a save that stops at something else or to another model."""
+    trace, text = e.trace, e.report.text if e.report else ""
+    if trace is None or not trace.placeholders:
+        return
+    if "share memory" in text:
+        said = ("The error is that tied names share memory, which save_file() does not take.",
+                "The state dict also holds placeholders of offloaded weights.")  # fmt: skip
+        yield make("saving-offloaded-model", "likely", trace.placeholders, silent=False, because=said)
+    elif "While copying the parameter" in text:
+        yield make("saving-offloaded-model", "likely", trace.placeholders, module=trace.root_class, silent=False,
+                   because=("load_state_dict was given placeholders; this model's own tensors have their data.",),
+                   check=("Where does the state dict come from? If from an offloaded model, call diag.materialise() on "
+                          "that one first; a model that was built on meta has nothing to give.",))  # fmt: skip
 
 
 def _moved_module(reading: Reading) -> bool:
