@@ -34,7 +34,7 @@ _ITEM = re.compile(
     r"tensor\.item\(\)cannotbecalledonmeta|_local_scalar_dense.{0,120}meta|can'tconvertmetadevicetypetensor"
     r"|cannotbecalledonmetatensors|'aten::\w+(?:\.\w+)?'witharguments(?:from|on)the'meta'backend|attemptedtorunthisoperatorwithmetatensors"
 )
-_NEED_VALUE = re.compile(r"(\w+)isonthemetadevice,weneeda`?value`?toputinon")
+_NEED_VALUE = re.compile(r"(\w{1,80})isonthemetadevice,weneeda`?value`?toputinon")
 
 
 @dataclass(frozen=True)
