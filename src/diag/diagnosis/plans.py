@@ -109,13 +109,14 @@ def _in_place(finding: Finding, model: Any) -> list[Fix]:
     if cause == "input-on-meta" and LIBRARY_MADE not in finding.because:
         return [Fix("use-input-device", "the model is healthy: send the inputs to the device where it starts.",
                     "inputs = inputs.to(diag.input_device(model))", avoid="model.device is meta here.")]  # fmt: skip
-    if cause == "moved-after-dispatch" and names and _all_are_here(model, names):
+    whole = hasattr(model, "named_parameters")  # not a pipeline's parts
+    if cause == "moved-after-dispatch" and names and whole and _all_are_here(model, names):
         return [Fix("put-back", "moves these tensors back to the devices where their hooks run them.",
                     "diag.fix(diag.diagnose(model))", nbytes=_named_bytes(model, names)),
                 Fix("materialise", "takes the hooks off and puts the whole model on one device, all or nothing.",
                     "diag.materialise(model)")]  # fmt: skip
     if cause == "device-mismatch":
-        return _to_one_place(model)
+        return _to_one_place(model) if whole else []
     if cause == "saving-offloaded-model" and not _is_hooked(model):
         return []
     if cause in _HEALTHY_MODEL or cause == "input-on-meta":
