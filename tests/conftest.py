@@ -9,6 +9,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +61,25 @@ def load_quantized():
 @pytest.fixture(scope="session")
 def tiny_path() -> Path:
     return samples.path("tiny")
+
+
+@pytest.fixture
+def file_system_of(tmp_path):
+    """Gives a folder of its own with room for so much ("64k"); skips where none can be mounted."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        folder = tmp_path / "small"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("no right to mount a small file system")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -86,14 +85,8 @@ def test_a_missing_shard_is_found_before_anything_is_loaded_and_tried_again_when
 
 
 @pytest.fixture
-def small(tmp_path):
-    """A file system of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def small(file_system_of):
+    return file_system_of("64k")
 
 
 def test_a_results_file_without_room_is_refused_before_anything_is_loaded(small):

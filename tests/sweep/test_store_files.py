@@ -1,7 +1,6 @@
 """The results file among others: files that are refused, several writers, kills and full disks."""
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -205,17 +204,8 @@ def test_a_file_that_somebody_keeps_locked_is_named_as_that(path, monkeypatch):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system with one MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def small_disk(file_system_of):
+    return file_system_of("1m")
 
 
 def save_until_refused(store):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -91,14 +90,8 @@ def test_what_is_no_notebook_is_wrong_usage(tmp_path, value, capsys):
 
 
 @pytest.fixture
-def small(tmp_path):
-    """A file system of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+def small(file_system_of):
+    return file_system_of("64k")
 
 
 @pytest.mark.parametrize(("said", "code"), [(0, Exit.NOT_JUDGED), (1, Exit.WORSE)])

@@ -18,16 +18,6 @@ MAPS = ["auto", "balanced", "balanced_low_0", "sequential", "single", "none", "c
 MACHINES = ["this machine", "2x600KiB+8GiB"]
 
 
-@pytest.fixture
-def live(monkeypatch):
-    monkeypatch.setenv("DIAG_WIDGETS", "1")
-
-
-@pytest.fixture
-def still(monkeypatch):
-    monkeypatch.setenv("DIAG_WIDGETS", "0")
-
-
 def panel_for(tmp_path, **values):
     chosen = {"device_maps": ["auto", "disk"], "quantizations": ["none"], **values}
     return widgets.matrix_panel("tiny", results=str(tmp_path / "r.sqlite"), **chosen)

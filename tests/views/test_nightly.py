@@ -141,15 +141,9 @@ def test_a_gated_repository_could_not_be_judged(tmp_path):
     assert left.first_line.startswith("Could not judge team/model: The repository 'team/model' is gated")
 
 
-def test_a_full_disk_could_not_be_judged_and_the_page_is_there(tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
-        pytest.skip("no right to mount a small file system")
-    try:
-        left = night(tmp_path, "-p", "model", "tiny", "-p", "results", str(small / "results.sqlite"))
-    finally:
-        subprocess.run(["umount", "--lazy", small], check=True)
+def test_a_full_disk_could_not_be_judged_and_the_page_is_there(tmp_path, file_system_of):
+    results = file_system_of("64k") / "results.sqlite"
+    left = night(tmp_path, "-p", "model", "tiny", "-p", "results", str(results))
     assert (left.papermill, left.code) == (1, Exit.NOT_JUDGED), left.log
     assert left.first_line.startswith("Could not judge: there is no room for the results file")
 

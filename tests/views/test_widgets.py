@@ -24,16 +24,6 @@ def offloaded() -> pd.DataFrame:
     return diag.placement(diag.load(diag.LoadSpec("tiny", device_map="offload", hardware="1GiB+4GiB")).model)
 
 
-@pytest.fixture
-def live(monkeypatch):
-    monkeypatch.setenv("DIAG_WIDGETS", "1")
-
-
-@pytest.fixture
-def still(monkeypatch):
-    monkeypatch.setenv("DIAG_WIDGETS", "0")
-
-
 def fifty_thousand(table: pd.DataFrame) -> pd.DataFrame:
     many = pd.concat([table] * (50_000 // len(table) + 1), ignore_index=True)[:50_000]
     return many.assign(name=[f"model.layers.{n}.weight" for n in range(50_000)], tied_group=range(50_000))
