@@ -23,6 +23,7 @@ from diag.errors import CouldNotJudgeError, SpecError
 from diag.gate import Gate, judge, rows_of
 from diag.spec import LoadSpec
 from diag.views.artefacts import write_summaries
+from diag.views.leftovers import loaded_of
 from diag.views.markup import View, escape, tag
 from diag.views.notebooks import NotebookError
 from diag.views.reading import (
@@ -60,8 +61,8 @@ class Asked:
     write_baseline: str | None = None
 
     def loaded(self, frame: pd.DataFrame) -> list[LoadSpec]:
-        """The specs whose row in this run's frame has a placement; the results file may hold older ones."""
-        return [spec for spec, known in zip(self.specs, frame["n_resident"].notna()) if known]
+        """The specs whose row in this run's frame has a placement."""
+        return loaded_of(self.specs, frame)
 
 
 def read(names: Mapping[str, Any]) -> Asked:

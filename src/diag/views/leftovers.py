@@ -64,10 +64,14 @@ def stored_frame(specs: Sequence[LoadSpec], stored: Path, when: Window) -> pd.Da
     return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
 
 
-def partial(specs: Sequence[LoadSpec], stored: Path, when: Window) -> View:
-    """The page of what the run had finished of `specs`; the rest shows as not run."""
-    frame = stored_frame(specs, stored, when)
-    loaded = [spec for spec, known in zip(specs, frame["n_resident"].notna()) if known]
+def loaded_of(specs: Sequence[LoadSpec], frame: pd.DataFrame) -> list[LoadSpec]:
+    """The specs whose row in a run's frame has a placement; the results file may hold older ones."""
+    return [spec for spec, known in zip(specs, frame["n_resident"].notna()) if known]
+
+
+def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> View:
+    """The page of what the run had finished of `specs`, `frame` being its own; the rest shows as not run."""
+    loaded = loaded_of(specs, frame)
     sections = {"Every combination": summary.overview(frame)}
     if loaded:
         sections["Where the weights are"] = plots.placement_strips(loaded, str(stored))

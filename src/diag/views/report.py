@@ -200,15 +200,15 @@ def finish(
     verdict = verdict_of(nb)
     if endings.exit_code(ended, verdict) is Exit.WRONG_USAGE:
         specs = ()  # nothing was asked that could have rows
+    frame = stored_frame(specs, stored, when) if specs else None
     if not ended.ok:
-        _put_first(nb, ended, partial(specs, stored, when) if verdict is None and specs else None)
+        _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
         verdict = verdict_of(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
         headline = ". ".join([endings.title(ended.to_json()), *([headline] if verdict else [])])
     code = endings.exit_code(ended, verdict)
     executed = path.with_suffix(".ipynb")
-    frame = stored_frame(specs, stored, when) if specs else None
     gate = _gate(verdict, frame, code, redacted(headline))
     summaries = path.with_suffix("")
     # The small ones first: a disk may be full.
