@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from diag.diagnosis.byhand import LIBRARY_MADE
 from diag.diagnosis.causes import PRECEDENCE
-from diag.diagnosis.evidence import Evidence, names_of
+from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
 from diag.diagnosis.point import sentence
@@ -164,19 +164,22 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
         return
     where = trace.module or trace.root_class
     reading = Reading(e.report)
-    names = {frame.function for frame in reading.frames}
-    files = " ".join(frame.file for frame in reading.frames)
-    offloaded = set(names_of(e.offloaded))
     if trace.inputs_on_meta:
         yield make("input-on-meta", "shown", trace.inputs_on_meta, module=where, silent=False,
                    because=("In the call these inputs are on meta, and every weight has its data.",))  # fmt: skip
+    elif not e.offloaded or reading.compiling:
         return
-    if not offloaded or reading.compiling:
-        return
-    if _made_on_meta(e, reading):
+    elif _made_on_meta(e, reading):
         said = make("input-on-meta", "shown", module=where, silent=False, because=(LIBRARY_MADE,))
         yield replace(said, avoid=("inputs.to(...): the inputs are where they should be.",))
-        return
+    else:
+        yield from _of_offloaded_weights(e.report, trace, reading, where)
+
+
+def _of_offloaded_weights(report: Report, trace: Trace, reading: Reading, where: str) -> Iterator[Finding]:
+    """What was done with weights that are offloaded and healthy; PEFT's own frames are judged by their text."""
+    names = {frame.function for frame in reading.frames}
+    files = " ".join(frame.file for frame in reading.frames)
     if "/peft/" in files or "lora" in files:
         return
     if "safetensors" in files or "serialization" in files or names & {"save_pretrained", "save_file", "save_model"}:
@@ -185,7 +188,7 @@ def _shown_by_frames(e: Evidence) -> Iterator[Finding]:
     elif trace.placeholders or "state_dict" in (reading.site.code if reading.site else ""):
         yield make("saving-offloaded-model", "shown", trace.placeholders, module=where, silent=False,
                    because=("The weights are offloaded and healthy; a state dict was read.",))  # fmt: skip
-    elif is_copy_out_of_meta(e.report.text) and _moved_module(reading):
+    elif is_copy_out_of_meta(report.text) and _moved_module(reading):
         yield make("moved-after-dispatch", "shown", trace.tensors, module=where,
                    because=("The weights are offloaded and healthy; the failing call moves a module.",))  # fmt: skip
     elif trace.tensors and not trace.own_forward:
