@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_PARTS = ("lora_", ".ia3_", ".vera_", ".modules_to_save.", "prompt_encoder.", "trainable_tokens_")
+LAYER_PARTS = ("lora_", ".ia3_", ".vera_", ".modules_to_save.")  # in the names of what PEFT adds to a layer
+_PARTS = (*LAYER_PARTS, "prompt_encoder.", "trainable_tokens_")
+
+
+def without_adapter(model: Any) -> Any:
+    """The model below PEFT's wrapper, whose forward has names; any other model as it is."""
+    get_base = getattr(model, "get_base_model", None)
+    return get_base() if callable(get_base) and hasattr(model, "peft_config") else model
 
 
 def carries_adapter(model: Any) -> bool:

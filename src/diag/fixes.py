@@ -194,8 +194,7 @@ def _apply(chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None) -> 
 
 def _of_another_kind(model: Any, loaded: Any) -> str:
     """Why a proof of the loaded model would say nothing about the one that was to be fixed; empty where it does."""
-    from diag.adapters import carries_adapter
-    from diag.inputs import without_adapter
+    from diag.adapters import carries_adapter, without_adapter
 
     if not hasattr(model, "named_parameters"):  # none, or a pipeline
         return ""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from diag.adapters import without_adapter
 from diag.errors import CouldNotJudgeError
 from diag.savedrequest import is_saved_request, read_request
 
@@ -43,12 +44,6 @@ def make_inputs(model: Any, probe: str | None, folder: str | None) -> Inputs:
         start = getattr(base.config, "decoder_start_token_id", None) or 0
         tensors["decoder_input_ids"] = torch.full((1, 1), start)
     return Inputs(tensors, inputs.tokenizer, inputs.name)
-
-
-def without_adapter(model: Any) -> Any:
-    """The model below PEFT's wrapper, whose forward has names; any other model as it is."""
-    get_base = getattr(model, "get_base_model", None)
-    return get_base() if callable(get_base) and hasattr(model, "peft_config") else model
 
 
 def takes(model: Any, name: str) -> bool:

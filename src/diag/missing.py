@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from diag.inputs import without_adapter
+from diag.adapters import without_adapter
 
 _UNUSED_BY_THE_ANSWER = ("pooler",)  # of encoders: beside the last hidden state
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from diag.adapters import without_adapter
 from diag.errors import CouldNotJudgeError, DiagError
-from diag.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes, without_adapter
+from diag.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes
 from diag.notes import collecting
 from diag.tensors import accelerator_type
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from diag.adapters import without_adapter
 from diag.errors import CouldNotJudgeError, MetaWithoutDataError
 from diag.hooks import HookIndex, align_hooks
 from diag.stored import plain_name, sources
@@ -285,5 +286,4 @@ def _input_module_path(model: nn.Module) -> str:
 def _fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
     from diag.diagnosis.buffers import fresh_buffers
 
-    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
-    return fresh_buffers(base)
+    return fresh_buffers(without_adapter(model))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from diag.adapters import without_adapter
 from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.tensors import entries
 
@@ -113,7 +114,7 @@ def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor
 
 def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
-    base = _without_adapter(model)
+    base = without_adapter(model)
     names = {plain_name(entry.name): True for entry in entries(base)}
     rename = _renamer(base, names)
     groups: dict[str, list[tuple[StoredTensor, str, Any]]] = {}
@@ -140,11 +141,6 @@ def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -
     plain = plain_name(name)
     followed = tied.get(name, tied.get(plain, ""))  # a PeftModel answers with the names of its base
     return files.get(plain) or files.get(plain_name(followed))
-
-
-def _without_adapter(model: Any) -> Any:
-    get_base = getattr(model, "get_base_model", None)
-    return get_base() if callable(get_base) and hasattr(model, "peft_config") else model
 
 
 def _renamer(model: Any, names: dict[str, bool]) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from diag.adapters import without_adapter
 from diag.stored import plain_name
 from diag.tensors import entries
 
@@ -48,7 +49,7 @@ def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _transformers_model(model: Any) -> Any:
-    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     module = type(base).__module__
     has_config = hasattr(base, "config") and hasattr(base, "_init_weights")
     return base if has_config and (module.startswith("transformers.") or hasattr(base, "save_pretrained")) else None

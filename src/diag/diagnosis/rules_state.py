@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from diag import hooks
+from diag.adapters import LAYER_PARTS
 from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
 from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import counted, make
-
-_PARTS_OF_ADAPTERS = ("lora_", "lora_embedding", ".ia3_", ".vera_", ".modules_to_save.")
 
 
 def state_findings(e: Evidence) -> list[Finding]:
@@ -56,7 +55,7 @@ def _cause_of_orphan(row: Row, e: Evidence) -> str:
         return "never-materialised" if nearly_all else "missing-weight-data"
     if facts.is_adapter and row.mapped_device in ("cpu", "disk"):
         return "adapter-on-offloaded-base"
-    if any(part in row.name for part in _PARTS_OF_ADAPTERS):
+    if any(part in row.name for part in LAYER_PARTS):
         return "never-materialised"
     if row.module in facts.stripped:
         return "hooks-removed"
@@ -97,7 +96,7 @@ def unserved(e: Evidence) -> Iterator[Finding]:
 def _cause_of_unserved(row: Row, e: Evidence, facts: ModelFacts) -> str:
     if any(other.tied_group == row.tied_group and other.name != row.name for other in e.rows):
         return "tied-weights-split"
-    if facts.is_adapter and any(part in row.name for part in _PARTS_OF_ADAPTERS):
+    if facts.is_adapter and any(part in row.name for part in LAYER_PARTS):
         return "adapter-on-offloaded-base"
     return "submodule-replaced" if _is_new(row, facts) else "missing-weight-data"
 
