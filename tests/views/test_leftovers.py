@@ -38,7 +38,8 @@ def test_rows_of_an_earlier_run_are_not_this_runs_own(stored):
     """It said "2 of 2 work" of weights that were never loaded."""
     tonight = Window(time.time())
     assert statuses(stored, tonight) == ["not_run", "not_run"]
-    assert partial([AUTO, DISK], stored, tonight).text.startswith("0 of 2 combinations of tiny work")
+    frame = stored_frame([AUTO, DISK], stored, tonight)
+    assert partial([AUTO, DISK], frame, stored).text.startswith("0 of 2 combinations of tiny work")
     save(stored, "auto of tonight", AUTO)
     assert statuses(stored, tonight) == ["ok", "not_run"]
 
