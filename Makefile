@@ -9,6 +9,7 @@ else
 PROGRAMS := bin
 endif
 RUN := $(VENV)/$(PROGRAMS)/python -m diag
+CHECK := $(VENV)/$(PROGRAMS)/python tools/check.py
 MODEL ?= smollm2
 ARGS ?=
 
@@ -19,19 +20,19 @@ report: $(READY)
 	@$(RUN) report --model $(MODEL) $(ARGS)
 
 test: $(READY)
-	@$(RUN) test $(ARGS)
+	@$(CHECK) $(ARGS)
 
 test-all: $(READY)
-	@$(RUN) test --all $(ARGS)
+	@$(CHECK) --all $(ARGS)
 
 # diagnose, fix and the guard work inside a service's own, older environment: the core's tests on transformers 4.57.
 # Not part of `make test`: a second environment and some minutes. The two tests left out put the whole model on disk,
 # which the older accelerate refuses.
 COMPAT := .venv-compat
-CORE_TESTS := tests/diagnosis tests/test_fixes.py tests/test_tensors.py tests/test_hooks.py tests/test_weights.py \
-  tests/test_watching.py tests/views/test_cli_explain.py tests/views/test_service.py
-ALL_ON_DISK := --deselect tests/test_tensors.py::test_tied_names_share_a_group_also_when_offloaded \
-  --deselect tests/views/test_service.py::test_the_cause_named_first_gives_another_text
+CORE_TESTS := tests/diagnosis tests/models/test_tensors.py tests/models/test_hooks.py tests/proving/test_weights.py \
+  tests/proving/test_watching.py tests/views/cli/test_cli_explain.py tests/views/cli/test_service.py
+ALL_ON_DISK := --deselect tests/models/test_tensors.py::test_tied_names_share_a_group_also_when_offloaded \
+  --deselect tests/views/cli/test_service.py::test_the_cause_named_first_gives_another_text
 
 test-compat: $(COMPAT)/.ready
 	@$(COMPAT)/$(PROGRAMS)/python -m pytest $(CORE_TESTS) $(ALL_ON_DISK) $(ARGS)
@@ -41,7 +42,7 @@ $(COMPAT)/.ready: requirements-compat.lock install.sh
 	@touch $@
 
 check: $(READY)
-	@$(RUN) test --fast $(ARGS)
+	@$(CHECK) --fast $(ARGS)
 
 lab: $(READY)
 	@$(RUN) lab $(ARGS)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from diag.sweep import isolate
+from diag.sweep.isolate import pool as isolate
 
 LIMIT_SECONDS = 0.15
 

@@ -13,8 +13,9 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 
-from diag import samples, simgpu
-from diag.hardware import Hardware
+from diag import simgpu
+from diag.loading import samples
+from diag.values.hardware import Hardware
 
 TARGETS = {"load": 1.5, "forward, 512 tokens": 1.3, "decode, 1 token": 5.0}
 

@@ -30,8 +30,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `pytest &` in a script;
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import diag  # noqa: E402
-from diag import samples  # noqa: E402
 from diag.errors import UnsupportedError  # noqa: E402
+from diag.loading import samples  # noqa: E402
 
 MADE_SAMPLES = tuple(name for name in samples.names() if name != "smollm2")
 

@@ -21,13 +21,13 @@ HEAVY = (
 LIGHT = (
     "diag",
     "diag.errors",
-    "diag.spec",
-    "diag.hardware",
-    "diag.outcome",
-    "diag.redact",
-    "diag.environment",
+    "diag.values.spec",
+    "diag.values.hardware",
+    "diag.values.outcome",
+    "diag.values.redact",
+    "diag.machine.environment",
     "diag.samples",
-    "diag.views.cli",
+    "diag.views.cli.main",
     "diag.views.develop",
 )
 
@@ -48,7 +48,7 @@ def test_importing_it_loads_no_heavy_library(module):
 def test_making_a_spec_a_grid_and_a_redacted_text_loads_none_either():
     code = (
         "import diag\n"
-        "from diag.redact import redact\n"
+        "from diag.values.redact import redact\n"
         "diag.LoadSpec('tiny', hardware='2x1GiB'); diag.grid('tiny'); redact('token=abc123')\n"
         "diag.samples.names(); dir(diag)"
     )

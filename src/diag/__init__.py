@@ -12,30 +12,30 @@ __version__ = "0.1.0"
 
 _HOME = {
     "DiagError": "errors",
-    "Finding": "diagnosis.finding",
-    "Fix": "diagnosis.finding",
-    "Hardware": "hardware",
-    "LoadOutcome": "outcome",
-    "LoadSpec": "spec",
-    "PLACEMENT_COLUMNS": "tensors",
-    "Proof": "outcome",
+    "Finding": "values.finding",
+    "Fix": "values.finding",
+    "Hardware": "values.hardware",
+    "LoadOutcome": "values.outcome",
+    "LoadSpec": "values.spec",
+    "PLACEMENT_COLUMNS": "models.tensors",
+    "Proof": "values.outcome",
     "diagnose": "diagnosis.engine",
-    "explain_exception": "fixes",
-    "fix": "fixes",
-    "grid": "spec",
-    "input_device": "fixes",
-    "load": "loading",
-    "materialise": "fixes",
+    "explain_exception": "diagnosis.mending.fixes",
+    "fix": "diagnosis.mending.fixes",
+    "grid": "values.spec",
+    "input_device": "diagnosis.mending.fixes",
+    "load": "loading.recipe",
+    "materialise": "diagnosis.mending.fixes",
     "matrix": "sweep.run",
-    "placement": "tensors",
+    "placement": "models.tensors",
     "placement_of": "sweep.run",
-    "plan": "fixes",
-    "prove": "proof",
-    "require_materialised": "fixes",
-    "verify_weights": "weights",
-    "watch": "watching",
+    "plan": "diagnosis.mending.fixes",
+    "prove": "proving.proof",
+    "require_materialised": "diagnosis.mending.fixes",
+    "verify_weights": "proving.weights",
+    "watch": "proving.watching",
 }
-_MODULES = {"causes": "diag.diagnosis.causes", "samples": "diag.samples"}
+_MODULES = {"causes": "diag.diagnosis.causes", "samples": "diag.loading.samples"}
 
 __all__ = sorted([*_HOME, *_MODULES])
 
@@ -53,14 +53,14 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: Any) -> None:
     """What `%load_ext diag` calls."""
-    from diag.views.magics import load_ipython_extension as load_extension
+    from diag.views.notebook.magics import load_ipython_extension as load_extension
 
     load_extension(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """What `%unload_ext diag` calls."""
-    from diag.views.magics import unload_ipython_extension as unload_extension
+    from diag.views.notebook.magics import unload_ipython_extension as unload_extension
 
     unload_extension(shell)
 

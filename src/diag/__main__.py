@@ -1,6 +1,6 @@
 """`python -m diag`: the same as the `diag` command."""
 
-from diag.views.cli import main
+from diag.views.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -13,7 +13,9 @@ import sys
 sys.path.append({str(ROOT / "tests" / "views")!r})
 from typed_frames import SIMULATED, failed, frame, worked
 import diag
-from diag.views import lessons, plots, summary
+from diag.views.notebook import lessons
+from diag.views import plots
+from diag.views.report import summary
 rule = ("Bitsandbytes weights can't be offloaded: transformers refuses unless llm_int8_enable_fp32_cpu_offload=True is "
         "set (validate_environment in transformers/quantizers/quantizer_bnb_4bit.py and quantizer_bnb_8bit.py).")
 rows = frame(

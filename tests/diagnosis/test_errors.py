@@ -112,7 +112,7 @@ def test_an_error_of_something_else_is_not_explained_by_what_the_model_shows_bes
 
 
 def test_a_word_that_begins_with_meta_is_not_about_meta(offloaded):
-    from diag.diagnosis.frames import report_of
+    from diag.diagnosis.evidence.frames import report_of
     from diag.diagnosis.rules_error import about_meta
 
     assert not about_meta(report_of(ValueError("bad metadata in meta-llama/Llama-2-7b")))
@@ -152,7 +152,7 @@ def test_what_only_a_message_says_is_likely_and_never_shown_by_the_state():
 
 def test_one_tensor_is_spoken_of_in_the_singular_and_code_keeps_its_name():
     from diag.diagnosis.making import counted
-    from diag.diagnosis.point import sentence
+    from diag.diagnosis.reading.point import sentence
 
     assert counted(1, "have nothing to do with the files") == "1 tensor has nothing to do with the files"
     assert counted(2, "are not saved, and differ") == "2 tensors are not saved, and differ"

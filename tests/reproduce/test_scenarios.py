@@ -10,8 +10,8 @@ import pytest
 from diag import reproduce
 from diag.diagnosis import causes
 from diag.diagnosis.engine import diagnose
+from diag.diagnosis.mending.fixes import fix
 from diag.errors import DiagError
-from diag.fixes import fix
 
 NOT_PROVABLE = {
     "missing-weight-data/files-gone": "the files are gone",

@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from diag import simgpu
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 
 
 @pytest.fixture

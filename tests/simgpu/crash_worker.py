@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from diag import simgpu
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 
 D = "simgpu:1"
 FOLDER = tempfile.gettempdir()

@@ -15,7 +15,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils._pytree import tree_map
 
 from diag import simgpu
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 
 DEVICE = "simgpu:1"
 SAMPLES = 12  # per operation: enough for its shapes, keywords and broadcasting

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from diag import simgpu
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 
 
 def run(code: str) -> str:
@@ -22,7 +22,9 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-ACTIVATE = "from diag import simgpu; from diag.hardware import Hardware; simgpu.activate(Hardware.parse('2x1GiB'))\n"
+ACTIVATE = (
+    "from diag import simgpu; from diag.values.hardware import Hardware; simgpu.activate(Hardware.parse('2x1GiB'))\n"
+)
 
 
 def test_importing_the_package_loads_no_torch():
@@ -61,7 +63,7 @@ def test_a_process_forked_from_one_without_simulation_can_activate_it():
     pid = os.fork()
     if not pid:
         from diag import simgpu
-        from diag.hardware import Hardware
+        from diag.values.hardware import Hardware
         simgpu.activate(Hardware.parse("2x1GiB"))
         os._exit(int((torch.ones(3, device="simgpu:1") * 2).sum().item()))
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "diag.simgpu" in __import__("sys").modules)
@@ -107,7 +109,7 @@ def test_a_device_type_that_another_library_registered_is_one_error():
     import torch
     torch.utils.rename_privateuse1_backend("npu")
     from diag import simgpu
-    from diag.hardware import Hardware
+    from diag.values.hardware import Hardware
     try:
         simgpu.activate(Hardware.parse("1GiB"))
     except Exception as error:

@@ -9,7 +9,7 @@ import torch
 
 from diag import simgpu
 from diag.errors import DiagError
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 
 MIB = 2**20
 

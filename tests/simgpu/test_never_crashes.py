@@ -56,7 +56,7 @@ def test_what_is_refused_is_refused_in_words_and_the_rest_works(endings):
 BEGIN = """
 import torch
 from diag import simgpu
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 simgpu.activate(Hardware.parse("2x1GiB"))
 x = torch.ones(3, device="simgpu:1")
 """

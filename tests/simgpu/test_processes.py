@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset
 
 from diag.errors import DiagError
-from diag.simgpu import sharing
+from diag.simgpu.patches import sharing
 
 
 class Rows(Dataset):

@@ -11,9 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from diag import samples, simgpu
+from diag import simgpu
 from diag.errors import DiagError
-from diag.hardware import Hardware
+from diag.loading import samples
+from diag.values.hardware import Hardware
 
 IDS = torch.tensor([[1, 5, 9, 33, 7]])
 

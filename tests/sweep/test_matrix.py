@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,26 +10,27 @@ import time
 
 import pandas as pd
 import pytest
+from places import HELPERS
 
 import diag
-from diag import posix
 from diag.errors import DiagError, SpecError
-from diag.spec import PRESETS, LoadSpec, grid
-from diag.sweep import launch
-from diag.sweep.rows import MATRIX_COLUMNS
+from diag.machine import processes as posix
+from diag.models.tensors import PLACEMENT_COLUMNS
+from diag.sweep.isolate import launch
+from diag.sweep.results.rows import MATRIX_COLUMNS
 from diag.sweep.run import price
-from diag.tensors import PLACEMENT_COLUMNS
+from diag.values.spec import PRESETS, LoadSpec, grid
 
-HELPERS = "matrix_helpers"
+CELLS = "matrix_helpers"
 
 
 @pytest.fixture(autouse=True)
 def _helpers_are_importable(monkeypatch):
-    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    monkeypatch.syspath_prepend(str(HELPERS))
 
 
 def own(name: str, **values) -> LoadSpec:
-    return LoadSpec("tiny", device_map="cpu", loader=f"{HELPERS}:{name}", **values)
+    return LoadSpec("tiny", device_map="cpu", loader=f"{CELLS}:{name}", **values)
 
 
 def run(specs, tmp_path, **values) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def test_an_error_while_running_is_told_from_one_while_loading(tmp_path):
 
 
 def test_an_answer_that_never_repeats_is_wrong(tmp_path):
-    frame = run([LoadSpec("tiny", "none", probe=f"{HELPERS}:probe_that_counts_calls")], tmp_path)
+    frame = run([LoadSpec("tiny", "none", probe=f"{CELLS}:probe_that_counts_calls")], tmp_path)
     assert list(frame.status) == ["wrong_output"] and list(frame.repeatable) == [False]
 
 
@@ -211,7 +211,7 @@ def test_cancelling_keeps_what_was_finished_and_marks_the_rest(tmp_path):
 
 
 def test_a_full_disk_loses_no_row_of_the_frame(tmp_path, monkeypatch):
-    from diag.sweep.store import Store
+    from diag.sweep.results.store import Store
 
     def full(self, *args, **kwargs):
         raise DiagError("the disk is full.")
@@ -255,9 +255,9 @@ def test_an_interrupt_keeps_finished_rows_and_says_how_to_go_on(tmp_path):
     path = script(
         tmp_path,
         f"""
-        import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import sys; sys.path.insert(0, {str(HELPERS)!r})
         import diag
-        specs = [diag.LoadSpec("tiny", "none"), diag.LoadSpec("tiny", "cpu", loader="{HELPERS}:sleeps_forever")]
+        specs = [diag.LoadSpec("tiny", "none"), diag.LoadSpec("tiny", "cpu", loader="{CELLS}:sleeps_forever")]
         diag.matrix(specs, "results.sqlite", workers=1)
         """,
     )

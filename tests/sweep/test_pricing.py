@@ -8,16 +8,17 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from places import HELPERS
 
 import diag
 from diag.errors import SpecError
-from diag.hardware import Hardware
-from diag.spec import LoadSpec, grid
-from diag.sweep.cell import Planned
+from diag.sweep.cell.measure import Planned
 from diag.sweep.pricing import Load, most_informative_first, price
-from diag.sweep.rows import MEASURED_ANEW
+from diag.sweep.results.rows import MEASURED_ANEW
 from diag.sweep.run import price as price_of_specs
 from diag.sweep.state import Options, Sweep
+from diag.values.hardware import Hardware
+from diag.values.spec import LoadSpec, grid
 
 MIB = 2**20
 
@@ -130,7 +131,7 @@ def test_a_budget_lets_the_first_load_begin_and_marks_the_rest(tmp_path):
 
 
 def test_a_deadline_ends_the_run_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(__file__.rpartition("/")[0])
+    monkeypatch.syspath_prepend(str(HELPERS))
     specs = [LoadSpec("tiny", "cpu", loader="matrix_helpers:sleeps_forever"), LoadSpec("tiny", "none")]
     frame = diag.matrix(specs, tmp_path / "r.sqlite", deadline=25.0, workers=1, progress=False)
     assert frame.status[0] == "not_run" and "deadline" in frame.reason[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import diag
-from diag.spec import LoadSpec, grid
+from diag.values.spec import LoadSpec, grid
 
 MACHINE = "2x300MiB+8GiB"
 
@@ -25,14 +25,14 @@ def test_a_refused_map_of_a_stored_quantized_model_is_named_and_loses_only_its_o
 
 
 def test_an_error_of_a_library_that_no_rule_knows_is_the_row_it_belongs_to(tiny_copy, monkeypatch):
-    from diag.sweep.cell import survey
+    from diag.sweep.cell.measure import survey
 
     def refuses(*_, **values):
         if "disk" in values["device_map"].values():
             raise ValueError("some quantizer does not like this map")
         return original(*_, **values)
 
-    from diag import planning
+    from diag.loading import planning
 
     original = planning.skeleton
     monkeypatch.setattr(planning, "skeleton", refuses)

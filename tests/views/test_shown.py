@@ -3,8 +3,8 @@
 import pytest
 
 import diag
-from diag.diagnosis.finding import Finding, Findings, Fix
-from diag.outcome import LoadOutcome, Proof
+from diag.values.finding import Finding, Findings, Fix
+from diag.values.outcome import LoadOutcome, Proof
 from diag.views import shown
 
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m\u202e"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from diag.diagnosis.cases import CASES, Case
-from diag.diagnosis.symptoms import SEEN_AS
-from diag.wrapping import wrapped
+from diag.diagnosis.causes.cases import CASES, Case
+from diag.diagnosis.causes.symptoms import SEEN_AS
+from diag.values.text import wrapped
 
 
 @dataclass(frozen=True)

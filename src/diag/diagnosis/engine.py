@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from diag.diagnosis.evidence import Evidence, rows_of
+from diag.diagnosis.evidence.record import Evidence, rows_of
 from diag.diagnosis.explain import explain_text, read_reports
-from diag.diagnosis.finding import Finding, Findings, Subject
 from diag.diagnosis.holders import with_holders
 from diag.diagnosis.rules_error import judge
 from diag.diagnosis.rules_state import state_findings
 from diag.errors import DiagError
-from diag.outcome import LoadOutcome
-from diag.spec import LoadSpec
+from diag.values.finding import Finding, Findings, Subject
+from diag.values.outcome import LoadOutcome
+from diag.values.spec import LoadSpec
 
 
 def diagnose(
@@ -72,9 +72,9 @@ def _check_something(model: Any, error: Any, text: Any, placement: Any) -> None:
 def _model_in(error: BaseException | None) -> Any:
     if error is None or error.__traceback__ is None:
         return None
-    from diag.diagnosis.frames import model_in, report_of
-    from diag.diagnosis.texts import needs_value
-    from diag.diagnosis.trace import Trace
+    from diag.diagnosis.evidence.frames import model_in, report_of
+    from diag.diagnosis.evidence.texts import needs_value
+    from diag.diagnosis.evidence.trace import Trace
 
     reading = Trace(report_of(error))
     half_built = reading.loading and not reading.calls("forward") and not needs_value(str(error))
@@ -109,8 +109,8 @@ def _gather(
 def _with_model(evidence: Evidence, model: Any) -> Evidence:
     from torch import nn
 
-    from diag.diagnosis.facts import facts_of, with_nested_maps
-    from diag.tensors import backing_of, placement
+    from diag.diagnosis.evidence.facts import facts_of, with_nested_maps
+    from diag.models.tensors import backing_of, placement
 
     table = placement(model)
     if not isinstance(model, nn.Module):  # a pipeline: its parts are tabulated under prefixes
@@ -122,15 +122,15 @@ def _with_model(evidence: Evidence, model: Any) -> Evidence:
 
 def _spec_of(model: Any) -> LoadSpec | None:
     try:
-        from diag.loading import spec_of
+        from diag.loading.recipe import spec_of
     except ImportError:  # an older stack, where loading does not work
         return None
     return spec_of(model)
 
 
 def _with_error(evidence: Evidence, error: BaseException, model: Any) -> Evidence:
-    from diag.diagnosis.frames import locate_in, report_of
-    from diag.tensors import parts_of
+    from diag.diagnosis.evidence.frames import locate_in, report_of
+    from diag.models.tensors import parts_of
 
     trace = locate_in(error, parts_of(model)) if model is not None else None
     return replace(evidence, report=report_of(error), trace=trace, live=True, distributed=_is_distributed())
@@ -155,6 +155,6 @@ def _devices(inputs: Any, path: str = "inputs") -> list[tuple[str, str]]:
 
 
 def _with_fixes(found: list[Finding], model: Any, spec: LoadSpec | None) -> list[Finding]:
-    from diag.diagnosis.plans import fixes_for
+    from diag.diagnosis.mending.plans import fixes_for
 
     return [replace(one, fixes=fixes_for(one, model, spec)) for one in found]

@@ -9,14 +9,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diag.diagnosis import causes
-from diag.diagnosis.finding import Finding, Findings, Fix
-from diag.diagnosis.logs import near_failures
-from diag.diagnosis.paste import read_paste
-from diag.diagnosis.point import sentence
+from diag.diagnosis.evidence.pasted.logs import near_failures
+from diag.diagnosis.evidence.pasted.paste import read_paste
+from diag.diagnosis.evidence.report import Report, read_report
+from diag.diagnosis.evidence.texts import (
+    is_copy_out_of_meta,
+    is_value_of_meta,
+    mixed_devices,
+    named_tensors,
+    needs_value,
+)
 from diag.diagnosis.ranking import Candidate, rank
-from diag.diagnosis.readings import deciding
-from diag.diagnosis.report import Report, read_report
-from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors, needs_value
+from diag.diagnosis.reading.point import sentence
+from diag.diagnosis.reading.readings import deciding
+from diag.values.finding import Finding, Findings, Fix
 
 _CERTAIN_POINTS, _LEAD, _SHOWN = 7, 2, 4
 _FIRST_CHECK = (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from diag.diagnosis.finding import Finding
 from diag.diagnosis.making import make
-from diag.spec import LoadSpec
+from diag.values.finding import Finding
+from diag.values.spec import LoadSpec
 
 _SYMPTOMS = ("quantized-offload-refused", "out-of-memory", "offload-notice")
 _SHARE = 0.1  # of a device: what others hold beyond this counts
@@ -59,7 +59,7 @@ def _needed(spec: LoadSpec | None) -> int | None:
     if spec is None:
         return None
     try:
-        from diag.checkpoint import find_checkpoint
+        from diag.loading.checkpoint.files import find_checkpoint
 
         nbytes = find_checkpoint(spec.model).nbytes
     except Exception:  # not on this machine: then nothing is claimed about its size

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from diag.diagnosis import causes
-from diag.diagnosis.finding import Finding
+from diag.values.finding import Finding
 
 _VERBS = {"are": "is", "have": "has", "hold": "holds", "differ": "differs"}
 _VERBS_PATTERN = rf"\b(?:{'|'.join(_VERBS)})\b"

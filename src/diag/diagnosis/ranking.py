@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from diag.diagnosis.causes import PRECEDENCE
-from diag.diagnosis.clues_messages import CLUES
-from diag.diagnosis.point import Point
-from diag.diagnosis.readings import read_points
-from diag.diagnosis.report import Report
-from diag.diagnosis.texts import is_about_devices, squash
+from diag.diagnosis.evidence.report import Report
+from diag.diagnosis.evidence.texts import is_about_devices, squash
+from diag.diagnosis.reading.clues_messages import CLUES
+from diag.diagnosis.reading.point import Point
+from diag.diagnosis.reading.readings import read_points
 
 _ENOUGH = 3
 

@@ -6,18 +6,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from diag.diagnosis.byhand import LIBRARY_MADE
 from diag.diagnosis.causes import PRECEDENCE
-from diag.diagnosis.evidence import Evidence, Trace
-from diag.diagnosis.finding import Finding
+from diag.diagnosis.evidence.record import Evidence, Trace
+from diag.diagnosis.evidence.report import Report
+from diag.diagnosis.evidence.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
+from diag.diagnosis.evidence.trace import Trace as Reading
 from diag.diagnosis.making import make
-from diag.diagnosis.point import sentence
+from diag.diagnosis.mending.byhand import LIBRARY_MADE
 from diag.diagnosis.ranking import Candidate, rank
-from diag.diagnosis.readings import deciding
-from diag.diagnosis.report import Report
+from diag.diagnosis.reading.point import sentence
+from diag.diagnosis.reading.readings import deciding
 from diag.diagnosis.rules_mixed import apart
-from diag.diagnosis.texts import is_copy_out_of_meta, is_value_of_meta, mixed_devices, named_tensors
-from diag.diagnosis.trace import Trace as Reading
+from diag.values.finding import Finding
 
 _META = re.compile(r"(?<![\w/-])meta(?![\w/-])", re.IGNORECASE)
 _SPECIFIC = 10  # points at which one place in one library says it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from diag.diagnosis.evidence import Evidence, Row, names_of
-from diag.diagnosis.finding import Finding
+from diag.diagnosis.evidence.record import Evidence, Row, names_of
+from diag.diagnosis.evidence.texts import Mixed, mixed_devices
 from diag.diagnosis.making import make
-from diag.diagnosis.texts import Mixed, mixed_devices
+from diag.values.finding import Finding
 
 
 def apart(e: Evidence, state: Sequence[Finding]) -> Iterator[Finding]:

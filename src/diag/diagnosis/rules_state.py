@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from diag import hooks
-from diag.adapters import LAYER_PARTS
-from diag.diagnosis.evidence import Evidence, ModelFacts, Row, names_of
-from diag.diagnosis.finding import Finding
+from diag.diagnosis.evidence.record import Evidence, ModelFacts, Row, names_of
 from diag.diagnosis.making import counted, make
+from diag.models import hooks
+from diag.models.adapters import LAYER_PARTS
+from diag.values.finding import Finding
 
 
 def state_findings(e: Evidence) -> list[Finding]:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import difflib
 
 from diag.errors import SpecError, UnsupportedError, listed
-from diag.reproduce.meta import META_SCENARIOS
-from diag.reproduce.placement import PLACEMENT_SCENARIOS
-from diag.reproduce.quantized import QUANTIZED_SCENARIOS
 from diag.reproduce.scenario import Played, Scenario, Stage, Step
-from diag.reproduce.use import USE_SCENARIOS
+from diag.reproduce.scenarios.meta import META_SCENARIOS
+from diag.reproduce.scenarios.placement import PLACEMENT_SCENARIOS
+from diag.reproduce.scenarios.quantized import QUANTIZED_SCENARIOS
+from diag.reproduce.scenarios.use import USE_SCENARIOS
 
 __all__ = ["Played", "Scenario", "Stage", "Step", "get", "names", "not_shown", "scenarios"]
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diag.diagnosis.finding import Findings
 from diag.errors import DiagError
-from diag.outcome import Proof
 from diag.reproduce import get
 from diag.reproduce.scenario import Stage, without_bars
-from diag.spec import LoadSpec
+from diag.values.finding import Findings
+from diag.values.outcome import Proof
+from diag.values.spec import LoadSpec
 
 _NOTHING_YET = "nothing to prove before somebody has changed the code, the files or the environment"
 
@@ -78,8 +78,8 @@ def _says(refused: bool) -> str:
 
 
 def _is_refused(model: Any) -> bool:
+    from diag.diagnosis.mending.fixes import require_materialised
     from diag.errors import MetaWithoutDataError
-    from diag.fixes import require_materialised
 
     try:
         require_materialised(model)
@@ -99,7 +99,7 @@ def _when_called(model: Any) -> str:
 
 
 def _tried(advice: Advice) -> tuple[str, str]:
-    from diag.proof import prove
+    from diag.proving.proof import prove
 
     with get("hooks-removed").run() as stage, _quiet():
         spec = LoadSpec(str(stage.checkpoint()), device_map="none")
@@ -125,7 +125,7 @@ def _fixed(name: str) -> tuple[str, str, str, str]:
 
 def apply_fix(found: Findings) -> Fixed:
     """Does what `diag.fix` does with these findings, and says what came of it; never raises for one that fails."""
-    from diag.fixes import fix
+    from diag.diagnosis.mending.fixes import fix
 
     try:
         with _quiet():

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from diag import samples
+from diag.loading import samples
 from diag.reproduce import get, quickfixes
 from diag.reproduce.common import logits, token_ids
-from diag.spec import LoadSpec
+from diag.values.spec import LoadSpec
 
 HEADLINE = "is not on the expected device meta"
 _ONE_GPU = "300MiB+8GiB"
@@ -72,7 +72,7 @@ def _text_of(call: Callable[[], Any]) -> str:
 
 
 def _run_on_model_device(**fields: Any) -> None:
-    from diag.loading import load
+    from diag.loading.recipe import load
 
     model = load(LoadSpec("tiny", **fields)).model
     model(token_ids().to(model.device))
@@ -140,7 +140,7 @@ def partial_load_without_bitsandbytes() -> Verdict:
         "u.find_spec = lambda n, *a: None if n == 'bitsandbytes' else find(n, *a)\n"
         "m.version = no(version)\n"
         "from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n"
-        "from diag import samples\n"
+        "from diag.loading import samples\n"
         "try:\n"
         "    AutoModelForCausalLM.from_pretrained(str(samples.path('tiny')),"
         " quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map={'': 'cpu'})\n"
@@ -154,7 +154,7 @@ def partial_load_without_bitsandbytes() -> Verdict:
 
 def retries_in_another_dtype() -> Verdict:
     from diag.diagnosis.engine import diagnose
-    from diag.loading import load
+    from diag.loading.recipe import load
 
     too_small: Any = "600KiB+8GiB"
     first = load(LoadSpec("tiny", device_map="single", hardware=too_small))
@@ -169,7 +169,7 @@ def retries_in_another_dtype() -> Verdict:
 
 
 def several_threads_call_at_once() -> Verdict:
-    from diag.loading import load
+    from diag.loading.recipe import load
 
     model = load(LoadSpec("tiny", device_map="disk")).model
     right = logits(model)
@@ -227,7 +227,7 @@ def to_empty() -> Verdict:
 
 
 def any_meta_parameter_is_broken() -> Verdict:
-    from diag.loading import load
+    from diag.loading.recipe import load
 
     model = load(LoadSpec("tiny", device_map="offload")).model
     meta = sum(p.is_meta for p in model.parameters())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from diag.spec import LoadSpec
+from diag.values.spec import LoadSpec
 
 SITUATIONS = ("one GPU", "two GPUs", "offloaded", "quantized")
 FIXES = ("DEVICE_MAP=single", "Removing QUANTIZE or installing bitsandbytes", "DEVICE_MAP=none",
@@ -36,8 +36,8 @@ class Try:
 
 @cache
 def _loaded(spec: LoadSpec, moved: bool) -> str:
-    from diag.loading import load
-    from diag.proof import prove
+    from diag.loading.recipe import load
+    from diag.proving.proof import prove
 
     outcome = load(spec)
     if outcome.model is None:

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from diag.diagnosis.cause import Cause
-from diag.diagnosis.finding import Findings
 from diag.errors import DiagError
-from diag.spec import LoadSpec
+from diag.values.finding import Findings
+from diag.values.spec import LoadSpec
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Stage(SimpleNamespace):
 
     def checkpoint(self) -> Path:
         """A private copy of the sample, so that steps may damage it."""
-        from diag import samples
+        from diag.loading import samples
 
         target = self.folder / "checkpoint"
         if not target.exists():
@@ -177,8 +177,8 @@ def _as_text(value: Any) -> str:
 
 @contextlib.contextmanager
 def _hardware(hardware: str | None) -> Iterator[None]:
-    from diag.hardware import Hardware
-    from diag.machine import use_hardware
+    from diag.machine.here import use_hardware
+    from diag.values.hardware import Hardware
 
     use_hardware(None if hardware is None else Hardware.parse(hardware))
     yield
@@ -187,7 +187,7 @@ def _hardware(hardware: str | None) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet(notes: list[str]) -> Iterator[None]:
     """Collects what the libraries warn about; progress bars are not shown."""
-    from diag.notes import collecting
+    from diag.loading.notes import collecting
 
     with collecting(notes), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

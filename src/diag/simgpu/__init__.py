@@ -4,7 +4,7 @@ Tensors have data and models compute their true answer; placement, offload, mism
 are as on a machine with GPUs. Importing this package loads nothing; `activate` does. What the
 simulation can't show is in docs/simulated-gpus.md.
 
->>> from diag.hardware import Hardware
+>>> from diag.values.hardware import Hardware
 >>> activate(Hardware.parse("2x1GiB"))        # doctest: +SKIP
 >>> torch.ones(2, device="simgpu:1") * 2      # doctest: +SKIP
 tensor([2., 2.], device='simgpu:1')
@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from diag.hardware import Hardware
+    from diag.values.hardware import Hardware
 
 __all__ = ["activate", "host_bytes", "is_active", "max_memory", "park"]
 
@@ -88,7 +88,7 @@ def max_memory(hardware: Hardware) -> dict[int | str, int]:
 
 def host_bytes(hardware: Hardware | None = None) -> int:
     """Bytes of host memory to plan with: the simulated size, or what is available here if less."""
-    from diag.hostmemory import host_memory
+    from diag.machine.memory import host_memory
 
     hardware = _current if hardware is None else hardware
     available = host_memory().free
@@ -96,8 +96,11 @@ def host_bytes(hardware: Hardware | None = None) -> int:
 
 
 def _register() -> None:
-    from diag.simgpu import dispatch, library_patches, private, refusals, sharing, torch_patches
+    from diag.simgpu import dispatch, private
     from diag.simgpu.module import backend
+    from diag.simgpu.patches import libraries as library_patches
+    from diag.simgpu.patches import refusals, sharing
+    from diag.simgpu.patches import torch as torch_patches
 
     private.check_torch()
     torch_patches.remember_accelerator()

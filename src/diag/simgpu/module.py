@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from diag.hardware import format_size
 from diag.simgpu import memory, streams
 from diag.simgpu.private import NAME
+from diag.values.hardware import format_size
 
 
 class Module:

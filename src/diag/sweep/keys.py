@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diag.packing import NOTHING, Packed
-from diag.spec import LoadSpec
-from diag.sweep.cell import Planned
+from diag.loading.packing import NOTHING, Packed
+from diag.sweep.cell.measure import Planned
+from diag.values.spec import LoadSpec
 
 
 def row_key(plan: Planned, machine: Sequence[str]) -> str:
@@ -59,7 +59,7 @@ def needed_references(plan: Planned, packed: Packed | None, threads: int) -> dic
 
 @functools.cache
 def versions() -> dict[str, str]:
-    from diag.environment import versions as installed
+    from diag.machine.environment import versions as installed
 
     return installed()
 

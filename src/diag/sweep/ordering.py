@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diag.sweep import keys
-from diag.sweep.cell import Planned
+from diag.sweep.cell.measure import Planned
 from diag.sweep.pricing import Load, Price, price
 from diag.sweep.state import Sweep
 

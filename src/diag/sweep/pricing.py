@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diag.hardware import format_size
-from diag.sweep.cell import Planned
+from diag.sweep.cell.measure import Planned
+from diag.values.hardware import format_size
 
 _CALM_SHARE = 0.5  # of the host's memory: above, a person is asked first
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from diag.audience import somebody_watches
+from diag.machine.audience import somebody_watches
 
 
 class Progress:

@@ -13,22 +13,22 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, SpecError
-from diag.packing import NOTHING, Packed
-from diag.preflight import check_results_place
-from diag.probing import Answer
-from diag.spec import LoadSpec
+from diag.loading.packing import NOTHING, Packed
+from diag.proving.probing import Answer
 from diag.sweep import keys
-from diag.sweep.cell import Ask
-from diag.sweep.isolate import Death, Ended, Task, run
+from diag.sweep.cell.measure import Ask
+from diag.sweep.isolate.pool import Death, Ended, Task, run
 from diag.sweep.ordering import choose_workers, loads_to_do, price_of
+from diag.sweep.preflight import check_results_place
 from diag.sweep.pricing import Load, Price, duration, most_informative_first
 from diag.sweep.progress import Progress
-from diag.sweep.rows import References, blank_row, failed_row, frame_of, measured_row, shared_row
+from diag.sweep.results.rows import References, blank_row, failed_row, frame_of, measured_row, shared_row
+from diag.sweep.results.store import Store
 from diag.sweep.state import Options, Sweep
-from diag.sweep.store import Store
 from diag.sweep.surveying import from_death, short, survey
+from diag.values.spec import LoadSpec
 
-_CELL = "diag.sweep.cell"
+_CELL = "diag.sweep.cell.measure"
 _NO_TWIN = "no twin could be had"
 
 
@@ -51,7 +51,7 @@ def matrix(
 ) -> pd.DataFrame:
     """Loads every spec in a process of its own and returns one row per spec, in the order given.
 
-    Columns: `diag.sweep.rows.MATRIX_COLUMNS`; seconds, bytes and counts are numbers, `status` is one of `ok`,
+    Columns: `diag.sweep.results.rows.MATRIX_COLUMNS`; seconds, bytes and counts are numbers, `status` is one of `ok`,
     `wrong_output`, `unsupported`, `load_error`, `forward_error`, `out_of_memory`, `killed`, `timeout`, `unchecked`,
     `not_run`, and `reason` explains it in a sentence. Rows are written to the SQLite file `results` as they come
     (None: kept nowhere); calling again does only what is missing, what died (once more) and what could not be judged

@@ -11,16 +11,16 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError
-from diag.probing import Answer
-from diag.spec import LoadSpec
+from diag.proving.probing import Answer
 from diag.sweep import keys
-from diag.sweep.cell import Measured, Planned
-from diag.sweep.finality import counted, is_final, may_be_chance, tries_of
-from diag.sweep.isolate import Death
+from diag.sweep.cell.measure import Measured, Planned
+from diag.sweep.isolate.pool import Death
 from diag.sweep.pricing import duration
 from diag.sweep.progress import Progress
-from diag.sweep.rows import shared_row
-from diag.sweep.store import Store
+from diag.sweep.results.finality import counted, is_final, may_be_chance, tries_of
+from diag.sweep.results.rows import shared_row
+from diag.sweep.results.store import Store
+from diag.values.spec import LoadSpec
 
 _TOO_SHORT = 1.5  # times as long as was said
 

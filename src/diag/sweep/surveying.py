@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from diag.errors import DiagError
-from diag.hardware import format_size
-from diag.preflight import Before
-from diag.spec import LoadSpec
-from diag.sweep.cell import Failure, Planned, Survey, describe
-from diag.sweep.isolate import Death, Ended, Task, run
+from diag.sweep.cell.measure import Failure, Planned, Survey, describe
+from diag.sweep.isolate.pool import Death, Ended, Task, run
+from diag.sweep.preflight import Before
 from diag.sweep.state import Sweep
+from diag.values.hardware import format_size
+from diag.values.spec import LoadSpec
 
-_CELL = "diag.sweep.cell"
+_CELL = "diag.sweep.cell.measure"
 _LOOK_SECONDS = 60.0
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from diag.errors import SpecError
-from diag.hardware import Hardware
+from diag.values.hardware import Hardware
 from diag.views.markup import escape, tag
 from diag.views.wording import THIS_MACHINE, bytes_text, device_bytes, is_missing, list_text, sentence
 

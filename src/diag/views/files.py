@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diag.redact import redact, redact_values
+from diag.values.redact import redact, redact_values
 
 
 def write_notebook(nb: Any, path: Path) -> None:

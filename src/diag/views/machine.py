@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diag.environment import Device, Environment, Holder, environment
+from diag.machine.environment import Device, Environment, Holder, environment
 from diag.views.markup import View, escape, notice, tag
 from diag.views.wording import bytes_text
 

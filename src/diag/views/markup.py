@@ -10,7 +10,7 @@ from html import escape as escape_html
 from importlib import resources
 from typing import Any
 
-from diag.redact import redact
+from diag.values.redact import redact
 
 # C0 and C1 controls, DEL, bidirectional overrides and lone surrogates: shown as escapes, so that a hostile or broken
 # name can neither colour a terminal, turn text around, nor make the file impossible to encode.

@@ -14,13 +14,13 @@ import pandas as pd
 
 import diag
 from diag.errors import DiagError
-from diag.spec import LoadSpec
+from diag.values.spec import LoadSpec
+from diag.values.text import wrapped
 from diag.views import strips
 from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words, picture
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.rows import described, grouped, label, plain_label
 from diag.views.wording import is_missing, number_text, seconds_text, sentence, status_word
-from diag.wrapping import wrapped
 
 _LEGEND = (
     (strips.Place("simgpu:0"), "on accelerator 0, 1, …"),

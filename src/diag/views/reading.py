@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diag.errors import SpecError
-from diag.hardware import Hardware, parse_size
+from diag.values.hardware import Hardware, parse_size
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
 _LISTS = "'auto,disk' or '[\"auto\", \"disk\"]'."

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from diag.spec import LoadSpec
+from diag.values.spec import LoadSpec
 from diag.views.markup import breakable, escape, tag
 from diag.views.wording import THIS_MACHINE, is_missing, map_text
 
@@ -32,7 +32,7 @@ def grouped(frame: pd.DataFrame) -> list[Group]:
 def plain_label(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
     """The name of a group as text: its maps, its quantization, and its hardware where that is simulated.
 
-    >>> from diag.spec import LoadSpec
+    >>> from diag.values.spec import LoadSpec
     >>> plain_label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")])
     'auto, cpu · int8 · simulated 24GiB'
     """

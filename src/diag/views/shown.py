@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from diag.values.text import wrapped
 from diag.views.markup import View, breakable, escape, fragment, notice, tag, visible
 from diag.views.wording import bytes_text, number_text, seconds_text
-from diag.wrapping import wrapped
 
 if TYPE_CHECKING:
-    from diag.diagnosis.finding import Finding, Findings, Fix
-    from diag.hardware import Hardware
-    from diag.outcome import LoadOutcome, Proof
-    from diag.spec import LoadSpec
+    from diag.values.finding import Finding, Findings, Fix
+    from diag.values.hardware import Hardware
+    from diag.values.outcome import LoadOutcome, Proof
+    from diag.values.spec import LoadSpec
 
 _CERTAIN = {"shown": "shown by the state", "likely": "likely", "possible": "possible"}
 _TONES = {"error": "bad", "silent": "bad", "info": "good"}

@@ -5,7 +5,7 @@ terminal as a static view of the same content.
 """
 
 from diag.views.widgets.explorer import placement_explorer
-from diag.views.widgets.panel import matrix_panel
+from diag.views.widgets.matrix.panel import matrix_panel
 from diag.views.widgets.player import step_player
 
 __all__ = ["matrix_panel", "placement_explorer", "step_player"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from diag.totals import by_device
+from diag.models.totals import by_device
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.wording import bytes_text, count_text
 

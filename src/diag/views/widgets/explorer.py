@@ -6,14 +6,14 @@ from typing import Any
 
 import pandas as pd
 
-from diag.outcome import LoadOutcome
-from diag.totals import by_device
+from diag.models.totals import by_device
+from diag.values.outcome import LoadOutcome
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.plots import strips_of
 from diag.views.shown import outcome_view
 from diag.views.strips import place_of
-from diag.views.widgets.choosing import ANY, ORDERS, SIZES, Choice, condensed, totals_text, values_of
 from diag.views.widgets.live import Live, control, html, row, scoped
+from diag.views.widgets.matrix.choosing import ANY, ORDERS, SIZES, Choice, condensed, totals_text, values_of
 from diag.views.widgets.paging import Page, Pager
 from diag.views.wording import bytes_text
 
@@ -84,7 +84,7 @@ class PlacementExplorer(Live):
 def _table_of(what: Any) -> pd.DataFrame:
     if isinstance(what, pd.DataFrame):
         return what
-    from diag.tensors import placement
+    from diag.models.tensors import placement
 
     return placement(what.model if isinstance(what, LoadOutcome) else what)
 

@@ -151,7 +151,7 @@ def _step_view(number: int, total: int, played: Played) -> View:
 
 
 def _table(model: Any) -> pd.DataFrame | None:
-    from diag.tensors import placement
+    from diag.models.tensors import placement
 
     try:
         return None if model is None else placement(model)

@@ -1,0 +1,259 @@
+"""plan() decides, fix() acts; and the three lines a service needs: require_materialised(), explain_exception().
+
+Nothing is written to a user's files. A reload makes a second model; its memory is in the plan.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from diag.diagnosis.mending.byhand import allows_reload
+from diag.diagnosis.mending.plans import fixes_for, reload_as
+from diag.errors import CouldNotJudgeError, DiagError
+from diag.values.finding import Finding, Findings, Fix
+from diag.values.outcome import LoadOutcome, Proof
+from diag.values.spec import LoadSpec
+
+__all__ = ["explain_exception", "fix", "input_device", "materialise", "plan", "require_materialised"]
+
+_log = logging.getLogger("diag")
+
+
+def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
+    """The ways out of one finding, safest first. Pure: nothing is done.
+
+    Fixes that `diagnose` already attached are kept; with `spec` those that load again are worked out for it.
+    """
+    found = finding.fixes or fixes_for(finding)
+    if spec is None or not allows_reload(found[-1], spec):
+        return found
+    reloads = [one for one in fixes_for(finding, None, spec) if one.spec is not None]
+    others = [one for one in found if one.spec is None]
+    in_place = [one for one in others if not one.by_hand]
+    return (*in_place, *reloads, *(one for one in others if one.by_hand))
+
+
+def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
+    """Applies the first safe fix of the first finding and proves it; the outcome has the model and the `proof`.
+
+    A repair changes the model that was diagnosed and returns it; a reload returns a new one. Where a fix fails while it
+    is applied, the model is left as it was and the next safe one is tried; `notes` begin with what was applied and why
+    the others were not; where none could be applied, `error` says what was tried. `proof` says `not proved` where the
+    result could not be shown to be right. Raises DiagError when the findings know no model and no spec, when nothing
+    is wrong, or when only a person can fix it (the text says how).
+    """
+    subject = found.subject
+    spec = spec or subject.spec
+    finding = _first_wrong(found)
+    if subject.model is None and spec is None:
+        raise DiagError(
+            "there is nothing to apply a fix to.",
+            why="the findings come from a text or a table, without a model or a spec.",
+            next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
+        )
+    planned = plan(finding, spec)
+    ways = [one for one in planned if not one.by_hand]
+    failed: list[str] = []
+    for chosen in ways:
+        outcome = _tried(chosen, finding, subject.model, spec, failed, is_last=chosen is ways[-1])
+        if outcome is not None:
+            notes = (f"applied: {chosen.action} ({chosen.because})", *failed, *outcome.notes)
+            return replace(outcome, notes=notes)
+        ways += _beside_the_broken_one(chosen, failed[-1])
+    problem = _not_fixed(finding, planned[-1], failed)
+    if not failed:
+        raise problem
+    return LoadOutcome(spec or _spec_for(subject.model), error=problem, notes=tuple(failed))
+
+
+def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
+    """The broken model keeps its device's memory for as long as its owner keeps it: the CPU has room beside it."""
+    if chosen.spec is None or chosen.spec.device_map == "cpu" or "OutOfMemoryError" not in reason:
+        return []
+    why = "on the CPU, since the broken model still takes the device's memory; without it, load the spec as it was"
+    return [reload_as(chosen.spec.replace(device_map="cpu"), why)]
+
+
+def _tried(
+    chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None, failed: list[str], is_last: bool
+) -> LoadOutcome | None:
+    """The outcome with a model, or None and the reason in `failed`. Keeps no exception: its frames hold memory."""
+    from diag.models.undo import all_or_nothing
+
+    try:
+        with all_or_nothing(model):
+            outcome = _apply(chosen, finding, model, spec)
+            if outcome.error is not None:
+                raise outcome.error
+            if not is_last and outcome.proof is not None and outcome.proof.proved is False:
+                raise CouldNotJudgeError(f"its result was {outcome.proof}")
+    except Exception as error:
+        _log.debug("%s failed", chosen.action, exc_info=True)
+        failed.append(_reason(chosen, error))
+        return None
+    return outcome
+
+
+def _reason(chosen: Fix, error: BaseException) -> str:
+    said = str(error).strip() or "no further text"
+    return f"not applied: {chosen.action}, {type(error).__name__}: {' '.join(said.splitlines()[:3])}"
+
+
+def _not_fixed(finding: Finding, by_hand: Fix, failed: list[str]) -> DiagError:
+    if not failed:
+        return DiagError(
+            f"{finding.cause} can't be fixed from here.",
+            why="the fix is in the code, the files or the environment, not in the model.",
+            next_step=by_hand.because,
+        )
+    return DiagError(
+        f"{finding.cause} is not fixed: {'the only fix' if len(failed) == 1 else 'each fix'} that can be applied "
+        "failed, and the model is as it was.",
+        why="; ".join(failed) + ".",
+        next_step=by_hand.because,
+    )
+
+
+def require_materialised(model: Any) -> Any:
+    """Returns the model when every tensor has its data, offloaded ones included; raises MetaWithoutDataError else.
+
+    The guard for a service: it refuses only what is really broken. Reads attributes only.
+    """
+    from diag.diagnosis.mending.repairs import not_in_store, without_data
+    from diag.models.tensors import backing_of, unserved
+
+    missing = [name for name, backing in backing_of(model).items() if backing.kind == "none"]
+    if missing:
+        raise without_data(model, missing)
+    if lost := unserved(model):
+        raise not_in_store(model, lost)
+    return model
+
+
+def explain_exception(error: BaseException, model: Any = None) -> str:
+    """For an `except` block: logs cause, tensors and fix, and returns an id that is safe to show a client.
+
+    Never raises: where the diagnosis itself fails, the log says so. Logger `diag`, level ERROR.
+    """
+    number = uuid.uuid4().hex[:12]
+    try:
+        from diag.diagnosis.engine import diagnose
+
+        found = diagnose(model, error=error)
+        _log.error("[%s] %s: %s\n%s", number, type(error).__name__, error, found)
+    except Exception as failure:
+        _log.error(
+            "[%s] %s: %s (no diagnosis: %s: %s)", number, type(error).__name__, error, type(failure).__name__, failure
+        )
+    return number
+
+
+def materialise(model: Any, device: Any = None) -> Any:
+    """Brings every offloaded tensor in and takes the hooks off; see `diag.diagnosis.mending.repairs.materialise`."""
+    from diag.diagnosis.mending.repairs import materialise as act
+
+    return act(model, device)
+
+
+def input_device(model: Any) -> Any:
+    """The device to send inputs to; see `diag.diagnosis.mending.repairs.input_device`."""
+    from diag.diagnosis.mending.repairs import input_device as find
+
+    return find(model)
+
+
+def _first_wrong(found: Findings) -> Finding:
+    for finding in found:
+        if finding.severity != "info":
+            return finding
+    raise DiagError(
+        "there is nothing to fix.",
+        why="the model is healthy: every tensor has its data, and no value is known to be wrong.",
+        next_step="if something failed, pass the exception: diag.diagnose(model, error=exc).",
+    )
+
+
+def _apply(chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None) -> LoadOutcome:
+    if chosen.action == "reload":
+        from diag.loading.recipe import load
+
+        assert chosen.spec is not None
+        left_out = _not_in_the_files(model, finding, chosen.spec)
+        outcome = load(chosen.spec)
+        if outcome.model is None:
+            return outcome
+        other = _of_another_kind(model, outcome.model)
+        proof = Proof(None, f"could not be judged: {other}") if other else _prove(outcome.model, chosen.spec)
+        return replace(outcome, proof=proof, notes=(*left_out, *outcome.notes))
+    repaired = _repair(chosen.action, finding, model, spec)
+    return LoadOutcome(spec or _spec_for(model), repaired, proof=_prove(repaired, spec))
+
+
+def _of_another_kind(model: Any, loaded: Any) -> str:
+    """Why a proof of the loaded model would say nothing about the one that was to be fixed; empty where it does."""
+    from diag.models.adapters import carries_adapter, without_adapter
+
+    if not hasattr(model, "named_parameters"):  # none, or a pipeline
+        return ""
+    whole = getattr(model, "_orig_mod", model)
+    kinds = [type(without_adapter(one)).__name__ for one in (whole, loaded)]
+    if kinds[0] != kinds[1]:
+        return f"the model is a {kinds[0]}, and its checkpoint's config makes a {kinds[1]} of the files."
+    lost = carries_adapter(model) and not carries_adapter(loaded)
+    return "the model carries an adapter, and what was loaded has none." if lost else ""
+
+
+def _not_in_the_files(model: Any, finding: Finding, spec: LoadSpec) -> tuple[str, ...]:
+    """Says which values of the model, other than the finding's, a reload does not bring back."""
+    from diag.proving.weights import verify_weights
+    from diag.values.finding import names_in_words
+
+    if not hasattr(model, "named_parameters"):
+        return ()
+    try:
+        table = verify_weights(model, spec)
+    except Exception:  # files that can't be read: the load says so
+        return ()
+    names = [name for name in table.name[table.status.isin(("differs", "shape"))] if name not in finding.tensors]
+    if not names:
+        return ()
+    return (f"what was loaded has the values of the files of {spec.model!r}; the broken model had others in "
+            f"{names_in_words(names, 4)}: what was put in after its load is not in it",)  # fmt: skip
+
+
+def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) -> Any:
+    from diag.diagnosis.mending import repairs
+
+    if action == "materialise":
+        return repairs.materialise(model)
+    if action == "restore-forward":
+        return repairs.restore_forward(model, finding.tensors)
+    if action == "restore-buffers":
+        return repairs.restore_buffers(model, finding.tensors)
+    if action == "restore-tie":
+        return repairs.restore_tie(model)
+    if action == "refill":
+        return repairs.together(repairs.refill(model, finding.tensors, spec))
+    if action == "together":
+        return repairs.together(model)
+    if action == "put-back":
+        return repairs.put_back(model, finding.tensors)
+    return model  # use-input-device: the model is as it should be
+
+
+def _prove(model: Any, spec: LoadSpec | None) -> Proof:
+    try:
+        from diag.proving.proof import prove
+
+        return prove(model, spec)
+    except Exception as error:  # an older stack, or a model that prove can't run
+        return Proof(None, f"could not be judged: {type(error).__name__}: {error}")
+
+
+def _spec_for(model: Any) -> LoadSpec:
+    from diag.loading.checkpoint.stored import checkpoint_name
+
+    return LoadSpec(checkpoint_name(model) or type(model).__name__, device_map="none")

@@ -1,0 +1,240 @@
+"""What a model's checkpoint files hold, under the model's own tensor names. Reads headers, then one tensor at a time.
+
+transformers 5 renames tensors while loading, and stacks the experts of a mixture into one; its own mapping is asked
+for both, so that files and model can be compared. Older versions have none, and names are compared as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diag.errors import CheckpointError, CouldNotJudgeError
+from diag.models.adapters import without_adapter
+from diag.models.tensors import entries
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint: its key, file and shape. `read` gives rows of it without reading the whole file."""
+
+    key: str
+    file: Path
+    shape: tuple[int, ...]
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows `start` to `stop` of the first dimension, on the CPU."""
+        from safetensors import safe_open
+
+        if self.file.suffix != ".safetensors":
+            tensor = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)[self.key]
+            return tensor if not self.shape else tensor[start:stop]
+        with safe_open(str(self.file), framework="pt", device="cpu") as handle:
+            return handle.get_slice(self.key)[start:stop] if self.shape else handle.get_tensor(self.key)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one tensor of the model comes from: one stored tensor, or several that a converter puts together."""
+
+    name: str
+    parts: tuple[StoredTensor, ...]
+    converter: Any = None
+    patterns: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The stored shape, or None where it only shows after conversion."""
+        return self.parts[0].shape if self.converter is None else None
+
+    @property
+    def stacked(self) -> int | None:
+        """How many groups of stored tensors (experts) become one row each; None where the files hold it otherwise."""
+        stacks = [one for one in getattr(self.converter, "operations", ()) if type(one).__name__ == "MergeModulelist"]
+        counts = set(Counter(self.patterns).values())
+        return counts.pop() if stacks and all(one.dim == 0 for one in stacks) and len(counts) == 1 else None
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """Rows of the tensor. Stacked ones are read row by row; what is converted otherwise is built whole first."""
+        if self.converter is None:
+            return self.parts[0].read(start, stop)
+        if self.stacked is None:
+            return self.converted()[self.name][start:stop]
+        return torch.cat([self._row(n) for n in range(self.stacked)[start:stop]])
+
+    def _row(self, n: int) -> torch.Tensor:
+        """What the converter makes of the n-th stored tensor of each pattern, alone."""
+        seen: Counter[str] = Counter()
+        chosen = []
+        for part, pattern in zip(self.parts, self.patterns):
+            chosen += [(part, pattern)] if seen[pattern] == n else []
+            seen[pattern] += 1
+        parts, patterns = zip(*chosen)
+        return replace(self, parts=parts, patterns=patterns).converted()[self.name]
+
+    def converted(self) -> dict[str, torch.Tensor]:
+        converter = copy.deepcopy(self.converter)
+        for part, pattern in zip(self.parts, self.patterns):
+            converter.add_tensor(self.name, part.key, pattern, _Deferred(part))
+        return converter.convert(self.name)
+
+
+class _Deferred:
+    """A read that the converter asks for when it needs it."""
+
+    def __init__(self, part: StoredTensor) -> None:
+        self._part = part
+
+    def __call__(self) -> torch.Tensor:
+        return self._part.read()
+
+    result = __call__
+
+
+def sources(model: Any, checkpoint: Any = None) -> dict[str, Source]:
+    """The files' tensors by the model's names; nothing is downloaded. Raises CouldNotJudgeError.
+
+    A file's tensor that the model has no place for keeps its own name.
+    """
+    return under_model_names(model, stored_tensors(model, checkpoint))
+
+
+def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor]:
+    """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
+    return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
+
+
+def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
+    """Applies transformers' own renaming and grouping to the keys of the files."""
+    base = without_adapter(model)
+    names = {plain_name(entry.name): True for entry in entries(base)}
+    rename = _renamer(base, names)
+    groups: dict[str, list[tuple[StoredTensor, str, Any]]] = {}
+    for key in sorted(files, key=_natural):
+        name, pattern, converter = rename(key)
+        groups.setdefault(name, []).append((files[key], pattern, converter))
+    found = {}
+    for name, group in groups.items():
+        parts, patterns, converters = zip(*group)
+        found[name] = Source(name, parts, converters[0], patterns)
+    return {**found, **_other_targets(found, names)}
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without what PEFT, torch.compile, a parametrization or pruning put around it."""
+    plain = re.sub(r"^(?:base_model\.model\.)+", "", name.replace("_orig_mod.", ""))
+    plain = re.sub(r"\.(?:base_layer|original_module|modules_to_save\.[^.]+)(?=\.)", "", plain)
+    plain = re.sub(r"\bparametrizations\.([^.]+)\.original$", r"\1", plain)
+    return re.sub(r"(?<=\.)(weight|bias)_orig$", r"\1", plain)
+
+
+def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -> Source | None:
+    """Where a tensor of this name comes from: its own entry in the files, or that of the name it is tied to."""
+    plain = plain_name(name)
+    followed = tied.get(name, tied.get(plain, ""))  # a PeftModel answers with the names of its base
+    return files.get(plain) or files.get(plain_name(followed))
+
+
+def _renamer(model: Any, names: dict[str, bool]) -> Any:
+    """key -> (name in the model, the converter's pattern, the converter)."""
+    prefix = str(getattr(model, "base_model_prefix", "") or "")
+
+    def as_it_is(key: str) -> tuple[str, str, Any]:
+        candidates = (key, key.removeprefix(f"{prefix}."), f"{prefix}.{key}") if prefix else (key,)
+        return next((name for name in candidates if name in names), key), "", None
+
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        mapping = get_model_conversion_mapping(model)
+    except Exception:  # transformers 4, or no transformers model: keys are names, but for patterns that the class has
+        patterns = getattr(model, "_checkpoint_conversion_mapping", None) or {}
+        return lambda key: as_it_is(_first_match(patterns, key))
+    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+    converters = [one for one in mapping if isinstance(one, WeightConverter)]
+    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+
+    def renamed(key: str) -> tuple[str, str, Any]:
+        name, pattern = rename_source_key(key, renamings, converters, prefix or None, names)[:2]
+        return (name, pattern, by_pattern.get(pattern)) if pattern else as_it_is(name)
+
+    return renamed
+
+
+def _first_match(patterns: Mapping[str, str], key: str) -> str:
+    return next((re.sub(old, new, key) for old, new in patterns.items() if re.search(old, key)), key)
+
+
+def _other_targets(found: Mapping[str, Source], names: Mapping[str, bool]) -> dict[str, Source]:
+    """A converter that splits one stored tensor serves several names; only the first is the group's own."""
+    others: dict[str, Source] = {}
+    for source in found.values():
+        targets: list[str] = list(getattr(source.converter, "target_patterns", ()))
+        for target in targets[1:]:
+            name = source.name.replace(targets[0], target)
+            if name in names and name not in found:
+                others[name] = _SplitSource(name, source.parts, source.converter, source.patterns, source.name)
+    return others
+
+
+@dataclass(frozen=True)
+class _SplitSource(Source):
+    first: str = ""
+
+    def converted(self) -> dict[str, torch.Tensor]:
+        return Source(self.first, self.parts, self.converter, self.patterns).converted()
+
+
+def _natural(key: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
+
+
+def _files(model: Any, checkpoint: Any) -> tuple[Path, ...]:
+    from diag.loading.checkpoint.files import find_checkpoint
+
+    name = checkpoint_name(model, checkpoint)
+    if not name:
+        raise CouldNotJudgeError(
+            "it is not known which checkpoint this model should equal.",
+            why="neither load() nor its config says where it came from.",
+            next_step="pass the folder: verify_weights(model, '/path/to/checkpoint').",
+        )
+    try:
+        return find_checkpoint(name).files
+    except CheckpointError as e:
+        raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
+
+
+def checkpoint_name(model: Any, checkpoint: Any = None) -> str:
+    """Where the model came from: what the caller says, else load()'s spec, else its config; empty if unknown."""
+    if checkpoint is not None:
+        return str(getattr(checkpoint, "model", checkpoint))
+    with contextlib.suppress(ImportError):
+        from diag.loading.recipe import spec_of
+
+        spec = spec_of(model)
+        if spec is not None:
+            return spec.model
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+
+
+def keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names and shapes of one file's tensors."""
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt") as handle:
+            for key in handle.keys():  # noqa: SIM118 - not a mapping
+                yield key, tuple(handle.get_slice(key).get_shape())
+        return
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    yield from ((key, tuple(tensor.shape)) for key, tensor in state.items() if isinstance(tensor, torch.Tensor))

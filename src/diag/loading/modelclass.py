@@ -1,0 +1,96 @@
+"""Which class loads a checkpoint: the one its config names, and never code from the checkpoint itself."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from diag.errors import CheckpointError
+from diag.loading.checkpoint.files import Checkpoint
+
+
+def trusted_revision() -> str | None:
+    """The one commit whose code the user consented to run (`--trust-remote-code <commit>` sets this variable)."""
+    return os.environ.get("DIAG_TRUST_REMOTE_CODE") or None
+
+
+def may_run_its_code(checkpoint: Checkpoint) -> bool:
+    return checkpoint.revision is not None and checkpoint.revision == trusted_revision()
+
+
+def load_config(checkpoint: Checkpoint) -> Any:
+    """The transformers config object. Raises CheckpointError where only code from the checkpoint could read it."""
+    from transformers import AutoConfig
+
+    trust = may_run_its_code(checkpoint)
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint.folder), trust_remote_code=trust)
+    except (ValueError, KeyError, ImportError) as e:
+        if _own_code(checkpoint):
+            raise _remote_code(checkpoint) from e
+        raise CheckpointError(
+            f"transformers can't read the config of {checkpoint.model!r}.",
+            why=f"model_type is {checkpoint.config.get('model_type')!r}. {str(e).strip().splitlines()[0]}",
+            next_step="check config.json, or install a transformers that knows this model type.",
+        ) from e
+
+
+def model_class(checkpoint: Checkpoint, config: Any) -> type:
+    """The class that `config.architectures` names, or the generic one for the model type where it names none."""
+    import transformers
+
+    names = list(checkpoint.config.get("architectures") or [])
+    for name in names:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type):
+            return found
+    if names and _own_code(checkpoint):
+        if may_run_its_code(checkpoint):
+            return _class_from_its_code(checkpoint)
+        raise _remote_code(checkpoint)
+    if names:
+        raise CheckpointError(
+            f"transformers {transformers.__version__} has no class {names[0]!r}.",
+            why="config.json names it as the architecture of this checkpoint.",
+            next_step="install a transformers that has it, or name your own loader (loader='module:function').",
+        )
+    return _generic_class(checkpoint, config)
+
+
+def _own_code(checkpoint: Checkpoint) -> bool:
+    return bool(checkpoint.config.get("auto_map"))
+
+
+def _generic_class(checkpoint: Checkpoint, config: Any) -> type:
+    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    try:
+        found = MODEL_MAPPING[type(config)]
+    except KeyError as e:
+        raise CheckpointError(
+            f"config.json of {checkpoint.model!r} names no architecture.",
+            why=f"there is no generic class for {type(config).__name__} either.",
+            next_step='add "architectures": ["YourClass"] to config.json, or name your own loader.',
+        ) from e
+    return (found[0] if isinstance(found, tuple) else found) or AutoModel
+
+
+def _class_from_its_code(checkpoint: Checkpoint) -> type:
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    references = checkpoint.config["auto_map"]
+    for kind in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel"):
+        if kind in references:
+            return get_class_from_dynamic_module(references[kind], str(checkpoint.folder))
+    return get_class_from_dynamic_module(next(iter(references.values())), str(checkpoint.folder))
+
+
+def _remote_code(checkpoint: Checkpoint) -> CheckpointError:
+    commit = checkpoint.revision or "the commit of a hub revision"
+    return CheckpointError(
+        f"{checkpoint.model!r} can only be loaded by running code that comes with it.",
+        why="config.json has an auto_map, and transformers has no class of its own for it; diag runs no such code.",
+        next_step="load it yourself and hand over the model (diag.placement(model), diag.diagnose(model)), name your "
+        f"own loader (loader='module:function'), or consent to one revision: --trust-remote-code {commit}.",
+    )

@@ -1,0 +1,87 @@
+"""Buffers that are not saved: do they hold what the model computes when it is built?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from diag.loading.checkpoint.stored import plain_name
+from diag.models.adapters import without_adapter
+from diag.models.tensors import entries
+
+_BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
+
+
+def wrong_buffers(model: nn.Module) -> list[str]:
+    """Non-persistent buffers that differ from those of a model built anew from the same config."""
+    ours = {e.name: e.tensor for e in entries(model) if e.kind == "non_persistent_buffer" and not e.tensor.is_meta}
+    base = _transformers_model(model)
+    if base is None or not ours:
+        return []
+    fresh = fresh_buffers(base)
+    wrong = []
+    for name, tensor in ours.items():
+        expected = fresh.get(plain_name(name))
+        if expected is None or expected.is_meta or expected.shape != tensor.shape or _changes_by_itself(base, name):
+            continue
+        if not _alike(tensor, expected):
+            wrong.append(name)
+    return wrong
+
+
+def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
+    """The non-persistent buffers of a new model of this class; large parameters are not allocated for it."""
+    try:
+        config = copy.deepcopy(model.config)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _SmallOnly(), torch.device("cpu"):
+            new = type(model)(config)
+    except Exception:  # a constructor that wants more than a config: this check is left out
+        return {}
+    return {e.name: e.tensor for e in entries(new) if e.kind == "non_persistent_buffer"}
+
+
+def _transformers_model(model: Any) -> Any:
+    base = without_adapter(model)
+    module = type(base).__module__
+    has_config = hasattr(base, "config") and hasattr(base, "_init_weights")
+    return base if has_config and (module.startswith("transformers.") or hasattr(base, "save_pretrained")) else None
+
+
+def _changes_by_itself(model: nn.Module, name: str) -> bool:
+    """Rotary embeddings of the dynamic kinds recompute their frequencies while they run."""
+    owner = model.get_submodule(plain_name(name).rpartition(".")[0])
+    kinds = getattr(owner, "rope_type", None)
+    values = kinds.values() if isinstance(kinds, Mapping) else [kinds]
+    return any(kind in ("dynamic", "longrope") for kind in values)
+
+
+def _alike(here: torch.Tensor, fresh: torch.Tensor) -> bool:
+    a, b = here.detach().float().cpu(), fresh.to(here.dtype).float()
+    close = 1e-5 if here.dtype in (torch.float32, torch.float64) else 1e-2
+    return bool(torch.allclose(a, b, rtol=close, atol=1e-8, equal_nan=True))
+
+
+class _SmallOnly(TorchFunctionMode):
+    """While a model is built only for its buffers, large tensors are made on meta. Works in this thread alone."""
+
+    _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self._MAKERS and _numel(args, kwargs) > _BIG:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _numel(args: tuple, kwargs: Mapping[str, Any]) -> int:
+    sizes = kwargs.get("size", args)
+    flat = [n for one in sizes for n in (one if isinstance(one, (tuple, list, torch.Size)) else [one])]
+    return math.prod(n for n in flat if isinstance(n, int) and not isinstance(n, bool)) if flat else 0

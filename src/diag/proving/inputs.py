@@ -1,0 +1,205 @@
+"""One input for any model: tokens for a text model, an image as well where the model sees, sound where it hears."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from diag.errors import CouldNotJudgeError
+from diag.models.adapters import without_adapter
+from diag.proving.savedrequest import is_saved_request, read_request
+
+DEFAULT_PROMPT = "The capital of France is"
+MAX_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments for the model's forward, on the CPU; the tokenizer if there is one; and the probe's name."""
+
+    tensors: dict[str, torch.Tensor]
+    tokenizer: Any
+    name: str
+
+
+def make_inputs(model: Any, probe: str | None, folder: str | None) -> Inputs:
+    """The input for a prompt, a saved request, or None for the default of this kind of model.
+
+    `folder` is where the tokenizer and processor are; without a tokenizer fixed token ids are used. Raises
+    CouldNotJudgeError where no input can be made.
+    """
+    base = without_adapter(model)
+    tokenizer = _tokenizer(folder, base.config) if folder else None
+    if is_saved_request(probe):
+        inputs = Inputs(_replayed(base, str(probe), tokenizer), tokenizer, str(probe))
+    elif _sees(base) and (processed := _processed(base, probe, folder)) is not None:
+        inputs = Inputs(processed, tokenizer, f"{probe or DEFAULT_PROMPT} (with an image)")
+    else:
+        inputs = _plain(base, probe, folder, tokenizer)
+    tensors = dict(inputs.tensors)
+    if getattr(base.config, "is_encoder_decoder", False) and "decoder_input_ids" not in tensors:
+        start = getattr(base.config, "decoder_start_token_id", None) or 0
+        tensors["decoder_input_ids"] = torch.full((1, 1), start)
+    return Inputs(tensors, inputs.tokenizer, inputs.name)
+
+
+def takes(model: Any, name: str) -> bool:
+    """Whether the model's forward has an argument of this name."""
+    forward = getattr(type(without_adapter(model)), "forward", None)
+    return forward is not None and name in inspect.signature(forward).parameters
+
+
+def _plain(model: Any, probe: str | None, folder: str | None, tokenizer: Any) -> Inputs:
+    name = probe or DEFAULT_PROMPT
+    if tokenizer is not None:
+        ids = tokenizer(name, return_tensors="pt").input_ids[:, :MAX_POSITIONS]
+    elif probe is not None:
+        raise CouldNotJudgeError(
+            "a text probe needs a tokenizer, and this model has none beside it.",
+            why="the probe was given as text." + (f" Looked in {folder!r}." if folder else ""),
+            next_step="leave the probe out for fixed token ids, or give a saved request or package.module:function.",
+        )
+    else:
+        ids, name = _fixed_ids(model.config), "fixed token ids"
+    tensors = {"input_ids": ids} if takes(model, "input_ids") else {}
+    _add_image(model, tensors)
+    _add_sound(model, tensors)
+    if not tensors:
+        raise CouldNotJudgeError(
+            f"diag can't make an input for {type(model).__name__}.",
+            why=f"its main input is {getattr(model, 'main_input_name', 'unknown')!r}.",
+            next_step="give a saved request, or package.module:function that takes the model and returns a tensor.",
+        )
+    if "pixel_values" in tensors:
+        name = f"{name} (with an image)" if "input_ids" in tensors else "a fixed image"
+    elif "input_ids" not in tensors:
+        name = "a fixed sound"
+    return Inputs(tensors, tokenizer, name)
+
+
+def _replayed(model: Any, path: str, tokenizer: Any) -> dict[str, torch.Tensor]:
+    tensors = read_request(path, tokenizer, getattr(model, "dtype", None))
+    unknown = [name for name in tensors if not takes(model, name)]
+    if unknown == ["token_type_ids"]:  # tokenizers give them to models that have none
+        tensors.pop("token_type_ids")
+    elif unknown:
+        names = [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
+        raise CouldNotJudgeError(
+            f"the saved request {path!r} has {unknown[0]!r}, which {type(model).__name__} does not take.",
+            why=f"its forward takes: {', '.join(names[:12])}.",
+            next_step="name the tensors after the arguments of forward.",
+        )
+    return tensors
+
+
+def _tokenizer(folder: str, config: Any) -> Any:
+    """The tokenizer of a folder; None where there is none that fits, and then fixed ids are asked.
+
+    From a folder without one, transformers 5 builds an empty tokenizer of the model's kind, whose texts have no tokens.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        ids = tokenizer(DEFAULT_PROMPT).input_ids
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError):
+        return None
+    words = len(set(ids) - {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id})
+    return tokenizer if words and max(ids) < _vocabulary(config) else None
+
+
+def _vocabulary(config: Any) -> int:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(text, "vocab_size", 0) or 100)
+
+
+def _fixed_ids(config: Any) -> torch.Tensor:
+    size = _vocabulary(config)
+    return torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def _sees(model: Any) -> bool:
+    """Takes text and an image."""
+    return takes(model, "pixel_values") and takes(model, "input_ids") and hasattr(model.config, "vision_config")
+
+
+def _processed(model: Any, probe: str | None, folder: str | None) -> dict[str, torch.Tensor] | None:
+    """Prompt and image through the model's own processor; None where it has none that works without extras."""
+    if folder is None:
+        return None
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        if getattr(processor, "image_processor", None) is None:
+            return None
+        done = processor(text=_prompt_with_image(processor, probe or DEFAULT_PROMPT), images=_picture(),
+                         return_tensors="pt")  # fmt: skip
+    except Exception:  # processors need torchvision, PIL or files that a checkpoint may lack; each raises its own
+        return None
+    dtype = getattr(model, "dtype", None)
+    tensors = {name: value for name, value in done.items() if isinstance(value, torch.Tensor) and takes(model, name)}
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+
+
+def _prompt_with_image(processor: Any, prompt: str) -> str:
+    if getattr(processor, "chat_template", None):
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    return f"{getattr(processor, 'image_token', '<image>')} {prompt}"
+
+
+def _picture() -> Any:
+    """A picture with colours and edges, the same on every machine."""
+    import numpy as np
+    from PIL import Image
+
+    down, across = np.mgrid[0:224, 0:224]
+    return Image.fromarray(np.stack([across, down, (across // 32 + down // 32) % 2 * 255], -1).astype("uint8"))
+
+
+def _add_image(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """A fixed image, with as many image tokens in the text as the model's vision tower gives."""
+    vision = getattr(model.config, "vision_config", None)
+    alone = getattr(model, "main_input_name", "") == "pixel_values"
+    if not takes(model, "pixel_values") or (vision is None and not alone):
+        return
+    source = vision or model.config
+    size, channels = getattr(source, "image_size", 224), getattr(source, "num_channels", 3)
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    pixels = torch.rand((1, channels, height, width), generator=torch.Generator().manual_seed(0))
+    pixels = pixels.to(getattr(model, "dtype", torch.float32))
+    token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
+    if alone and "input_ids" not in tensors:
+        tensors["pixel_values"] = pixels
+    elif token is not None and "input_ids" in tensors and hasattr(source, "patch_size"):
+        patches = (height // source.patch_size) * (width // source.patch_size)
+        if getattr(model.config, "vision_feature_select_strategy", "default") == "full":
+            patches += 1
+        ids = tensors["input_ids"]
+        tensors["input_ids"] = torch.cat([ids[:, :1], torch.full((1, patches), int(token)), ids[:, 1:]], dim=1)
+        tensors["pixel_values"] = pixels
+    elif "input_ids" in tensors and vision is not None and token is None:  # both towers side by side, as in CLIP
+        tensors["pixel_values"] = pixels
+
+
+# --- sound ------------------------------------------------------------------------------------------------------------
+
+
+def _add_sound(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+    main, config = getattr(model, "main_input_name", ""), model.config
+    generator = torch.Generator().manual_seed(0)
+    dtype = getattr(model, "dtype", torch.float32)
+    if main == "input_features" and takes(model, "input_features"):
+        bins, length = getattr(config, "num_mel_bins", 80), 2 * getattr(config, "max_source_positions", 1500)
+        tensors.pop("input_ids", None)
+        tensors["input_features"] = torch.rand((1, bins, length), generator=generator).to(dtype)
+    elif main == "input_values" and takes(model, "input_values"):
+        tensors.pop("input_ids", None)
+        tensors["input_values"] = torch.rand((1, 16_000), generator=generator).to(dtype)

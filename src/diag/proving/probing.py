@@ -1,0 +1,264 @@
+"""Asks a model one question, twice, and keeps the answer as plain arrays that can be compared and stored."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from diag.errors import CouldNotJudgeError, DiagError
+from diag.loading.notes import collecting
+from diag.models.adapters import without_adapter
+from diag.models.tensors import accelerator_type
+from diag.proving.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes
+
+__all__ = ["DEFAULT_PROMPT", "NEW_TOKENS", "Answer", "ask", "input_device", "is_function"]
+
+NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answered to a probe.
+
+    `outputs` is (positions, vocabulary) float32 logits, or hidden states for a model without a language head;
+    `tokens` the greedy continuation (empty where the model can't generate), `text` its decoded form, `repeatable`
+    whether a second run gave the same bits, `seconds` one forward, `problem` why the answer can't be right at all,
+    `not_asked` why a model that can generate was not asked to. `unfilled` are tensors that the checkpoint lacks and
+    the answer needs, `dtype` the main one (both known of a twin).
+    """
+
+    outputs: np.ndarray = field(repr=False)
+    tokens: tuple[int, ...] = ()
+    text: str = ""
+    repeatable: bool = True
+    seconds: float = 0.0
+    probe: str = ""
+    problem: str = ""
+    not_asked: str = ""
+    unfilled: tuple[str, ...] = ()
+    dtype: str = ""
+
+    def to_bytes(self) -> bytes:
+        """One self-contained record (numpy's own format, no pickle)."""
+        facts = {k: v for k, v in self.__dict__.items() if k != "outputs"}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, outputs=self.outputs, facts=np.array(json.dumps(facts)))
+        return buffer.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Answer:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            facts = json.loads(str(stored["facts"]))
+            lists = {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
+            return cls(stored["outputs"], **{**facts, **lists})
+
+
+def ask(
+    model: Any,
+    probe: str | None = None,
+    folder: str | None = None,
+    notes: list[str] | None = None,
+    generate: bool = True,
+) -> Answer:
+    """Runs the probe twice and generates a few tokens (not without `generate`); leaves the model as it was.
+
+    `probe` is a prompt, a saved request (`request.json` or `.safetensors`), `package.module:function(model)` returning
+    a tensor, or None for the default. `folder` is where the tokenizer is; without one, fixed token ids are used.
+    Warnings are added to `notes`. Raises what the model raises, and CouldNotJudgeError where no input can be made.
+    """
+    with _ready(model), collecting([] if notes is None else notes):
+        if probe is not None and is_function(probe):
+            return _ask_function(model, probe, folder, generate)
+        made = make_inputs(model, probe, folder)
+        inputs = _on(input_device(model), made.tensors)
+        answer = _twice(lambda: _forward(model, inputs), made.name)
+        return answer if answer.problem or not generate else _with_generation(answer, model, inputs, made.tokenizer)
+
+
+def is_function(probe: str) -> bool:
+    """Whether a probe is written as `package.module:function`."""
+    module, colon, name = probe.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) -> Answer:
+    """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
+    from diag.loading.recipe import import_function
+
+    function = import_function(probe, "probe")
+    answer = _twice(lambda: _asked(function, model, probe), probe)
+    if answer.problem or not generate:
+        return answer
+    try:
+        made = make_inputs(model, None, folder)
+    except CouldNotJudgeError:
+        return answer
+    return _with_generation(answer, model, _on(input_device(model), made.tensors), made.tokenizer)
+
+
+def _asked(function: Callable[[Any], Any], model: Any, probe: str) -> torch.Tensor:
+    """What the user's function returns. Raises CouldNotJudgeError where it, and not the model, is at fault."""
+    try:
+        value = _tensor_in(function(model), f"the probe {probe}")
+    except DiagError:
+        raise
+    except Exception as e:
+        if any(frame.filename == torch.nn.modules.module.__file__ for frame in traceback.extract_tb(e.__traceback__)):
+            raise  # the model was running
+        raise CouldNotJudgeError(
+            f"the probe {probe!r} raised {type(e).__name__}: {e}",
+            why="it came from the probe's own code, while no module of the model ran.",
+            next_step="correct the probe: it takes the model and returns a tensor.",
+        ) from e
+    if not isinstance(value, torch.Tensor):
+        raise CouldNotJudgeError(
+            f"the probe {probe!r} returned a {type(value).__name__}, not a tensor.",
+            why="answers are compared as numbers.",
+            next_step="return the logits, or another tensor that the model computed.",
+        )
+    return value
+
+
+def _twice(run: Callable[[], Any], name: str) -> Answer:
+    start = time.perf_counter()
+    first = run()
+    seconds = time.perf_counter() - start
+    second = run()
+    problem = _problem(first)
+    if problem:
+        return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=name, problem=problem)
+    one, two = _to_array(first), _to_array(second)
+    return Answer(one, (), "", _same_bits(one, two), seconds, name)
+
+
+def _with_generation(answer: Answer, model: Any, inputs: Mapping[str, torch.Tensor], tokenizer: Any) -> Answer:
+    tokens = _generate(model, inputs)
+    text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer is not None and tokens else ""
+    return replace(answer, tokens=tokens, text=text)
+
+
+def makes_ids_on_meta(model: Any, error: Exception) -> str:
+    """In a sentence, that generate() failed for ids that it made on model.device, the first parameter's; or nothing."""
+    if "meta tensor" not in str(error) or str(getattr(model, "device", "")) != "meta":
+        return ""
+    return (f"generate() of {type(model).__name__} makes ids of its own on model.device, which is meta while its first "
+            f"parameter is offloaded ({type(error).__name__}); diag.materialise(model) first")  # fmt: skip
+
+
+def _on(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _ready(model: Any) -> Iterator[None]:
+    """Evaluation mode and no gradients; every module's training flag comes back."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def input_device(model: Any) -> torch.device:
+    """Where inputs belong: where the first layer runs. Never `model.device`, which is meta for an offloaded one."""
+    from diag.models.hooks import align_hooks
+
+    embedding = _embedding(model)
+    for module in (embedding, model):
+        for hook in align_hooks(module) if module is not None else ():
+            if hook.execution_device is not None:
+                return _device(hook.execution_device, model)
+    for tensor in (*(embedding.parameters() if embedding is not None else ()), *model.parameters()):
+        if not tensor.is_meta:
+            return tensor.device
+    return torch.device("cpu")
+
+
+def _embedding(model: Any) -> Any:
+    """The module that takes the tokens; None for a model that has none, or several (CLIP's raises)."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _device(device: Any, model: Any) -> torch.device:
+    if isinstance(device, int):
+        return torch.device(accelerator_type(model) or "cuda", device)
+    return torch.device(device)
+
+
+def _forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    extra = {"use_cache": False} if takes(model, "use_cache") and "use_cache" not in inputs else {}
+    return _tensor_in(model(**inputs, **extra), f"the answer of {type(model).__name__}")
+
+
+def _tensor_in(output: Any, whose: str) -> Any:
+    """The logits, or the last hidden state, or the first tensor of what came back."""
+    for name in ("logits", "last_hidden_state", "logits_per_image", "pooler_output"):
+        value = getattr(output, name, None)
+        if isinstance(value, torch.Tensor):
+            return value
+    for value in output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]:
+        if isinstance(value, torch.Tensor):
+            return value
+    if output is None or isinstance(output, (str, int, float, bool, list)):
+        return output  # named by whoever asked
+    raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
+
+
+def _problem(output: Any) -> str:
+    if not isinstance(output, torch.Tensor):
+        return f"the model returned a {type(output).__name__}, not a tensor"
+    if output.is_meta:
+        return "the answer is a meta tensor: it has a shape and no values"
+    return ""
+
+
+def _to_array(output: torch.Tensor) -> np.ndarray:
+    """(positions, width) float32 on the host; bfloat16 and float16 fit into float32 exactly."""
+    values = output.detach().to("cpu")
+    values = values.to(torch.float32 if values.dtype != torch.float64 else torch.float64)
+    width = values.shape[-1] if values.dim() else 1
+    return np.ascontiguousarray(values.reshape(-1, width)[-MAX_POSITIONS:].numpy())
+
+
+def _same_bits(one: np.ndarray, two: np.ndarray) -> bool:
+    return one.shape == two.shape and bool(np.array_equal(one, two, equal_nan=True))
+
+
+def _generate(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
+    can, main = getattr(model, "can_generate", None), getattr(without_adapter(model), "main_input_name", "input_ids")
+    if can is None or not can() or main not in inputs:
+        return ()
+    arguments = {key: value for key, value in inputs.items() if key != "decoder_input_ids"}
+    if main == "input_ids":
+        arguments.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    output = model.generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=_pad_token(model))
+    skip = inputs["input_ids"].shape[1] if main == "input_ids" and not _is_encoder_decoder(model) else 1
+    return tuple(int(token) for token in output[0, skip:].tolist())
+
+
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def _pad_token(model: Any) -> int:
+    config = getattr(model, "generation_config", model.config)
+    for name in ("pad_token_id", "eos_token_id"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return int(value[0] if isinstance(value, (list, tuple)) else value)
+    return 0

@@ -1,0 +1,124 @@
+"""watch(): stops at the first operation that mixes meta and real data, where PyTorch may go on with random memory."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from diag.errors import MetaUseError
+from diag.models.tensors import accelerator_type
+
+_FINE = ("copy_", "_to_copy", "detach", "set_", "empty_like", "zeros_like", "ones_like", "is_same_size",
+         "__set__", "type_as", "to", "view_as", "expand_as", "reshape_as")  # fmt: skip
+
+
+@contextlib.contextmanager
+def watch(model: nn.Module | None = None) -> Iterator[None]:
+    """Raises MetaUseError at the first operation that mixes a meta tensor with real data; names module and operation.
+
+    A healthy offloaded model runs through it unchanged: its hooks bring the data in first. Without it, `matmul` and
+    `conv` of a real input and a meta weight return uninitialised memory, and `embedding` a meta tensor. The model
+    only gives names to the modules and is not changed. Works in the thread that enters it; costs some microseconds
+    per operation.
+
+    >>> with watch():
+    ...     torch.ones(2, 2) @ torch.ones(2, 2)
+    tensor([[2., 2.],
+            [2., 2.]])
+    """
+    names = {} if model is None else {id(module): path for path, module in model.named_modules()}
+    check = _Check(model, names)
+    with _ByFunction(check) if _is_simulated(model) else _ByOperation(check):
+        yield
+
+
+class _ByOperation(TorchDispatchMode):
+    """Sees every operation, also those inside others."""
+
+    def __init__(self, check: _Check) -> None:
+        super().__init__()
+        self._check = check
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        schema = getattr(func, "_schema", None)
+        self._check(schema.name if schema is not None else str(func), (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+class _ByFunction(TorchFunctionMode):
+    """Sees calls from Python: a dispatch mode makes simulated GPUs choose other kernels, with other last bits."""
+
+    def __init__(self, check: _Check) -> None:
+        super().__init__()
+        self._check = check
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._check(getattr(func, "__name__", str(func)), (args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+
+def _is_simulated(model: nn.Module | None) -> bool:
+    return model is not None and accelerator_type(model) == "simgpu"
+
+
+class _Check:
+    """Raises when a call mixes meta and real data."""
+
+    def __init__(self, model: nn.Module | None, names: dict[int, str]) -> None:
+        self._model, self._names = model, names
+
+    def __call__(self, name: str, arguments: Any) -> None:
+        if name.rpartition("::")[2] not in _FINE:
+            tensors = [one for one in tree_flatten(arguments)[0] if isinstance(one, torch.Tensor)]
+            if _mixes(tensors):
+                raise self._refusal(name, tensors)
+
+    def _refusal(self, operation: str, tensors: list[torch.Tensor]) -> MetaUseError:
+        module, path = self._where()
+        meta = [one for one in tensors if one.is_meta]
+        known = self._tensor_names(meta)
+        real = sorted({str(one.device) for one in tensors if not one.is_meta})
+        place = f"in {path or 'the model'} ({type(module).__name__})" if module is not None else "outside of any module"
+        return MetaUseError(
+            f"{operation} {place} mixes a meta tensor with data on {', '.join(real)}.",
+            why=f"{', '.join(known) if known else f'an operand of shape {tuple(meta[0].shape)}'} has no numbers here; "
+            "PyTorch may answer with uninitialised memory instead of an error.",
+            next_step="diag.diagnose(model, error=exc) says why the data is not there and how to get it.",
+        )
+
+    def _where(self) -> tuple[nn.Module | None, str]:
+        """The deepest module that is running, found in the frames above this call."""
+        frame = sys._getframe(3)
+        while frame is not None:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and (not self._names or id(module) in self._names):
+                return module, self._names.get(id(module), "")
+            frame = frame.f_back  # type: ignore[assignment]
+        return None, ""
+
+    def _tensor_names(self, tensors: list[torch.Tensor]) -> list[str]:
+        if self._model is None:
+            return []
+        from itertools import chain
+
+        wanted = {_storage(one) for one in tensors}  # a view, as in a Linear's transposed weight, shares the storage
+        named = chain(self._model.named_parameters(), self._model.named_buffers())
+        return [name for name, tensor in named if tensor.is_meta and _storage(tensor) in wanted]
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _mixes(tensors: list[torch.Tensor]) -> bool:
+    """Meta beside real data; a number on the CPU (0-dim) goes with every device."""
+    has_meta = any(one.is_meta for one in tensors)
+    return has_meta and any(not one.is_meta and (one.dim() > 0 or one.device.type != "cpu") for one in tensors)

@@ -1,0 +1,144 @@
+"""The user's own files behind a spec: loader, probe, adapter, saved request. When they change, a row is done again."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from diag.loading.planning import Plan
+from diag.values.spec import LoadSpec
+
+_DIAG = Path(__file__).parents[2]
+
+
+def data_fingerprint(spec: LoadSpec) -> str:
+    """Of the adapter's files and of a saved request; empty without either."""
+    from diag.proving.savedrequest import is_saved_request
+
+    paths: list[Path] = []
+    if spec.adapter is not None and Path(spec.adapter).is_dir():
+        paths += sorted(path for path in Path(spec.adapter).iterdir() if path.is_file())
+    if is_saved_request(spec.probe):
+        paths.append(Path(str(spec.probe)))
+    return _hash(paths)
+
+
+def code_fingerprint(spec: LoadSpec) -> str:
+    """Of the files of the loader and the probe function, and those they import from beside them; empty without."""
+    return _hash(path for module in _own_modules(spec) for path in _with_imports(module))
+
+
+def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
+    """The last line of the user's own files that an error, or what it was raised from, passed: `file.py:12 in f`."""
+    roots = {path.parent for module in _own_modules(spec) if (path := _file_of(module)) is not None}
+    found, seen = "", set[int]()
+    while error is not None and id(error) not in seen:
+        for frame in traceback.extract_tb(error.__traceback__):
+            if any(_is_own(Path(frame.filename), root) for root in roots):
+                found = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+        seen.add(id(error))
+        error = error.__cause__
+    return found
+
+
+def _own_modules(spec: LoadSpec) -> list[str]:
+    from diag.proving.probing import is_function
+
+    names = [spec.loader] if spec.loader is not None else []
+    if spec.probe is not None and is_function(spec.probe):
+        names.append(spec.probe)
+    return [name.partition(":")[0] for name in names]
+
+
+def _with_imports(module: str) -> list[Path]:
+    """The file of a module, and of what it imports, and so on, as far as that lies in its folder. Runs none of it."""
+    start = _file_of(module)
+    if start is None:
+        return []
+    package = module if start.name == "__init__.py" else module.rpartition(".")[0]
+    root = start.parents[min(len(package.split(".")) if package else 0, len(start.parents) - 1)]
+    found, left = {start}, [(start, package)]
+    while left:
+        path, inside = left.pop()
+        for name in _imported(path, inside):
+            file = next((f for f in _files_named(root, name) if _is_own(f, root)), None)
+            if file is not None and file not in found:
+                found.add(file)
+                left.append((file, name if file.name == "__init__.py" else name.rpartition(".")[0]))
+    return sorted(found)
+
+
+def _imported(path: Path, package: str) -> set[str]:
+    """Dotted names that a file imports, `from a import b` as both `a` and `a.b`; none where it can't be parsed."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".") if node.level and package else []
+            base = [*parts[: len(parts) - node.level + 1], *(node.module or "").split(".")]
+            dotted = ".".join(part for part in base if part)
+            names |= {dotted, *(f"{dotted}.{alias.name}".strip(".") for alias in node.names)}
+    return {name for name in names if name}
+
+
+def _files_named(root: Path, name: str) -> list[Path]:
+    place = root.joinpath(*name.split("."))
+    return [place.with_name(f"{place.name}.py"), place / "__init__.py"]
+
+
+def _is_own(path: Path, root: Path) -> bool:
+    """Below the user's folder, and nothing that was installed there, nor diag itself."""
+    if root.name in ("site-packages", "dist-packages") or path.is_relative_to(_DIAG) or not path.is_file():
+        return False
+    below = path.parts[len(root.parts) :] if path.is_relative_to(root) else None
+    return below is not None and not {"site-packages", "dist-packages"} & set(below)
+
+
+def bytes_written(plan: Plan) -> int:
+    """What offloading to disk copies: nothing for plain safetensors, which accelerate reads where they are.
+
+    Tensors of a `.bin` file, and those that a converter puts together (experts), are written to the offload folder.
+    Source: offload_and_maybe_resave_param in transformers/core_model_loading.py, 5.23.0.
+    """
+    on_disk = (plan.nbytes or {}).get("disk", 0)
+    config = plan.config
+    experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+    copied = experts or any(path.suffix == ".bin" for path in plan.checkpoint.files)
+    return on_disk if copied else 0
+
+
+def device_text(device: str) -> str:
+    """An accelerator's index as its name (`simgpu:0`); other devices as they are."""
+    from diag.machine.here import accelerator_name
+
+    return f"{accelerator_name()}:{device}" if device.isdigit() else device
+
+
+def _file_of(module: str) -> Path | None:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return None if found is None or found.origin is None else Path(found.origin)
+
+
+def _hash(paths: Iterable[Path]) -> str:
+    digest, any_file = hashlib.sha256(), False
+    for path in paths:
+        try:
+            facts: Any = (path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        except OSError:
+            continue
+        any_file = True
+        digest.update(repr(facts).encode())
+    return digest.hexdigest()[:16] if any_file else ""

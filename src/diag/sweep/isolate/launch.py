@@ -1,0 +1,295 @@
+"""The caller's side of starting cells: a supervisor that forks them, or a fresh interpreter for each.
+
+Both take `Call`s, put a `Report` for each on a queue, and end everything they started when they are closed.
+A supervisor is kept for the next run while the caller's surroundings (environment, folder, `sys.path`, installed
+packages) stay as they were, and for five minutes at most.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import glob
+import json
+import os
+import pickle
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from diag.errors import DiagError
+from diag.machine import processes as posix
+from diag.sweep.isolate.wire import (
+    FOLDER_PREFIX,
+    READY,
+    STACK_SECONDS,
+    Call,
+    Report,
+    Tail,
+    frame_in,
+    read_frame,
+    write_frame,
+)
+
+IDLE_SECONDS = 300.0
+# Variables that change by themselves, or that an import of torch sets; no library reads them while it is imported.
+VOLATILE = frozenset(
+    {"PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"}
+    | {"TORCHINDUCTOR_CACHE_DIR", "CUDA_MODULE_LOADING"}
+)
+# `sys` is built in, so nothing in the current folder can take its place before the caller's path is in force.
+_BOOT = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; import json; "
+    "sys.path[:] = json.loads(open(0, 'rb', 0, closefd=False).readline()); "
+    "from diag.sweep.{program} import main; main()"
+)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The supervisor ended although nobody closed it; `ready` tells whether it had come to its work."""
+
+    exitcode: int | None
+    ready: bool
+    log: bytes
+
+
+class Launcher(Protocol):
+    """Starts calls and reports on each; `close` ends whatever still runs."""
+
+    reports: queue.SimpleQueue[Report | Lost]
+
+    def start(self, call: Call) -> None: ...
+    def close(self) -> None: ...
+
+
+class ForkServer:
+    """A supervisor process, and the pipes to it. Takes a few seconds to be ready, then milliseconds a call."""
+
+    end_of_idling: threading.Timer
+
+    def __init__(self, preload: Sequence[str]) -> None:
+        self.surroundings = surroundings(preload)
+        self.reports: queue.SimpleQueue[Report | Lost] = queue.SimpleQueue()
+        self._ready, self._log = False, Tail()
+        self._process: Any = _interpreter("supervisor")
+        _servers.add(self)
+        self._stderr = _in_thread(_drain, self._process.stderr.fileno(), self._log.add)
+        self._receiver = _in_thread(self._receive)
+        self._send(pickle.dumps(tuple(preload)))
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def start(self, call: Call) -> None:
+        self._send(pickle.dumps(call))
+
+    def close(self) -> None:
+        """End the supervisor and all below it; a call in its first imports is not waited for."""
+        self.forget()
+        if not self._ready:
+            self._process.kill()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._receiver.join(timeout=5)
+
+    def forget(self) -> None:
+        """Give up this process's end of the pipe to it, at which a supervisor stops."""
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def _send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is gone, and `Lost` says so
+            write_frame(self._process.stdin.fileno(), data)
+
+    def _receive(self) -> None:
+        pipe = self._process.stdout.fileno()
+        while (frame := read_frame(pipe)) is not None:
+            if frame == READY:
+                self._ready = True
+            else:
+                self.reports.put(pickle.loads(frame))
+        self._stderr.join(timeout=1)
+        for folder in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}{self._process.pid}-*")):
+            shutil.rmtree(folder, ignore_errors=True)  # it was killed before it could
+        self.reports.put(Lost(self._process.wait(), self._ready, bytes(self._log)))
+
+
+class Spawner:
+    """Starts a fresh interpreter for each call: slow, and works everywhere."""
+
+    def __init__(self) -> None:
+        self.reports: queue.SimpleQueue[Report | Lost] = queue.SimpleQueue()
+        self._lock, self._closed = threading.Lock(), False
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._watchers: list[threading.Thread] = []
+
+    def start(self, call: Call) -> None:
+        self._watchers.append(_in_thread(self._watch, call))
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for process in self._processes:
+                posix.kill_tree(process.pid)
+        for watcher in self._watchers:
+            watcher.join(timeout=5)
+
+    def _watch(self, call: Call) -> None:
+        folder = tempfile.mkdtemp(prefix=FOLDER_PREFIX)
+        try:
+            with self._lock:
+                if self._closed:
+                    return
+                process = _interpreter("child")
+                self._processes.add(process)
+            report = _attend(process, call, folder)
+            with self._lock:
+                self._processes.discard(process)
+                if not self._closed:
+                    self.reports.put(report)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def take(preload: Sequence[str]) -> Launcher:
+    """A launcher of one's own: the idle supervisor if it still fits, else a new one."""
+    global _idle
+    if posix.start_method() == "spawn":
+        return Spawner()
+    with _lock:
+        server, _idle = _idle, None
+    if server is not None:
+        server.end_of_idling.cancel()
+        if server.alive and server.surroundings == surroundings(preload):
+            return server
+        server.close()
+    return ForkServer(preload)
+
+
+def give_back(launcher: Launcher) -> None:
+    """Keep a supervisor that has nothing to do for the next `take`; close anything else."""
+    global _idle
+    with _lock:
+        if isinstance(launcher, ForkServer) and launcher.alive and _idle is None:
+            _idle = launcher
+            launcher.end_of_idling = threading.Timer(IDLE_SECONDS, close_idle, args=(launcher,))
+            launcher.end_of_idling.daemon = True
+            launcher.end_of_idling.start()
+            return
+    launcher.close()
+
+
+def close_idle(only: ForkServer | None = None) -> None:
+    """End the supervisor that is kept (or `only` that one), and give its memory back."""
+    global _idle
+    with _lock:
+        if _idle is None or only not in (None, _idle):
+            return
+        server, _idle = _idle, None
+    server.end_of_idling.cancel()
+    server.close()
+
+
+def surroundings(preload: Sequence[str]) -> tuple[Any, ...]:
+    """What a supervisor took over from the caller when it started; when this differs, it no longer fits."""
+    environment = {name: value for name, value in os.environ.items() if name not in VOLATILE}
+    try:
+        folder = os.getcwd()
+    except FileNotFoundError:
+        folder = ""
+    return tuple(preload), environment, folder, _path(), [_changed(p) for p in _path()]
+
+
+def _changed(path: str) -> int:
+    """When packages were last installed into a folder of them; 0 for other folders."""
+    if os.path.basename(path) not in ("site-packages", "dist-packages"):
+        return 0
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _path() -> list[str]:
+    return [os.fspath(p) for p in sys.path if isinstance(p, str | os.PathLike)]
+
+
+def _interpreter(program: str) -> Any:  # a subprocess.Popen whose three pipes are there
+    """A fresh interpreter that runs `diag.sweep.<program>.main` and sees the caller's `sys.path`."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", _BOOT.format(program=program), f"diag-{program}"]
+    try:
+        process: Any = subprocess.Popen(command, bufsize=0, **pipes, **posix.new_session_arguments())
+    except (OSError, ValueError) as e:
+        raise DiagError(
+            "No process could be started for the cells.",
+            why=f"starting {sys.executable!r} failed: {e}.",
+            next_step="free some memory or processes, or run from an interpreter that sys.executable names.",
+        ) from e
+    with contextlib.suppress(OSError):
+        process.stdin.write(json.dumps(_path()).encode() + b"\n")
+    return process
+
+
+def _attend(process: Any, call: Call, folder: str) -> Report:
+    """Hand `call` to a fresh interpreter, wait for its end or the end of its time, and tell how it went."""
+    began, log, answer = time.monotonic(), Tail(), bytearray()
+    readers = [
+        _in_thread(_drain, process.stderr.fileno(), log.add),
+        _in_thread(_drain, process.stdout.fileno(), answer.extend),
+    ]
+    with contextlib.suppress(OSError):
+        write_frame(process.stdin.fileno(), pickle.dumps((call, folder, time.time())))
+    timed_out = False
+    try:
+        process.wait(None if call.timeout is None else call.timeout + STACK_SECONDS)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        posix.kill_tree(process.pid)
+    posix.kill_group(process.pid)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    seconds = time.monotonic() - began
+    for reader in readers:
+        reader.join(timeout=2)  # a process that left the group may hold the pipe open
+    return Report(call.ident, frame_in(answer), process.returncode, timed_out, False, seconds, bytes(log))
+
+
+def _drain(fd: int, take: Callable[[bytes], Any]) -> None:
+    with contextlib.suppress(OSError):
+        while data := os.read(fd, 1 << 20):
+            take(data)
+
+
+def _in_thread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def _forget_after_fork() -> None:
+    """A fork of the caller must not keep supervisors alive that the caller has ended."""
+    global _idle, _lock
+    _idle, _lock = None, threading.Lock()
+    for server in list(_servers):
+        server.forget()
+
+
+_lock = threading.Lock()
+_idle: ForkServer | None = None
+_servers: weakref.WeakSet[ForkServer] = weakref.WeakSet()
+atexit.register(close_idle)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,124 @@
+"""One check before the first cell: may the models be read, is there room, are the devices free to use. In seconds.
+
+What it finds ends in "could not judge": nothing is known about the model then, and nothing was loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
+from diag.loading.checkpoint import hub
+from diag.loading.checkpoint.files import find_checkpoint, is_local
+from diag.loading.recipe import import_function
+from diag.machine.folders import nearest_existing
+from diag.machine.holders import compute_modes, gpu_holders
+from diag.proving.probing import is_function
+from diag.proving.savedrequest import check_request, is_saved_request
+from diag.values.hardware import format_size
+from diag.values.spec import LoadSpec
+
+_RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a small model
+
+
+@dataclass(frozen=True)
+class Before:
+    """What was found before the first cell.
+
+    `refused` maps a model to why it can't be read, `probes` a probe to why it can't be asked; `folders` a hub model to
+    its snapshot in the cache; `to_fetch` one that is not there to the bytes to download; `machine` is why nothing can
+    be judged on this machine's own devices.
+    """
+
+    refused: Mapping[str, DiagError] = field(default_factory=dict)
+    folders: Mapping[str, str] = field(default_factory=dict)
+    to_fetch: Mapping[str, int] = field(default_factory=dict)
+    machine: DiagError | None = None
+    notes: tuple[str, ...] = ()
+    probes: Mapping[str, DiagError] = field(default_factory=dict)
+
+
+def look_before(specs: Sequence[LoadSpec]) -> Before:
+    """Checks each model once, and this machine's devices. Reads headers and asks the hub, 5 s a question at most."""
+    refused: dict[str, DiagError] = {}
+    folders: dict[str, str] = {}
+    to_fetch: dict[str, int] = {}
+    notes: list[str] = []
+    for model in dict.fromkeys(spec.model for spec in specs):
+        try:
+            access = _access(model)
+        except DiagError as error:
+            refused[model] = error
+            continue
+        if access is None:
+            continue
+        if access.folder is None:
+            to_fetch[model] = access.nbytes
+        else:
+            folders[model] = str(access.folder)
+        if access.note:
+            notes.append(access.note)
+    machine = devices_in_the_way() if any(not spec.simulated for spec in specs) else None
+    return Before(refused, folders, to_fetch, machine, tuple(notes), _probes_in_the_way(specs))
+
+
+def _probes_in_the_way(specs: Sequence[LoadSpec]) -> dict[str, DiagError]:
+    """Saved requests that are not there or broken, and probe functions that can't be imported."""
+    found: dict[str, DiagError] = {}
+    for probe in dict.fromkeys(spec.probe for spec in specs if spec.probe is not None):
+        try:
+            if is_saved_request(probe):
+                check_request(probe)
+            elif is_function(probe):
+                import_function(probe, "probe")
+        except DiagError as error:
+            found[probe] = error
+    return found
+
+
+def _access(model: str) -> hub.Access | None:
+    """The hub's answer; None for a sample or a folder, whose files are checked here."""
+    if is_local(model):
+        find_checkpoint(model)
+        return None
+    access = hub.look(model)
+    if access.folder is not None:
+        from diag.loading.checkpoint.files import check_folder
+
+        check_folder(access.folder)
+    return access
+
+
+def devices_in_the_way() -> DiagError | None:
+    """Why this machine's accelerators can't be used now: exclusive mode and held by another, or prohibited."""
+    holders = [holder for holder in gpu_holders() if holder.pid is not None and holder.owner != "this process"]
+    for gpu in compute_modes():
+        held = [holder for holder in holders if holder.uuid == gpu.uuid]
+        if gpu.mode == "Prohibited":
+            return CouldNotJudgeError(
+                f"GPU {gpu.index} takes no work: its compute mode is Prohibited.",
+                next_step=f"nvidia-smi -i {gpu.index} -c DEFAULT, or hide it with CUDA_VISIBLE_DEVICES.",
+            )
+        if gpu.mode.startswith("Exclusive") and held:
+            one = held[0]
+            return CouldNotJudgeError(
+                f"GPU {gpu.index} is in exclusive mode, and {one.program or 'a process'} (pid {one.pid}) holds it.",
+                why=f"compute mode {gpu.mode} admits one process at a time; {format_size(one.nbytes or 0)} are held.",
+                next_step="wait for that process, choose another GPU with CUDA_VISIBLE_DEVICES, or simulate one.",
+            )
+    return None
+
+
+def check_results_place(path: Path) -> None:
+    """Raises CheckpointError where the results file has no room to grow: a run that can't keep its rows is no use."""
+    folder = nearest_existing(path.absolute().parent)
+    free = shutil.disk_usage(folder).free
+    if free < _RESULTS_ROOM:
+        raise CheckpointError(
+            f"there is no room for the results file {str(path)!r}.",
+            why=f"{format_size(free)} are free there, and a run keeps some {format_size(_RESULTS_ROOM)} of rows.",
+            next_step="make room there, or give a path on another disk.",
+        )

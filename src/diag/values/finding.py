@@ -1,0 +1,184 @@
+"""What a diagnosis says: Finding, Fix and Findings, frozen values of text and numbers. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+from diag.values.spec import LoadSpec
+from diag.values.text import with_code, wrapped
+
+CERTAINTIES = ("shown", "likely", "possible")
+SEVERITIES = ("error", "silent", "info")
+_NAMES_SHOWN = 8
+_SEEN_AS = {"shown": "shown by the state", "likely": "likely", "possible": "possible"}
+_FRAME_COLUMNS = ("cause", "certainty", "severity", "title", "module", "tensors", "because", "fix")
+
+
+@dataclass(frozen=True)
+class Fix:
+    """One way out. `action` is `reload` (with `spec`), the name of a repair that `fix` knows, or `by-hand`.
+
+    `because` is the reason in a sentence, `code` what a person would type, `nbytes` the memory it takes (bytes, None:
+    not known), `avoid` the advice not to follow. Only a `by-hand` fix can't be applied by `diag.fix`.
+    """
+
+    action: str
+    because: str
+    code: str = ""
+    spec: LoadSpec | None = None
+    nbytes: int | None = None
+    avoid: str = ""
+
+    @property
+    def by_hand(self) -> bool:
+        return self.action == "by-hand"
+
+    def __str__(self) -> str:
+        return f"{self.because} {self.code}".strip()
+
+    def __repr__(self) -> str:
+        return f"Fix({self.action!r}, {self.because!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.fix_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import fix_view
+
+        printer.text(fix_view(self).text)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One cause with its evidence. Holds text and numbers only, so that it keeps no model, frame or tensor alive.
+
+    `cause` is an id of the catalogue, `certainty` one of `CERTAINTIES` (`shown`: the state proves it), `severity` one
+    of `SEVERITIES` (`silent`: a wrong answer without an error). `tensors` are the culprits by name, `module` the
+    dotted path where it shows, `because` the evidence, `check` what to look at where the evidence does not decide.
+    """
+
+    cause: str
+    certainty: str
+    severity: str
+    title: str
+    tensors: tuple[str, ...] = ()
+    module: str = ""
+    because: tuple[str, ...] = ()
+    fixes: tuple[Fix, ...] = ()
+    avoid: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    check: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.certainty not in CERTAINTIES or self.severity not in SEVERITIES:
+            raise ValueError(f"{self.certainty!r} and {self.severity!r} must be of {CERTAINTIES} and {SEVERITIES}")
+
+    def __str__(self) -> str:
+        lines = [wrapped(f"{self.cause} ({_SEEN_AS[self.certainty]}): {self.title}", indent=2)]
+        if self.module:
+            lines.append(f"  Where:  {self.module}")
+        if self.tensors:
+            lines.append(wrapped(names_in_words(self.tensors), "  Tensors: "))
+        lines += [wrapped(text, "  Why:    ") for text in self.because]
+        lines += [wrapped(text, "  Check:  ") for text in self.check]
+        lines += [with_code(fix.because, fix.code, "  Fix:    ") for fix in self.fixes]
+        lines += [wrapped(text, "  Avoid:  ") for text in self.avoid]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Finding({self.cause!r}, {self.certainty!r}, {self.title!r})"
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.finding_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import finding_view
+
+        printer.text(finding_view(self).text)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was diagnosed, kept so that a fix can act on it: the model, the spec it was loaded with, the inputs."""
+
+    model: Any = field(default=None, repr=False)
+    spec: LoadSpec | None = None
+    inputs: Any = field(default=None, repr=False)
+
+
+class Findings(Sequence[Finding]):
+    """Findings, the first cause first; empty means healthy. `looked_at` says what was examined.
+
+    `subject` keeps the model and spec until the findings are dropped; a single Finding keeps neither.
+    """
+
+    def __init__(self, items: Iterable[Finding] = (), *, looked_at: Sequence[str] = (), subject: Subject | None = None):
+        self._items = tuple(items)
+        self.looked_at = tuple(looked_at)
+        self.subject = subject or Subject()
+
+    @overload
+    def __getitem__(self, index: int) -> Finding: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
+    def __getitem__(self, index):
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Findings) and self._items == other._items
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    @property
+    def healthy(self) -> bool:
+        """No finding that says something is wrong; a notice (`info`) is not wrong."""
+        return all(item.severity == "info" for item in self._items)
+
+    def __str__(self) -> str:
+        looked = wrapped(f"Looked at: {'; '.join(self.looked_at)}.") if self.looked_at else ""
+        if not self._items:
+            return "\n".join(filter(None, ["Healthy: no cause found.", looked]))
+        return "\n\n".join([*map(str, self._items), *filter(None, [looked])])
+
+    def __repr__(self) -> str:
+        return f"Findings({', '.join(item.cause for item in self._items) or 'healthy'})"
+
+    def to_frame(self):
+        """One row per finding, columns as text: cause, certainty, severity, title, module, tensors, because, fix."""
+        import pandas as pd
+
+        rows = [
+            (f.cause, f.certainty, f.severity, f.title, f.module, ", ".join(f.tensors), " ".join(f.because),
+             str(f.fixes[0]) if f.fixes else "")
+            for f in self._items
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(_FRAME_COLUMNS))
+
+    def _repr_html_(self) -> str:
+        from diag.views import shown
+
+        return shown.as_html(shown.findings_view(self))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from diag.views.shown import findings_view
+
+        printer.text(findings_view(self).text)
+
+
+def names_in_words(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
+    """`a, b and 3 more`: the first names and how many follow."""
+    head = ", ".join(names[:shown])
+    return head if len(names) <= shown else f"{head} and {len(names) - shown} more"

@@ -1,0 +1,279 @@
+"""Runs a notebook through papermill and tells the truth about how it ended. What reaches the disk is redacted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
+from papermill.execute import remove_error_markers
+from papermill.iorw import papermill_io
+
+from diag.values.redact import redact
+from diag.views.files import RedactedFile, redacted
+from diag.views.markup import visible
+
+_SCHEME = "diag-report:"
+_ENGINE = "diag"
+FINISHED, ERROR, DIED, TIMEOUT, INTERRUPTED = "finished", "error", "died", "timeout", "interrupted"
+SILENT = "silent"  # it ran to its end, and no cell left a verdict
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: `how` it did, at which cell (counted from 1, of `cells`), that cell's last line, and why."""
+
+    how: str
+    cell: int | None = None
+    cells: int = 0
+    line: str = ""
+    why: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.how == FINISHED
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Watch:
+    """What the engine saw last; it outlives the exception that ends a run."""
+
+    deadline: float | None
+    nb: Any = None
+    index: int | None = None
+    exit_code: int | None = None
+
+    @property
+    def startup_seconds(self) -> int:
+        return 120 if self.deadline is None else max(1, min(120, round(self.deadline - time.monotonic())))
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline - 0.5
+
+
+@dataclass(frozen=True)
+class Run:
+    """An executed notebook and how it ended; the notebook is redacted and its cell states are true."""
+
+    nb: Any
+    ended: Ended
+
+
+def run_notebook(
+    notebook: Path,
+    output: Path,
+    parameters: Mapping[str, Any],
+    *,
+    deadline: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Run:
+    """Executes `notebook` with this interpreter's kernel and writes it to `output` after every cell.
+
+    `deadline` is in seconds for the whole run. `say` receives each line the notebook prints. Whatever ends the run,
+    the file holds what was done until then. Does not raise for anything that happens inside the notebook.
+    """
+    watch = _Watch(None if deadline is None else time.monotonic() + deadline)
+    lines = _Lines(say or (lambda line: None))
+    with _registered(output), _terminated_like_interrupted():
+        error = _execute(notebook, dict(parameters), watch, lines)
+    nb = remove_error_markers(watch.nb) if watch.nb is not None else nbformat.read(notebook, as_version=4)
+    ended = _ended(error, watch, nb)
+    nb = truthful(nb, ended, notebook.name, output.name)
+    return Run(nb, ended)
+
+
+def _execute(notebook: Path, parameters: dict[str, Any], watch: _Watch, lines: _Lines) -> BaseException | None:
+    try:
+        papermill.execute_notebook(
+            nbformat.read(notebook, as_version=4),
+            f"{_SCHEME}executed.ipynb",
+            parameters=parameters,
+            engine_name=_ENGINE,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            stdout_file=lines,
+            stderr_file=lines,
+            watch=watch,
+        )
+    except (Exception, KeyboardInterrupt) as e:
+        return e
+    finally:
+        lines.close()
+    return None
+
+
+class _Client(PapermillNotebookClient):
+    """Remembers which cell is running and gives each the time that is left."""
+
+    def __init__(self, nb_man: Any, watch: _Watch, **kw: Any) -> None:
+        super().__init__(nb_man, **kw)
+        self.watch = watch
+        watch.nb = nb_man.nb
+        self.timeout_func = self._time_left if watch.deadline is not None else None
+
+    def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kw: Any) -> Any:
+        self.watch.index = cell_index
+        try:
+            return super().execute_cell(cell, cell_index, *args, **kw)
+        except DeadKernelError:
+            process = getattr(getattr(self.km, "provisioner", None), "process", None)
+            self.watch.exit_code = None if process is None else process.poll()
+            raise
+
+    def _time_left(self, cell: Any) -> int:
+        assert self.watch.deadline is not None
+        return max(1, round(self.watch.deadline - time.monotonic()))
+
+
+class _Engine(Engine):
+    """Papermill's engine with our client and a kernel that is this interpreter, whatever kernels are installed."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kw: Any) -> None:
+        with tempfile.TemporaryDirectory(prefix="diag-", ignore_cleanup_errors=True) as folder:
+            client = _Client(
+                nb_man,
+                kw["watch"],
+                km=_kernel(kernel_name, folder),
+                kernel_name=kernel_name,
+                stdout_file=kw.get("stdout_file"),
+                stderr_file=kw.get("stderr_file"),
+                startup_timeout=kw["watch"].startup_seconds,
+                shutdown_kernel="immediate",
+            )
+            client.execute(cleanup_kc=True)
+
+
+def _kernel(name: str, folder: str) -> AsyncKernelManager:
+    """Talks through files in `folder` where the system has such sockets: no port is opened, nobody can listen in."""
+    sockets = {"transport": "ipc", "ip": os.path.join(folder, "k")} if os.name == "posix" else {}
+    return AsyncKernelManager(kernel_name=name, kernel_spec_manager=_ThisInterpreter(), **sockets)
+
+
+class _ThisInterpreter(KernelSpecManager):
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="this interpreter", language="python", interrupt_mode="signal")
+
+
+@dataclass
+class _Lines:
+    """A file to papermill; passes whole lines on, plain and redacted."""
+
+    say: Callable[[str], None]
+    rest: str = ""
+    lock: Any = field(default_factory=threading.Lock)
+
+    def write(self, text: str) -> None:
+        with self.lock:
+            *whole, self.rest = (self.rest + text).replace("\r", "\n").split("\n")
+        for line in whole:
+            if line.strip():
+                self.say(visible(redact(line)))
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.write("\n")
+
+
+@contextmanager
+def _registered(output: Path) -> Iterator[None]:
+    handler = (_SCHEME, RedactedFile(output))
+    papermill_io.register(*handler)
+    papermill_engines.register(_ENGINE, _Engine)
+    try:
+        yield
+    finally:
+        papermill_io._handlers.remove(handler)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends a run as Ctrl-C does: with a report."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt("terminated")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ended:
+    if error is None:
+        return Ended(FINISHED, cells=len(nb.cells))
+    index = watch.index
+    where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _last_line(nb.cells[index]))
+    if isinstance(error, DeadKernelError):
+        return Ended(DIED, *where, _death(watch.exit_code))
+    no_kernel = index is None and isinstance(error, RuntimeError)  # how jupyter_client says that it did not start
+    if isinstance(error, (CellTimeoutError, TimeoutError)) or (no_kernel and watch.is_late):
+        return Ended(TIMEOUT, *where, "the time for the whole run was up")
+    if isinstance(error, KeyboardInterrupt):
+        return Ended(INTERRUPTED, *where, "it was interrupted or told to terminate")
+    if no_kernel:
+        return Ended(DIED, *where, f"the kernel did not start: {redact(str(error))}")
+    text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    return Ended(ERROR, *where, redact(text.strip()))
+
+
+def _death(exit_code: int | None) -> str:
+    """
+    >>> _death(-11), _death(3)
+    ('the kernel crashed with SIGSEGV', "the kernel's process ended itself with exit code 3")
+    """
+    if exit_code == -9:
+        return "the kernel was killed (SIGKILL), most often because the machine ran out of memory"
+    if exit_code is not None and exit_code < 0:
+        return f"the kernel crashed with {signal.Signals(-exit_code).name}"
+    return "the kernel's process ended itself" + ("" if exit_code is None else f" with exit code {exit_code}")
+
+
+def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
+    """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
+    nb.metadata["diag"] = {"ended": ended.to_json()}
+    nb = nbformat.from_dict(redacted(nb))
+    meta = nb.metadata.setdefault("papermill", {})
+    whole = ended.how in (FINISHED, SILENT)
+    meta.update(input_path=source, output_path=output, exception=None if whole else True)
+    nb.metadata.pop("widgets", None)
+    if not whole:
+        for position, cell in enumerate(nb.cells, start=1):
+            state = cell.metadata.setdefault("papermill", {})
+            if position == ended.cell:
+                state.update(status="failed", exception=True)
+            elif ended.cell is None or position > ended.cell:
+                state.update(status="pending", start_time=None, end_time=None, duration=None)
+    return nb
+
+
+def _last_line(cell: Any) -> str:
+    """What names a cell best: imports come first in it, its point last."""
+    return redact(next((line.strip() for line in reversed(cell.source.splitlines()) if line.strip()), ""))

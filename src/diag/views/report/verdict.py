@@ -1,0 +1,229 @@
+"""What a finished or half-finished matrix says: how many combinations work, which one to use here, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from diag.values.exits import Exit
+from diag.values.spec import PRESETS, QUANTIZATIONS
+from diag.views.wording import (
+    THIS_MACHINE,
+    bytes_text,
+    count_text,
+    device_bytes,
+    is_missing,
+    list_text,
+    number_text,
+    seconds_text,
+    status_word,
+)
+
+VERDICT_MIME = "application/vnd.diag.verdict+json"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One combination and why it is the one to take; `code` is its keyword arguments."""
+
+    device_map: str
+    quantization: str
+    hardware: str
+    because: str
+
+    @property
+    def code(self) -> str:
+        return f"device_map={self.device_map!r}, quantization={self.quantization!r}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The frame in a few values. `best` is None where nothing works, `smallest` where `best` is about as small.
+
+    `unjudged` says in a sentence why the run could not judge, and is empty where it could.
+    """
+
+    models: tuple[str, ...]
+    total: int
+    counts: tuple[tuple[str, int], ...]
+    machines: tuple[tuple[str, int, int], ...]
+    best: Advice | None
+    smallest: Advice | None
+    exit_code: Exit
+    unjudged: str = ""
+
+    @property
+    def works(self) -> int:
+        return dict(self.counts).get("ok", 0)
+
+    @property
+    def headline(self) -> str:
+        """One sentence: how many work, machine by machine."""
+        name = list_text(list(self.models)) or "the model"
+        if self.total == 0:
+            return f"No combination of {name} has been loaded"
+        if len(self.machines) == 1:
+            machine, works, total = self.machines[0]
+            return f"{works} of {total} combinations of {name} work on {machine_text(machine)}"
+        parts = [f"{works} of {total} on {machine_text(machine)}" for machine, works, total in self.machines]
+        return f"{self.works} of {self.total} combinations of {name} work: {list_text(parts)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs: what is written beside the headline in the executed notebook and by `--json`."""
+        values = {name: getattr(self, name) for name in ("headline", "total", "works")}
+        advice = {
+            name: None if (found := getattr(self, name)) is None else asdict(found) for name in ("best", "smallest")
+        }
+        return {**values, "counts": dict(self.counts), **advice, "exit_code": int(self.exit_code)}
+
+
+def judge(frame: pd.DataFrame) -> Verdict:
+    """The verdict of a matrix frame; an empty frame is one that could not judge."""
+    from diag.sweep.results import gate  # imports torch
+
+    gated = gate.judge(frame)
+    counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
+    machines = [
+        (str(machine), int((rows["status"] == "ok").sum()), len(rows))
+        for machine, rows in frame.groupby("hardware", sort=False)
+    ]
+    best = _best(frame)
+    return Verdict(
+        models=tuple(dict.fromkeys(map(str, frame["model"]))),
+        total=len(frame),
+        counts=tuple(sorted(counts.items(), key=lambda item: _order(item[0]))),
+        machines=tuple(machines),
+        best=None if best is None else _advice(best, _why(best)),
+        smallest=_smaller(frame, best),
+        exit_code=gated.exit_code,
+        unjudged=gated.headline if gated.exit_code is Exit.NOT_JUDGED else "",
+    )
+
+
+def machine_text(machine: str) -> str:
+    """
+    >>> machine_text("2x300MiB+8GiB")
+    'simulated 2x300MiB+8GiB'
+    """
+    return machine if machine == THIS_MACHINE else f"simulated {machine}"
+
+
+def peaks_text(row: pd.Series) -> str:
+    """Every peak that was measured, the host's first.
+
+    >>> peaks_text(pd.Series({"peak_host_bytes": 2**30, "peak_device_bytes": '{"cuda:0": 5242880, "cuda:1": 0}'}))
+    '1.00 GiB of host memory and 5.00 MiB on cuda:0'
+    """
+    host = [] if is_missing(row["peak_host_bytes"]) else [f"{bytes_text(row['peak_host_bytes'])} of host memory"]
+    devices = [f"{bytes_text(size)} on {name}" for name, size in device_bytes(row["peak_device_bytes"]).items() if size]
+    return list_text(host + devices)
+
+
+def _scarce_bytes(row: pd.Series) -> tuple[str, int]:
+    """What decides whether it fits: bytes on accelerators where any are used, else on the host."""
+    devices = sum(int(size) for size in device_bytes(row["peak_device_bytes"]).values())
+    if devices:
+        return "device", devices
+    return "host", 0 if is_missing(row["peak_host_bytes"]) else int(row["peak_host_bytes"])
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
+    return (row for _, row in frame.iterrows())
+
+
+def _order(status: str) -> int:
+    known = ["ok", "wrong_output", "forward_error", "load_error", "out_of_memory", "killed", "timeout"]
+    return known.index(status) if status in known else len(known)
+
+
+def _rank(row: pd.Series) -> tuple[Any, ...]:
+    """Smaller is better: real before simulated, all resident before offloaded, exact before quantized, plain first."""
+    quantization, device_map = str(row["quantization"]), str(row["device_map"])
+    kinds, maps = list(QUANTIZATIONS), list(PRESETS)
+    return (
+        row["hardware"] != THIS_MACHINE,
+        _count(row, "n_offloaded") > 0,
+        kinds.index(quantization) if quantization in kinds else len(kinds),
+        maps.index(device_map) if device_map in maps else len(maps),
+    )
+
+
+def _best(frame: pd.DataFrame) -> pd.Series | None:
+    working = [row for row in _rows(frame) if row["status"] == "ok"]
+    return min(working, key=_rank) if working else None
+
+
+def _smaller(frame: pd.DataFrame, best: pd.Series | None) -> Advice | None:
+    """The working combination on the same machine that needs least of the same memory, if it saves a quarter."""
+    if best is None:
+        return None
+    kind, limit = _scarce_bytes(best)
+    same = [row for row in _rows(frame) if row["status"] == "ok" and row["hardware"] == best["hardware"]]
+    alike = [row for row in same if _scarce_bytes(row)[0] == kind and _scarce_bytes(row)[1]]
+    smallest = min(alike, key=lambda row: (_scarce_bytes(row)[1], _rank(row)), default=best)
+    if _scarce_bytes(smallest)[1] > 0.75 * limit:
+        return None
+    price = f"peaks at {peaks_text(smallest)} instead of {peaks_text(best)}"
+    return _advice(smallest, "; ".join([price, *_fetches(smallest), *_costs(smallest)]))
+
+
+def _why(row: pd.Series) -> str:
+    place = _fetches(row) or ["every tensor is resident, nothing is fetched during a forward"]
+    return "; ".join([*place, _agreement(row), *_figures(row), *_costs(row)])
+
+
+def _fetches(row: pd.Series) -> list[str]:
+    """What offloading costs."""
+    count = _count(row, "n_offloaded")
+    if not count:
+        return []
+    time = "" if is_missing(row["forward_seconds"]) else f", which then takes {seconds_text(row['forward_seconds'])}"
+    return [f"{count_text(count, 'offloaded tensor')} fetched for every forward{time}"]
+
+
+def _agreement(row: pd.Series) -> str:
+    difference = row["max_abs_diff"]
+    if is_missing(difference):
+        return "its answer equals its reference's"
+    if float(difference) == 0:
+        return "its logits equal its reference's bit for bit, twice"
+    return f"its logits are within {number_text(difference)} of its reference's, twice"
+
+
+def _figures(row: pd.Series) -> list[str]:
+    found = []
+    if not is_missing(row["load_seconds"]):
+        found.append(f"loads in {seconds_text(row['load_seconds'])}")
+    if not is_missing(row["forward_seconds"]) and not _count(row, "n_offloaded"):
+        found.append(f"a forward takes {seconds_text(row['forward_seconds'])}")
+    if peaks := peaks_text(row):
+        found.append(f"peaks at {peaks}")
+    return found
+
+
+def _costs(row: pd.Series) -> list[str]:
+    quality = row["quality_kl"]
+    if str(row["quantization"]) == "none" or is_missing(quality) or float(quality) == 0:
+        return []
+    return [f"differs from the unquantized model by a KL divergence of {number_text(quality)}"]
+
+
+def _advice(row: pd.Series, because: str) -> Advice:
+    return Advice(str(row["device_map"]), str(row["quantization"]), str(row["hardware"]), because)
+
+
+def _count(row: pd.Series, column: str) -> int:
+    return 0 if is_missing(row[column]) else int(row[column])
+
+
+def status_counts_text(verdict: Verdict) -> str:
+    """
+    >>> status_counts_text(Verdict((), 3, (("ok", 2), ("killed", 1)), (), None, None, Exit.AS_EXPECTED))
+    '2 work, 1 killed'
+    """
+    plural = {"works": "work", "wrong answer": "wrong answers"}
+    words = [(count, status_word(status).text) for status, count in verdict.counts]
+    return ", ".join(f"{count} {word if count == 1 else plural.get(word, word)}" for count, word in words)

@@ -1,0 +1,315 @@
+"""What this machine is: told even where torch is broken, with the container's limit, and without secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from diag.machine import environment as env
+from diag.machine.holders import gpu_holders
+from diag.machine.memory import host_memory
+from diag.machine.torch_devices import ask_torch
+
+GIB = 2**30
+
+
+def run_python(code: str, **environ: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def here() -> env.Environment:
+    return env.environment(
+        {"HF_TOKEN": "hf_abcdefghijklmnopqrstuvwx", "HTTPS_PROXY": "http://me:pw12@host:1", "A": "b"}
+    )
+
+
+# The whole
+
+
+def test_versions_are_those_of_the_installation():
+    found = env.versions()
+    assert found["transformers"] == importlib.metadata.version("transformers")
+    assert found["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert "deepspeed" not in found or importlib.metadata.version("deepspeed")
+
+
+def test_an_environment_tells_every_section_in_one_table(here):
+    table = here.to_frame()
+    assert list(table.columns) == ["section", "name", "value", "free_bytes", "total_bytes"]
+    assert {"system", "torch", "memory", "version", "disk", "setting"} <= set(table.section)
+    memory = table[table.section == "memory"].iloc[0]
+    assert 0 < memory.free_bytes <= memory.total_bytes <= psutil.virtual_memory().total
+
+
+def test_the_same_facts_stand_in_the_text_and_in_json(here):
+    assert json.loads(json.dumps(here.to_dict()))["versions"]["torch"] == here.versions["torch"]
+    for name, version in here.versions.items():
+        assert f"{name:<26}{version}" in str(here)
+    assert "GiB free of" in str(here)
+
+
+def test_settings_name_what_changes_a_load_and_hide_its_secrets(here):
+    assert here.settings == {"HF_TOKEN": "[redacted]", "HTTPS_PROXY": "http://[redacted]@host:1"}
+    text = str(here) + json.dumps(here.to_dict())
+    assert "hf_abc" not in text
+    assert "pw12" not in text
+
+
+def test_settings_of_every_kind_are_kept_and_others_are_not():
+    names = "HF_HOME CUDA_VISIBLE_DEVICES TRANSFORMERS_CACHE PYTORCH_CUDA_ALLOC_CONF no_proxy https_proxy DEVICE_MAP"
+    kept = dict.fromkeys(names.split(), "x")
+    assert env.settings({**kept, "PATH": "x", "USER": "x", "MY_APP": "x"}) == dict(sorted(kept.items()))
+
+
+def test_no_home_path_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "somebody"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "somebody" / "hub"))
+    told = env.environment()
+    assert "somebody" not in str(told)
+    assert {disk.use: disk.path for disk in told.disks}["hub cache"] == "~/hub/hub"
+
+
+def test_disks_tell_the_room_even_of_folders_that_are_not_there_yet(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
+    disk = next(disk for disk in env.environment().disks if disk.use == "hub cache")
+    assert 0 < disk.free_bytes <= disk.total_bytes
+
+
+def test_device_names_begin_with_the_cpu_and_count_the_accelerators(real_machine):
+    import torch
+
+    count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    assert env.device_names()[0] == "cpu"
+    assert len(env.device_names()) == 1 + count
+
+
+def test_free_memory_can_be_given_to_a_load():
+    free = env.free_memory()
+    assert 0 < free["cpu"] <= psutil.virtual_memory().total
+    assert all(key == "cpu" or isinstance(key, int) for key in free)
+
+
+@pytest.mark.gpu
+def test_the_accelerators_free_memory_is_told_without_a_context_in_this_process():
+    device = ask_torch().devices[0]
+    assert 0 < device.free_bytes <= device.total_bytes
+    assert env.free_memory()[0] > 0
+
+
+# torch broken, missing, crashing, hanging
+
+BROKEN = {
+    "raise OSError('libcudart.so.12: cannot open shared object file')": "OSError: libcudart.so.12: cannot open shared",
+    "raise ImportError('undefined symbol: _ZN2at')": "ImportError: undefined symbol: _ZN2at",
+    "raise ModuleNotFoundError(\"No module named 'torch'\")": "No module named 'torch'",
+    "raise SystemExit(3)": "SystemExit: 3",
+    "import os; os._exit(7)": "torch ended its process: exit 7.",
+    "import sys, os; print('boom', file=sys.stderr, flush=True); os.abort()": "torch ended its process: SIGABRT. boom",
+    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)": "torch ended its process: SIGSEGV.",
+    "": "AttributeError",
+}
+
+
+@pytest.mark.parametrize("breakage", BROKEN)
+def test_a_broken_torch_is_named_and_everything_else_is_told(breakage, tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(breakage)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    told = env.environment()
+    assert BROKEN[breakage] in told.torch.error
+    assert told.host.free > 0
+    assert told.versions["transformers"]
+
+
+def test_a_torch_that_hangs_is_given_up(tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert ask_torch(seconds=1).error == "torch did not answer within 1 s."
+
+
+def test_a_torch_that_talks_while_it_is_imported_is_still_understood(tmp_path, monkeypatch):
+    import torch
+
+    (tmp_path / "sitecustomize.py").write_text("print('hello from the site')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert ask_torch().version == torch.__version__
+
+
+def test_the_module_can_be_imported_and_asked_where_no_library_can_be():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'pandas', 'numpy', 'psutil', 'filelock'): sys.modules[name] = None\n"
+        "from diag.machine.environment import environment; print(environment())"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "memory   host" in done.stdout
+
+
+def test_asking_torch_leaves_it_unimported_in_this_process():
+    done = run_python(
+        "import sys; from diag.machine.environment import free_memory; free_memory(); print('torch' in sys.modules)"
+    )
+    assert done.stdout.strip() == "False"
+
+
+# The container's limit
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+V2 = {
+    "proc/self/cgroup": "0::/\n",
+    "proc/self/mountinfo": "30 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup rw,nsdelegate\n",
+}
+V1 = {
+    "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/docker/abc\n1:name=systemd:/\n",
+    "proc/self/mountinfo": "35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    "36 31 0:33 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n",
+}
+
+
+def test_without_cgroups_the_machine_is_the_limit(tmp_path):
+    assert host_memory(tmp_path).limited_by == "machine"
+    assert host_memory(tmp_path).total == psutil.virtual_memory().total
+
+
+def test_a_version_2_limit_counts_less_what_is_used_and_not_given_back(tmp_path):
+    files = {"memory.max": f"{GIB}\n", "memory.high": "max\n", "memory.current": f"{GIB // 2}\n"}
+    files["memory.stat"] = f"anon 5\ninactive_file {GIB // 4}\nslab 3\n"
+    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert host_memory(root) == env.HostMemory(GIB // 4 * 3, GIB, "cgroup")
+
+
+def test_memory_high_is_a_limit_too(tmp_path):
+    files = {"memory.max": "max", "memory.high": str(GIB), "memory.current": "0"}
+    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert host_memory(root).free == GIB
+
+
+def test_the_tightest_of_the_enclosing_groups_counts(tmp_path):
+    outer = {"job/memory.max": str(GIB), "job/memory.current": str(GIB - 100)}
+    inner = {"job/step/memory.max": str(GIB // 2), "job/step/memory.current": "0"}
+    files = {f"sys/fs/cgroup/{name}": text for name, text in {**outer, **inner}.items()}
+    root = tree(tmp_path, {**V2, **files, "proc/self/cgroup": "0::/job/step\n"})
+    assert host_memory(root) == env.HostMemory(100, GIB // 2, "cgroup")
+
+
+def test_a_version_1_limit_is_found_where_the_container_mounts_it(tmp_path):
+    files = {"memory.limit_in_bytes": str(GIB), "memory.usage_in_bytes": str(GIB // 2)}
+    files["memory.stat"] = f"cache 1\ntotal_inactive_file {GIB // 8}\n"
+    root = tree(tmp_path, {**V1, **{f"sys/fs/cgroup/memory/{name}": text for name, text in files.items()}})
+    assert host_memory(root) == env.HostMemory(GIB // 8 * 5, GIB, "cgroup")
+
+
+def test_version_1s_number_for_no_limit_changes_nothing(tmp_path):
+    files = {"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "1000"}
+    root = tree(tmp_path, {**V1, **{f"sys/fs/cgroup/memory/{name}": text for name, text in files.items()}})
+    assert host_memory(root).limited_by == "machine"
+    assert host_memory(root).total == psutil.virtual_memory().total
+
+
+def test_a_group_over_its_limit_has_nothing_free(tmp_path):
+    files = {"memory.max": str(GIB), "memory.current": str(2 * GIB)}
+    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert host_memory(root).free == 0
+
+
+@pytest.mark.parametrize("file", ["proc/self/cgroup", "proc/self/mountinfo"])
+@pytest.mark.parametrize("text", ["", "nonsense", "0::/../../..\n", "4:memory:\n", " - ", "a b c d e - cgroup2"])
+def test_odd_system_files_are_survived(tmp_path, file, text):
+    root = tree(tmp_path, {**V2, file: text})
+    assert host_memory(root).limited_by == "machine"
+
+
+def test_a_real_limit_around_this_process_is_seen():
+    """In a real memory cgroup of 3 GiB, where this machine lets us make one."""
+    memory = Path("/sys/fs/cgroup/memory")
+    group = (memory if memory.is_dir() else Path("/sys/fs/cgroup")) / f"diag-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = group / ("memory.limit_in_bytes" if memory.is_dir() else "memory.max")
+        limit.write_text(str(3 * GIB))
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no cgroup can be made here: {e.strerror}")
+    try:
+        code = (
+            f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
+            "from diag.machine.memory import host_memory as h; m = h(); print(m.total, m.free, m.limited_by)"
+        )
+        total, free, limited_by = run_python(code).stdout.split()
+    finally:
+        group.rmdir()
+    assert (int(total), limited_by) == (3 * GIB, "cgroup")
+    assert GIB < int(free) <= 3 * GIB
+
+
+# Who holds the GPU
+
+SMI = """#!{python}
+import sys
+if "--query-gpu" in sys.argv[1]:
+    print("GPU-aaa, 20480")
+    print("GPU-bbb, 0")
+else:
+    print("GPU-aaa, {pid}, /home/alice/venv/bin/python, 10240")
+    print("GPU-aaa, 999999999, ollama, with a comma, 4096")
+    print("GPU-aaa, [N/A], [Insufficient Permissions], [N/A]")
+"""
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """A program that prints what nvidia-smi printed, found first on the path."""
+
+    def write(text: str) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(text)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    return write
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script is no program there")
+def test_the_holders_of_gpu_memory_are_named_largest_first_with_the_rest(smi):
+    smi(SMI.format(python=sys.executable, pid=os.getpid()))
+    holders = gpu_holders()
+    assert [(h.program, h.owner, h.nbytes) for h in holders] == [
+        ("~/venv/bin/python", "this process", 10 * GIB),
+        ("not listed", "unknown", 6 * GIB),
+        ("ollama,with a comma", "unknown", 4 * GIB),
+        ("[Insufficient Permissions]", "unknown", None),
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script is no program there")
+@pytest.mark.parametrize("body", ["exit 9", "echo nonsense", "echo 'No devices were found'; exit 6", "echo a,b,c,d"])
+def test_a_driver_that_is_broken_gives_no_holders_and_no_error(smi, body):
+    smi(f"#!/bin/sh\n{body}\n")
+    assert all(holder.nbytes is None for holder in gpu_holders())
+
+
+def test_temporary_files_are_looked_for_where_python_puts_them(here):
+    assert tempfile.gettempdir().rstrip("/") in {disk.path for disk in here.disks}

@@ -1,0 +1,137 @@
+"""What differs between operating systems: start methods, names of deaths, memory counters and limits."""
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from diag.machine import processes as posix
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+MIB = 2**20
+
+
+def python(code, **options):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "name"),
+    [(0, "exit 0"), (3, "exit 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-6, "SIGABRT"), (None, "unknown")],
+)
+def test_a_death_is_named_by_its_signal_or_its_exit_code(exitcode, name):
+    assert posix.death_name(exitcode) == name
+
+
+def test_a_signal_without_a_name_and_a_windows_code_are_still_named():
+    assert posix.death_name(-63) == "signal 63"
+    assert posix.death_name(0xC0000005) == "exit 0xC0000005"
+
+
+@pytest.mark.parametrize(
+    ("platform", "fork", "method"),
+    [("linux", True, "forkserver"), ("darwin", True, "spawn"), ("win32", False, "spawn")],
+)
+def test_cells_are_forked_only_where_that_is_safe(monkeypatch, platform, fork, method):
+    monkeypatch.setattr(sys, "platform", platform)
+    if not fork:
+        monkeypatch.delattr(os, "fork", raising=False)
+    assert posix.start_method() == method
+
+
+WITHOUT_POSIX = """
+import os, signal, sys
+import psutil, subprocess
+sys.modules["resource"] = None
+for name in ("fork", "setsid", "killpg", "register_at_fork", "getppid"):
+    delattr(os, name)
+sys.platform = "win32"
+from diag.machine import processes as posix
+from diag.sweep.isolate.pool import Task, run
+print(posix.start_method(), posix.limit_memory(10), posix.lift_memory_limit(), posix.host_bytes() > 2**20)
+tasks = [Task("a", "posixpath:normpath", "a/../b", 60.0), Task("b", "time:sleep", 60.0, 0.5)]
+print([(e.value, e.death and e.death.status) for e in run(tasks)])
+"""
+
+
+def test_cells_run_where_there_is_no_posix():
+    done = python(WITHOUT_POSIX)
+    assert done.stdout.splitlines() == ["spawn False None True", "[('b', None), (None, 'timeout')]"], done.stderr
+
+
+@linux
+def test_the_peak_rises_with_memory_taken_and_starts_anew_when_reset():
+    if not posix.reset_peak_host_bytes():
+        pytest.skip("this kernel does not let the peak be reset")
+    before = posix.peak_host_bytes()
+    with mmap.mmap(-1, 64 * MIB) as block:  # new pages; malloc may hand out what earlier tests freed
+        block.write(b"x" * (64 * MIB))
+    assert posix.peak_host_bytes() - before > 60 * MIB
+    assert posix.reset_peak_host_bytes()
+    assert posix.peak_host_bytes() - before < 30 * MIB
+    assert abs(posix.host_bytes() - posix.peak_host_bytes()) < 10 * MIB
+
+
+@linux
+def test_a_memory_limit_counts_from_what_is_held_and_can_be_lifted():
+    code = """
+from diag.machine import processes as posix
+held = bytearray(200 * 2**20)
+assert posix.limit_memory(100 * 2**20)
+more = bytearray(60 * 2**20)
+try:
+    bytearray(100 * 2**20)
+except MemoryError:
+    print("refused")
+posix.lift_memory_limit()
+print(len(bytearray(100 * 2**20)) // 2**20)
+"""
+    assert python(code).stdout.split() == ["refused", "100"]
+
+
+@linux
+def test_files_that_are_only_mapped_do_not_count_against_the_limit(tmp_path):
+    (tmp_path / "weights").write_bytes(b"\0" * 50 * MIB)
+    code = """
+import mmap
+from diag.machine import processes as posix
+posix.limit_memory(20 * 2**20)
+with open("weights", "rb") as file:
+    print(sum(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)[:10]))
+"""
+    done = python(code, cwd=tmp_path)
+    assert done.stdout.strip() == "0", done.stderr
+
+
+@linux
+def test_the_kernels_count_of_out_of_memory_kills_is_a_number():
+    assert isinstance(posix.oom_kills(), int)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_killing_a_group_reaches_what_its_leader_started():
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    leader.stdout.readline()
+    posix.kill_group(leader.pid)
+    assert leader.wait() == -signal.SIGKILL
+    assert leader.stdout.read() == ""  # the other process held this pipe open
+    posix.kill_group(leader.pid)  # a group that is gone is no error
+    leader.stdout.close()
+
+
+def test_killing_a_tree_reaches_sessions_of_their_own():
+    code = (
+        "import subprocess, time\n"
+        "print(subprocess.Popen(['sleep', '600'], start_new_session=True).pid, flush=True)\ntime.sleep(600)"
+    )
+    root = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    root.stdout.readline()
+    posix.kill_tree(root.pid)
+    assert root.wait() == -signal.SIGKILL
+    assert root.stdout.read() == ""
+    posix.kill_tree(root.pid)
+    root.stdout.close()

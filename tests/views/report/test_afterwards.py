@@ -1,0 +1,117 @@
+"""Pages of notebooks that others ran: every artefact, whatever was in them, and never a green light by default."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from diag.values.exits import Exit
+from diag.views.cli.main import main
+from diag.views.report.afterwards import report_from
+from diag.views.report.notebooks import NotebookError
+from diag.views.report.verdict import VERDICT_MIME
+
+SUFFIXES = (".html", ".json", ".md", ".junit.xml")
+
+
+def executed(folder: Path, *outputs, source="1 + 1", parameters="", name="out.ipynb") -> Path:
+    cells = [nbformat.v4.new_code_cell(text, execution_count=1) for text in (parameters or "rows = 1", source)]
+    cells[0].metadata["tags"] = ["parameters"]
+    cells[1].outputs = list(outputs)
+    path = folder / name
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def failed(name: str, said: str):
+    return nbformat.v4.new_output("error", ename=name, evalue=said, traceback=[said])
+
+
+def all_written(folder: Path, code: Exit) -> dict:
+    for suffix in SUFFIXES:
+        assert (folder / f"out{suffix}").stat().st_size > 50
+    said = json.loads((folder / "out.json").read_text())
+    assert said["exit_code"] == code
+    return said
+
+
+def test_a_notebook_without_a_verdict_could_not_be_judged(tmp_path):
+    """Anybody's notebook once came out as expected, because it ran to its end."""
+    result = report_from(executed(tmp_path))
+    assert result.exit_code is Exit.NOT_JUDGED
+    assert "no verdict of diag in it" in result.headline
+    page = (tmp_path / "out.html").read_text()
+    assert "no verdict of diag in it" in page and "report.ipynb" in page and "It ended" not in page
+    assert "no verdict" in all_written(tmp_path, Exit.NOT_JUDGED)["headline"]
+
+
+def test_a_verdict_decides_and_what_only_looks_like_one_does_not(tmp_path):
+    def shown(value):
+        return nbformat.v4.new_output("display_data", {VERDICT_MIME: value, "text/plain": "x"})
+
+    assert report_from(executed(tmp_path, shown({"exit_code": 1, "headline": "Worse"}))).exit_code is Exit.WORSE
+    for value in ("text", {"exit_code": 0}, {"exit_code": 77, "headline": "x"}, {"exit_code": [], "headline": "x"}):
+        assert report_from(executed(tmp_path, shown(value))).exit_code is Exit.NOT_JUDGED
+
+
+@pytest.mark.parametrize("wrong", ["device_maps = 5", "options = [1]", "hardware = 3", "model = None", "model = ["])
+def test_parameters_of_a_wrong_type_leave_every_file(tmp_path, wrong):
+    """`-p device_maps 5` once left a traceback of diag itself and no file at all."""
+    model = "model = 'tiny'\ndevice_maps = ['auto']\nquantizations = ['none']\n"
+    path = executed(tmp_path, failed("SpecError", "that is not valid."), parameters=model + wrong)
+    assert report_from(path).exit_code is Exit.WRONG_USAGE
+    assert all_written(tmp_path, Exit.WRONG_USAGE)["headline"].startswith("Wrong usage: that is not valid")
+
+
+CELL = {"cell_type": "code", "execution_count": 1, "metadata": {}, "outputs": [], "source": "1"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": 1}, [1, 2], "text", {"cells": "x"}, {"cells": ["x"]}, {"cells": [5]}, {"cells": [{}]},
+        {"cells": [{**CELL, "outputs": "x"}]}, {"cells": [{**CELL, "outputs": ["x"]}]},
+        {"cells": [{**CELL, "metadata": []}]}, {"cells": [{**CELL, "source": 5}]}, {"cells": [CELL], "metadata": 5},
+        {"worksheets": "x", "nbformat": 3, "nbformat_minor": 0},
+    ],
+)  # fmt: skip
+def test_what_is_no_notebook_is_wrong_usage(tmp_path, value, capsys):
+    if isinstance(value, dict) and "cells" in value:
+        value = {"metadata": {}, "nbformat": 4, "nbformat_minor": 4, **value}
+    (tmp_path / "x.ipynb").write_text(json.dumps(value))
+    code = main(["report", "--from", str(tmp_path / "x.ipynb"), "--out", str(tmp_path / "out.html")])
+    said = capsys.readouterr().err
+    assert code == Exit.WRONG_USAGE and "Next: " in said and "Traceback" not in said
+    all_written(tmp_path, Exit.WRONG_USAGE)
+
+
+@pytest.fixture
+def small(file_system_of):
+    return file_system_of("64k")
+
+
+@pytest.mark.parametrize(("said", "code"), [(0, Exit.NOT_JUDGED), (1, Exit.WORSE)])
+def test_a_page_that_the_disk_has_no_room_for_is_named_and_the_rest_is_kept(
+    tmp_path, small, said, code, capsys, monkeypatch
+):
+    """It once left only "No space left on device"."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    large = {VERDICT_MIME: {"exit_code": said, "headline": "It works"}, "text/html": "x" * 100_000}
+    path = executed(tmp_path, nbformat.v4.new_output("display_data", large))
+    assert main(["report", "--from", str(path), "--out", str(small / "page.html")]) == code
+    shown = capsys.readouterr()
+    assert f"No space left on device: {small / 'page.html'}. It is in {tmp_path / 'page.html'} instead." in shown.err
+    assert "Finished rows are in " in shown.err and "Next: make room" in shown.err
+    assert "It works" in shown.out and str(tmp_path / "page.html") in shown.out
+    kept = json.loads((small / "page.json").read_text())
+    assert kept["exit_code"] == code and any("No space left" in text for text in kept["warnings"])
+    assert (tmp_path / "page.html").stat().st_size > 100_000 and (small / "page.junit.xml").exists()
+
+
+def test_a_notebook_that_is_not_there_is_wrong_usage(tmp_path):
+    with pytest.raises(NotebookError, match="can't be read"):
+        report_from(tmp_path / "no.ipynb")

@@ -1,0 +1,219 @@
+"""The widgets, driven as a front end drives them, and their static forms; no browser is needed here."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from torch import nn
+
+import diag
+from diag.errors import NotAModelError
+from diag.views import widgets
+from diag.views.strips import totals, units
+from diag.views.widgets.changes import changed, changes_view
+from diag.views.widgets.live import WIDGET_MIME, is_usable
+from diag.views.widgets.matrix.choosing import Choice, condensed, totals_text
+from diag.views.widgets.paging import Page
+
+pytest.importorskip("ipywidgets")
+
+
+@pytest.fixture(scope="module")
+def offloaded() -> pd.DataFrame:
+    return diag.placement(diag.load(diag.LoadSpec("tiny", device_map="offload", hardware="1GiB+4GiB")).model)
+
+
+def fifty_thousand(table: pd.DataFrame) -> pd.DataFrame:
+    many = pd.concat([table] * (50_000 // len(table) + 1), ignore_index=True)[:50_000]
+    return many.assign(name=[f"model.layers.{n}.weight" for n in range(50_000)], tied_group=range(50_000))
+
+
+# --- choosing and paging ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "condition"),
+    [
+        (Choice(device="meta"), lambda t: t.device == "meta"),
+        (Choice(backing="offloaded"), lambda t: t.backing == "offloaded"),
+        (Choice(module="LAYERS.3."), lambda t: t.name.str.contains("layers.3.", regex=False)),
+        (Choice(module="*.mlp.*"), lambda t: t.name.str.contains(".mlp.", regex=False)),
+        (Choice(module="layers[0]"), lambda t: t.name == "no such name"),
+        (Choice(at_least=16384), lambda t: t.nbytes >= 16384),
+        (Choice(kind="parameter", dtype="float32"), lambda t: (t.kind == "parameter") & (t.dtype == "float32")),
+    ],
+)
+def test_a_choice_keeps_exactly_the_rows_it_names(offloaded, choice, condition):
+    assert choice.apply(offloaded).equals(offloaded[condition(offloaded)])
+
+
+def test_the_largest_come_first_when_asked(offloaded):
+    assert Choice(order="largest first").apply(offloaded)["nbytes"].is_monotonic_decreasing
+
+
+def test_totals_count_a_tied_tensor_once(offloaded):
+    both = offloaded[offloaded["tied_group"].duplicated(keep=False)]
+    assert len(both) == 2
+    assert totals_text(both, both).startswith("2 of 2 names, 1 of 1 tensors, 128 KiB of 128 KiB")
+
+
+def test_a_condensed_table_draws_the_same_strip(offloaded):
+    assert units(condensed(offloaded)) == units(offloaded)
+    assert totals(condensed(offloaded)) == totals(offloaded)
+
+
+@pytest.mark.parametrize(
+    ("total", "number", "says"),
+    [(0, 1, "no rows"), (120, 3, "rows 101–120 of 120"), (120, 99, "rows 101–120 of 120"), (1, 1, "rows 1–1 of 1")],
+)
+def test_a_page_says_which_rows_it_shows(total, number, says):
+    assert Page(total, number).says == says
+
+
+# --- the explorer -----------------------------------------------------------------------------------------------------
+
+
+def test_totals_and_rows_follow_the_filter(offloaded, live):
+    explorer = widgets.placement_explorer(offloaded)
+    assert WIDGET_MIME in explorer._repr_mimebundle_()
+    explorer._controls["backing"].value = "offloaded"
+    expected = offloaded[offloaded.backing == "offloaded"]
+    assert explorer.chosen.equals(expected)
+    assert f"{len(expected)} of {len(offloaded)} names" in explorer._summary.value
+    assert "model.layers.0." not in explorer._rows.value.replace("<wbr>", "")
+
+
+def test_every_one_of_50000_rows_can_be_reached(offloaded, live):
+    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
+    assert explorer.widget is not None and len(explorer.chosen) == 50_000
+    explorer._pager._go(1000)
+    assert "model.layers.49999.weight" in explorer._rows.value.replace("<wbr>", "")
+    assert "rows 49,951–50,000 of 50,000" in explorer._pager._label.value
+    explorer._controls["module"].value = "layers.4999"
+    assert len(explorer.chosen) == 11 and explorer._pager.page.number == 1
+
+
+def test_without_a_front_end_the_static_view_says_what_it_leaves_out(offloaded, still):
+    bundle = widgets.placement_explorer(fifty_thousand(offloaded))._repr_mimebundle_()
+    assert WIDGET_MIME not in bundle
+    assert "Rows 1–200 of 50,000; the others are in the DataFrame" in bundle["text/html"]
+
+
+def test_a_filter_that_fits_nothing_says_so(offloaded, live):
+    explorer = widgets.placement_explorer(offloaded, Choice(module="no.such.module"))
+    assert explorer.widget is not None and "Nothing fits the filter" in explorer._summary.value
+
+
+def test_the_explorer_keeps_no_model_alive(live):
+    import gc
+    import weakref
+
+    model = nn.Linear(3, 3)
+    explorer = widgets.placement_explorer(model)
+    assert explorer.widget is not None
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None and len(explorer.table) == 2
+
+
+def test_the_explorer_refuses_what_has_no_tensors_and_shows_why_a_load_failed():
+    with pytest.raises(NotAModelError):
+        widgets.placement_explorer(3)
+    failed = diag.load(diag.LoadSpec("tiny", device_map="disk", quantization="nf4", hardware="1GiB+4GiB"))
+    assert "can't be offloaded" in str(widgets.placement_explorer(failed))
+
+
+def test_names_from_a_checkpoint_are_escaped(offloaded, live):
+    evil = offloaded.assign(name="<img src=x onerror=alert(1)>", module="<script>", module_class="<b>")
+    explorer = widgets.placement_explorer(evil)
+    assert explorer.widget is not None
+    assert "<img" not in explorer._rows.value + explorer._summary.value and "<script" not in explorer._summary.value
+
+
+# --- the step player --------------------------------------------------------------------------------------------------
+
+
+def test_the_player_shows_code_output_and_what_changed(live):
+    player = widgets.step_player("hooks-removed")
+    assert player.widget is not None and not is_usable(player._why)
+    for _ in player.scenario.steps:
+        player._next.click()
+    assert not is_usable(player._next) and "It is over" in player._status.value
+    shown = player._shown.value.replace("<wbr>", "")
+    assert "remove_hook_from_module" in shown and "is not on the expected device" in shown
+    assert "18 of 59 names changed." in shown and "offloaded" in shown
+    player._why.click()
+    assert "hooks-removed" in player._card.value
+    player._back.click()
+    assert player._shown.value.count("<h3>") == 0 and is_usable(player._next)
+    player.close()
+
+
+def test_without_a_front_end_the_whole_play_is_shown(still):
+    player = widgets.step_player("quantized-offload-refused")
+    bundle = player._repr_mimebundle_()
+    assert "Make sure you have enough GPU RAM" in bundle["text/html"] and WIDGET_MIME not in bundle
+    player.close()
+
+
+def test_a_step_without_effect_on_the_table_says_so(offloaded):
+    assert str(changes_view(offloaded, offloaded)) == "Nothing changed in the table."
+    moved = offloaded.assign(device=["cpu", *offloaded.device[1:]])
+    assert changed(offloaded, moved).to_dict("records") == [
+        {"name": offloaded.name[0], "what": "device", "before": "simgpu:0", "after": "cpu"}
+    ]
+
+
+def test_an_error_inside_the_player_is_shown_in_it(live, monkeypatch):
+    from diag.reproduce.scenario import Stage
+
+    player = widgets.step_player("quantized-offload-refused")
+    assert player.widget is not None
+    player._next.click()
+    monkeypatch.setattr(Stage, "diagnose", lambda _: 1 / 0)
+    player._why.click()
+    assert "ZeroDivisionError: division by zero" in player._card.value
+    player.close()
+
+
+def test_a_press_that_can_do_nothing_is_answered_and_its_button_keeps_the_focus(live):
+    player = widgets.step_player("quantized-offload-refused")
+    assert player.widget is not None
+    for press, says in ((player._why, "Play a step first"), (player._back, "This is the start")):
+        press.click()
+        assert says in player._status.value and not press.disabled
+    for _ in range(len(player.scenario.steps) + 1):
+        player._next.click()
+        assert not player._next.disabled, "a front end takes the focus from a disabled button"
+    assert "There is no further step" in player._status.value
+    player.close()
+
+
+def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monkeypatch):
+    """The kernel hears of such a press only when the step is done; the front end's clock tells when it was made."""
+    player = widgets.step_player("hooks-removed")
+    assert player.widget is not None
+    pressed = datetime(2026, 1, 1, tzinfo=UTC)
+    parent = {"header": {"date": pressed}}
+    shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: parent))
+    monkeypatch.setattr("diag.views.widgets.clicks.current_shell", lambda: shell)
+    player._next.click()
+    parent["header"]["date"] = pressed + timedelta(microseconds=1)
+    player._next.click()
+    assert len(player._views) == 1 and "was not counted" in player._status.value
+    parent["header"]["date"] = pressed + timedelta(minutes=5)
+    player._next.click()
+    assert len(player._views) == 2
+    player.close()
+
+
+def test_pages_are_turned_without_a_disabled_button(offloaded, live):
+    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
+    assert explorer.widget is not None
+    pager = explorer._pager
+    pager._on[1].click()
+    assert pager.page.number == 1000 and not is_usable(pager._on[1]) and not pager._on[1].disabled
+    pager._on[1].click()
+    assert pager.page.number == 1000
