@@ -16,6 +16,7 @@ from diag.sweep.isolate.pool import Task, run
 
 CELLS = "misbehaving_cells"
 HERE = str(Path(__file__).parent)
+PYTHONPATH = os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))
 forks = pytest.mark.skipif(posix.start_method() != "forkserver", reason="needs a supervisor that forks")
 
 
@@ -53,7 +54,7 @@ def run_script(code, folder, *how, **options):
     """Run code the way a user does, from a folder of its own."""
     script = Path(folder) / "script.py"
     script.write_text(textwrap.dedent(code))
-    environment = {**os.environ, "PYTHONPATH": HERE}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [sys.executable, *(how or [str(script)])]
     with open(script) as stdin:
         return subprocess.run(

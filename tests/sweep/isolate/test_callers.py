@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from isolation_helpers import CELLS, HERE, call, forks, gone, run_script, task, wait_for
+from isolation_helpers import CELLS, PYTHONPATH, call, forks, gone, run_script, task, wait_for
 
 from diag.errors import DiagError
 from diag.machine import processes as posix
@@ -162,7 +162,7 @@ def test_a_notebook_works_and_an_interrupt_of_its_kernel_keeps_what_was_finished
     nbclient = pytest.importorskip("nbclient")
     from nbformat.v4 import new_code_cell, new_notebook
 
-    monkeypatch.setenv("PYTHONPATH", HERE)
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     note = str(tmp_path / "pids")
     tasks = f'[Task("a", "{CELLS}:double", 1), Task("b", "{CELLS}:note_and_hang", {note!r})]'
     cells = [
@@ -210,7 +210,7 @@ def hanging_script(tmp_path, *arguments):
     note = tmp_path / "pids"
     caller = subprocess.Popen(
         [sys.executable, "-c", HANGING, str(note), *arguments],
-        env={**os.environ, "PYTHONPATH": HERE},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -23,10 +23,12 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 from diag.errors import DiagError
 from diag.machine import processes as posix
+from diag.sweep.isolate import child, supervisor
 from diag.sweep.isolate.wire import (
     FOLDER_PREFIX,
     READY,
@@ -49,7 +51,7 @@ VOLATILE = frozenset(
 _BOOT = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; import json; "
     "sys.path[:] = json.loads(open(0, 'rb', 0, closefd=False).readline()); "
-    "from diag.sweep.{program} import main; main()"
+    "from {module} import main; main()"
 )
 
 
@@ -80,7 +82,7 @@ class ForkServer:
         self.surroundings = surroundings(preload)
         self.reports: queue.SimpleQueue[Report | Lost] = queue.SimpleQueue()
         self._ready, self._log = False, Tail()
-        self._process: Any = _interpreter("supervisor")
+        self._process: Any = _interpreter(supervisor)
         _servers.add(self)
         self._stderr = _in_thread(_drain, self._process.stderr.fileno(), self._log.add)
         self._receiver = _in_thread(self._receive)
@@ -152,7 +154,7 @@ class Spawner:
             with self._lock:
                 if self._closed:
                     return
-                process = _interpreter("child")
+                process = _interpreter(child)
                 self._processes.add(process)
             report = _attend(process, call, folder)
             with self._lock:
@@ -226,10 +228,11 @@ def _path() -> list[str]:
     return [os.fspath(p) for p in sys.path if isinstance(p, str | os.PathLike)]
 
 
-def _interpreter(program: str) -> Any:  # a subprocess.Popen whose three pipes are there
-    """A fresh interpreter that runs `diag.sweep.<program>.main` and sees the caller's `sys.path`."""
+def _interpreter(program: ModuleType) -> Any:  # a subprocess.Popen whose three pipes are there
+    """A fresh interpreter that runs `main` of a module beside this one and sees the caller's `sys.path`."""
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", _BOOT.format(program=program), f"diag-{program}"]
+    name = program.__name__
+    command = [sys.executable, "-c", _BOOT.format(module=name), f"diag-{name.rpartition('.')[2]}"]
     try:
         process: Any = subprocess.Popen(command, bufsize=0, **pipes, **posix.new_session_arguments())
     except (OSError, ValueError) as e:
