@@ -37,7 +37,7 @@ def test_disk_and_offload_put_blocks_where_they_say(any_sample, preset):
     outcome = load(any_sample, device_map=preset)
     assert outcome.error is None, outcome.error
     table = diag.placement(outcome.model)
-    from diag.models.maps import block_paths
+    from diag.loading.presets import block_paths
 
     blocks = block_paths(outcome.model)
     devices = [outcome.resolved_map.get(block, "first") for block in blocks]

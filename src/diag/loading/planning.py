@@ -14,10 +14,11 @@ from diag.loading.checkpoint.files import Checkpoint, find_checkpoint
 from diag.loading.modelclass import load_config, may_run_its_code, model_class
 from diag.loading.needs import check_devices
 from diag.loading.packing import NOTHING, Packed, is_packed_class, packed_of
+from diag.loading.presets import check_map, disk_map, offload_map
 from diag.loading.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
 from diag.loading.transformers_private import skeleton
 from diag.machine.here import accelerator_name, usable_memory, use_hardware
-from diag.models.maps import check_map, device_for, disk_map, offload_map
+from diag.models.maps import device_for
 from diag.models.tensors import tie_sources
 from diag.values.hardware import format_size
 from diag.values.spec import AS_STORED, AUTO_PRESETS, LoadSpec

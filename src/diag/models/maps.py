@@ -1,123 +1,10 @@
-"""Device maps that diag writes itself (`disk`, `offload`), and what a given map lacks. Pure: reads a meta model."""
+"""Reads device maps: what a map says of a module or tensor. Maps are written in `loading/presets.py`."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
-
-from torch import nn
-
-from diag.errors import SpecError, UnsupportedError
-
-Device = str | int
-
-
-def block_paths(model: nn.Module) -> tuple[str, ...]:
-    """The outermost modules of a class in `_no_split_modules`, in order; else the members of its module lists."""
-    classes = set(getattr(model, "_no_split_modules", None) or ())
-    found = tuple(_outermost(model, lambda m: type(m).__name__ in classes))
-    if found:
-        return found
-    lists = tuple(_outermost(model, lambda m: isinstance(m, nn.ModuleList)))
-    return tuple(f"{path}.{i}" for path in lists for i in range(len(model.get_submodule(path))))  # type: ignore[arg-type]
-
-
-def _outermost(module: nn.Module, wanted: Any, path: str = "") -> Iterator[str]:
-    if path and wanted(module):
-        yield path
-        return
-    for name, child in module.named_children():
-        yield from _outermost(child, wanted, f"{path}.{name}" if path else name)
-
-
-def disk_map(model: nn.Module, first: Device, tied: Iterable[str]) -> dict[str, Device]:
-    """Every block on disk, the rest on the first device."""
-    return _with_rest(model, dict.fromkeys(_movable_blocks(model, tied), "disk"), first)
-
-
-def offload_map(model: nn.Module, first: Device, tied: Iterable[str]) -> dict[str, Device]:
-    """Blocks by thirds on the first device, the CPU and disk; tied groups and all outside blocks on the first."""
-    blocks = _movable_blocks(model, tied)
-    thirds: tuple[Device, ...] = (first, "cpu", "disk")
-    places = {block: thirds[min(2, i * 3 // len(blocks))] for i, block in enumerate(blocks)}
-    return _with_rest(model, places, first)
-
-
-def _movable_blocks(model: nn.Module, tied: Iterable[str]) -> tuple[str, ...]:
-    tied = tuple(tied)
-    blocks = tuple(b for b in block_paths(model) if not any(name.startswith(f"{b}.") for name in tied))
-    if not blocks:
-        raise UnsupportedError(
-            f"{type(model).__name__} has no blocks that could be offloaded.",
-            why="its class declares no _no_split_modules and it has no module lists.",
-            next_step="write the map yourself: device_map={'module.name': 'disk', …}.",
-        )
-    return blocks
-
-
-def _with_rest(model: nn.Module, places: dict[str, Device], first: Device) -> dict[str, Device]:
-    rest = dict.fromkeys(_rest(model, "", frozenset(places)), first)
-    return {**rest, **places}
-
-
-def _rest(module: nn.Module, path: str, taken: frozenset[str]) -> Iterator[str]:
-    """The fewest names that cover everything outside `taken`: whole modules, and single tensors of split ones."""
-    dot = f"{path}." if path else ""
-    for name, child in module.named_children():
-        inner = f"{dot}{name}"
-        if inner in taken:
-            continue
-        if any(block.startswith(f"{inner}.") for block in taken):
-            yield from _rest(child, inner, taken)
-        else:
-            yield inner
-    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None:
-            yield f"{dot}{name}"
-
-
-def check_map(model: nn.Module, device_map: Mapping[str, Any]) -> None:
-    """Raises SpecError when a map names modules that do not exist or leaves tensors without a device."""
-    known = {path for path, _ in model.named_modules()} | {n for n, _ in _named_tensors(model)}
-    unknown = sorted(set(device_map) - known)
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-        raise SpecError(
-            f"the device map names {len(unknown)} modules that {type(model).__name__} does not have: "
-            f"{', '.join(map(repr, unknown[:4]))}{' …' * (len(unknown) > 4)}.",
-            why="transformers would leave them out without a word.",
-            next_step=f"did you mean {close[0]!r}? " if close else "print([n for n, _ in model.named_modules()]).",
-        )
-    uncovered = [name for name, _ in _named_tensors(model) if device_for(name, device_map) is None]
-    if uncovered:
-        raise SpecError(
-            f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them.",
-            why=f"no key of the map is a prefix of its name; the map has {len(device_map)} keys.",
-            next_step="add the missing modules, or '' for all the rest.",
-        )
-    _refuse_nested(model, device_map)
-
-
-def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
-    """accelerate gives the outer entry's hook every tensor below it, also those that an inner entry offloads."""
-    accelerators = any(device not in ("cpu", "disk") for device in device_map.values())
-    for inner, device in device_map.items():
-        outer = next((name for name in ancestors(inner) if name in device_map), None)
-        if outer is None or device == device_map[outer]:
-            continue
-        outside_is_offloaded = device_map[outer] == "disk" or (device_map[outer] == "cpu" and accelerators)
-        if device == "disk" or outside_is_offloaded:
-            others = [path for path, _ in model.get_submodule(outer).named_children()]
-            raise UnsupportedError(
-                f"the device map can't be dispatched: {inner!r} on {device!r} is inside "
-                f"{outer!r} on {device_map[outer]!r}.",
-                why="accelerate would fail with ValueError, weight is on the meta device "
-                "(attach_align_device_hook_on_blocks in accelerate/hooks.py, 1.15.0).",
-                next_step=f"name the parts of {outer or 'the model'!r} one by one in its place: "
-                f"{', '.join(others[:4])}{' …' * (len(others) > 4)}.",
-            )
 
 
 def device_for(path: str, device_map: Mapping[str, Any], default: Any = None) -> Any:
@@ -130,8 +17,3 @@ def ancestors(path: str) -> Iterator[str]:
     while path:
         path = path.rpartition(".")[0]
         yield path
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
