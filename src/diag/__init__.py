@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from diag.values import showing
+
 __version__ = "0.1.0"
 
 _HOME = {
@@ -38,6 +40,8 @@ _HOME = {
 _MODULES = {"causes": "diag.diagnosis.causes", "samples": "diag.loading.samples"}
 
 __all__ = sorted([*_HOME, *_MODULES])
+
+showing.register_later(lambda: importlib.import_module("diag.views.shown"))
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diag.errors import SpecError
-from diag.values.hardware import Hardware, format_exact, parse_size
+from diag.values.hardware import Hardware
 
 GIB = 2**30
 
@@ -38,8 +38,3 @@ def test_what_is_no_machine_is_refused_with_the_grammar(text):
 
 def test_free_is_what_others_left():
     assert Hardware.parse("24GiB-6GiB,24GiB").free == (18 * GIB, 24 * GIB)
-
-
-@pytest.mark.parametrize("nbytes", [1, 1000, 1024, 10**9, 2**30, 3 * 2**29, 123456789])
-def test_exact_sizes_read_back_exactly(nbytes):
-    assert parse_size(format_exact(nbytes), "x") == nbytes

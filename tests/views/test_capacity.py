@@ -27,18 +27,18 @@ def test_one_peak_fills_a_small_gpu_and_not_a_large_one():
     view = plots.memory_and_time(frame(*({**row, **peaks} for row in rows)))
     assert widths(view.html)[1::2] == [99.3, 1.2]
     assert "298 MiB of 300 MiB on simgpu:0 (99%)" in view.text
-    assert "298 MiB of 24.0 GiB on simgpu:0 (1%)" in view.text
+    assert "298 MiB of 24 GiB on simgpu:0 (1%)" in view.text
 
 
 def test_number_and_per_cent_stand_beside_each_bar():
     html = plots.memory_and_time(frame(worked("auto", hardware=SIMULATED))).html.replace("\u00a0", " ")
-    for words in ("541 MiB of 8.00 GiB (7%)", "simgpu:0 270 MiB of 300 MiB (90%)", "simgpu:1 200 MiB of 300 MiB (67%)"):
+    for words in ("541 MiB of 8 GiB (7%)", "simgpu:0 270 MiB of 300 MiB (90%)", "simgpu:1 200 MiB of 300 MiB (67%)"):
         assert words in html
 
 
 def test_what_others_hold_is_a_part_of_the_capacity():
     (peak,) = device_peaks(on("24GiB-6GiB"))
-    assert (peak.room, peak.held, peak.others) == (24 * 2**30, 6 * 2**30, "others hold 6.00 GiB")
+    assert (peak.room, peak.held, peak.others) == (24 * 2**30, 6 * 2**30, "others hold 6 GiB")
     html = plots.memory_and_time(frame(worked("auto", hardware="24GiB-6GiB"))).html
     assert widths(html, "bar held") == [25.0]
 
@@ -47,7 +47,7 @@ def test_a_real_device_is_held_against_what_was_free_before_the_load():
     free = json.dumps({"cpu": 2**33, "cuda:0": 2**30})
     row = worked("auto", peak_device_bytes=json.dumps({"cuda:0": 2**29}), free_bytes_before=free)
     said = peaks_in_words(frame(row).iloc[0])
-    assert said == "541 MiB of 8.00 GiB free host memory (7%) and 512 MiB of 1.00 GiB free on cuda:0 (50%)"
+    assert said == "541 MiB of 8 GiB free host memory (7%) and 512 MiB of 1 GiB free on cuda:0 (50%)"
     assert "free on a real one before the load" in plots.memory_and_time(frame(row)).html
 
 

@@ -2,27 +2,7 @@
 
 from __future__ import annotations
 
-import pandas as pd
-import pytest
-
 from diag.views import wording
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1023, "1.00 KiB"), (541 * 2**20, "541 MiB"), (2**40 - 1, "1.00 TiB"), (pd.NA, "")],
-)
-def test_sizes_have_three_digits(nbytes, text):
-    assert wording.bytes_text(nbytes) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (0.0004, "< 0.001 s"), (0.052, "0.052 s"), (0.6, "0.60 s"), (2.1, "2.10 s"), (14.2, "14.2 s"),
-     (200, "3 min 20 s"), (float("nan"), "")],
-)  # fmt: skip
-def test_times_read_alike_from_milliseconds_to_minutes(seconds, text):
-    assert wording.seconds_text(seconds) == text
 
 
 def test_device_peaks_come_from_their_json_and_anything_else_is_empty():

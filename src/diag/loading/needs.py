@@ -13,8 +13,8 @@ from diag.errors import CheckpointError, CouldNotJudgeError, SpecError, Unsuppor
 from diag.loading.packing import refuse_unfit
 from diag.machine.folders import nearest_existing
 from diag.machine.here import accelerator_name, device_count
-from diag.values.hardware import format_size
 from diag.values.spec import LoadSpec
+from diag.values.units import format_size
 
 if TYPE_CHECKING:
     from diag.loading.planning import Plan

@@ -20,8 +20,8 @@ from diag.loading.transformers_private import skeleton
 from diag.machine.here import accelerator_name, usable_memory, use_hardware
 from diag.models.maps import device_for
 from diag.models.tensors import tie_sources
-from diag.values.hardware import format_size
 from diag.values.spec import AS_STORED, AUTO_PRESETS, LoadSpec
+from diag.values.units import format_size
 
 Device = str | int
 

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ except ImportError:  # Windows
 
 _LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+
+
+def process_started() -> float:
+    """When this process began, in seconds since the epoch."""
+    return psutil.Process().create_time()
+
+
+def seconds_left(deadline: float | None, started: float) -> float | None:
+    """Seconds that are left of a deadline that counts from `started` (seconds since the epoch); a second at least."""
+    return None if deadline is None else max(1.0, deadline - (time.time() - started))
 
 
 def start_method() -> str:

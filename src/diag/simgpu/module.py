@@ -12,7 +12,7 @@ import torch
 
 from diag.simgpu import memory, streams
 from diag.simgpu.private import NAME
-from diag.values.hardware import format_size
+from diag.values.units import format_size
 
 
 class Module:

@@ -18,8 +18,8 @@ from diag.machine.folders import nearest_existing
 from diag.machine.holders import compute_modes, gpu_holders
 from diag.proving.probing import is_function
 from diag.proving.savedrequest import check_request, is_saved_request
-from diag.values.hardware import format_size
 from diag.values.spec import LoadSpec
+from diag.values.units import format_size
 
 _RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a small model
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diag.sweep.cell.measure import Planned
-from diag.values.hardware import format_size
+from diag.values.units import format_size
 
 _CALM_SHARE = 0.5  # of the host's memory: above, a person is asked first
 

@@ -10,8 +10,8 @@ from diag.sweep.cell.measure import Failure, Planned, Survey, describe
 from diag.sweep.isolate.pool import Death, Ended, Task, run
 from diag.sweep.preflight import Before
 from diag.sweep.state import Sweep
-from diag.values.hardware import format_size
 from diag.values.spec import LoadSpec
+from diag.values.units import format_size
 
 _CELL = "diag.sweep.cell.measure"
 _LOOK_SECONDS = 60.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
+from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
 from diag.values.text import with_code, wrapped
 
@@ -17,7 +18,7 @@ _FRAME_COLUMNS = ("cause", "certainty", "severity", "title", "module", "tensors"
 
 
 @dataclass(frozen=True)
-class Fix:
+class Fix(Shown):
     """One way out. `action` is `reload` (with `spec`), the name of a repair that `fix` knows, or `by-hand`.
 
     `because` is the reason in a sentence, `code` what a person would type, `nbytes` the memory it takes (bytes, None:
@@ -41,19 +42,9 @@ class Fix:
     def __repr__(self) -> str:
         return f"Fix({self.action!r}, {self.because!r})"
 
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.fix_view(self))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from diag.views.shown import fix_view
-
-        printer.text(fix_view(self).text)
-
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Shown):
     """One cause with its evidence. Holds text and numbers only, so that it keeps no model, frame or tensor alive.
 
     `cause` is an id of the catalogue, `certainty` one of `CERTAINTIES` (`shown`: the state proves it), `severity` one
@@ -92,16 +83,6 @@ class Finding:
     def __repr__(self) -> str:
         return f"Finding({self.cause!r}, {self.certainty!r}, {self.title!r})"
 
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.finding_view(self))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from diag.views.shown import finding_view
-
-        printer.text(finding_view(self).text)
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -112,7 +93,7 @@ class Subject:
     inputs: Any = field(default=None, repr=False)
 
 
-class Findings(Sequence[Finding]):
+class Findings(Shown, Sequence[Finding]):
     """Findings, the first cause first; empty means healthy. `looked_at` says what was examined.
 
     `subject` keeps the model and spec until the findings are dropped; a single Finding keeps neither.
@@ -166,16 +147,6 @@ class Findings(Sequence[Finding]):
             for f in self._items
         ]  # fmt: skip
         return pd.DataFrame(rows, columns=list(_FRAME_COLUMNS))
-
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.findings_view(self))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from diag.views.shown import findings_view
-
-        printer.text(findings_view(self).text)
 
 
 def names_in_words(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from diag.errors import SpecError
+from diag.values.showing import ShownAsHtml
+from diag.values.units import format_exact, parse_size
 
-_UNITS = {
-    "GIB": 2**30, "MIB": 2**20, "GB": 10**9, "MB": 10**6, "KIB": 2**10, "KB": 10**3, "B": 1,
-}  # fmt: skip
-_SPELLING = {"GIB": "GiB", "MIB": "MiB", "KIB": "KiB"}
 _SIZE = r"\d+(?:\.\d+)?\s*[A-Za-z]+"
 _ITEM = re.compile(rf"(?:(\d+)\s*x\s*)?({_SIZE})(?:\s*-\s*({_SIZE}))?\Z", re.IGNORECASE)
 _GRAMMAR = "[N x]SIZE[-TAKEN][,…][+HOST], for example 2x24GiB+64GiB, 24GiB,80GiB or 24GiB-6GiB (6 GiB taken by others)"
 
 
 @dataclass(frozen=True)
-class Hardware:
+class Hardware(ShownAsHtml):
     """A simulated machine: capacities in bytes of its GPUs, of its host (None: this machine's), and what others hold.
 
     >>> Hardware.parse("2x24GiB+64GiB").gpus
@@ -74,47 +71,6 @@ class Hardware:
     def __repr__(self) -> str:
         return f"Hardware.parse({str(self)!r})"
 
-    def _repr_html_(self) -> str:
-        from diag.views import shown
 
-        return shown.as_html(shown.hardware_view(self))
-
-
-def parse_size(value: Any, field: str) -> int:
-    """Bytes of `'20GiB'`, `'20GB'` (decimal) or a whole number. Raises SpecError.
-
-    >>> parse_size("1.5GiB", "max_memory")
-    1610612736
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = re.match(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\Z", value.strip()) if isinstance(value, str) else None
-    if match is None or match[2].upper() not in _UNITS:
-        raise SpecError(
-            f"{field}: {value!r} is not a size.",
-            why="a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B.",
-            next_step="write for example '24GiB'.",
-        )
-    return round(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def format_exact(nbytes: int) -> str:
-    """The shortest text that `parse_size` reads back as the same number of bytes."""
-    unit = next(name for name, factor in _UNITS.items() if nbytes % factor == 0 and nbytes)
-    return f"{nbytes // _UNITS[unit]}{_SPELLING.get(unit, unit)}"
-
-
-def format_size(nbytes: float) -> str:
-    """A size for people: one decimal, the unit that keeps the number between 1 and 1024.
-
-    >>> format_size(538_000_000), format_size(300 * 1024), format_size(12)
-    ('513.1 MiB', '300 KiB', '12 B')
-    """
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if nbytes >= factor:
-            return f"{nbytes / factor:,.1f}".removesuffix(".0") + f" {unit}"
-    return f"{nbytes:.0f} B"
-
-
-def _wrong(value: Any, why: str) -> SpecError:
+def _wrong(value: object, why: str) -> SpecError:
     return SpecError(f"hardware {value!r} is not valid.", why=why, next_step=f"write {_GRAMMAR}.")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Shown):
     """Whether a loaded model gives the answer of its twin, and itself twice.
 
     The twin is the same checkpoint, dtype and quantization, with the same modules packed, on the CPU without a map.
@@ -41,19 +42,9 @@ class Proof:
     def __repr__(self) -> str:
         return f"Proof({self.proved}, {self.reason!r})"
 
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.proof_view(self))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from diag.views.shown import proof_view
-
-        printer.text(proof_view(self).text)
-
 
 @dataclass(frozen=True)
-class LoadOutcome:
+class LoadOutcome(Shown):
     """A model or an error, never both.
 
     `seconds` is the load alone; `peak_bytes` maps each device (`cpu`, `cuda:0`, `simgpu:1`, …) to the peak in bytes
@@ -89,13 +80,3 @@ class LoadOutcome:
         state = type(self.model).__name__ if self.ok else f"{type(self.error).__name__}"
         where = " (simulated)" if self.simulated else ""
         return f"LoadOutcome({self.spec!r}{where}: {state} in {self.seconds:.1f} s)"
-
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.outcome_view(self))
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from diag.views.shown import outcome_view
-
-        printer.text(outcome_view(self).text)

@@ -30,12 +30,13 @@ from diag.values.fields import (
     parse_quantization,
 )
 from diag.values.hardware import Hardware
+from diag.values.showing import ShownAsHtml
 
 __all__ = ["AS_STORED", "AUTO_PRESETS", "PRESETS", "QUANTIZATIONS", "LoadSpec", "grid"]
 
 
 @dataclass(frozen=True)
-class LoadSpec:
+class LoadSpec(ShownAsHtml):
     """One way to load one model; hashable, so it can be a key.
 
     `model` is a hub id, a local folder or a sample name. `device_map` is one of `PRESETS` or a map from module
@@ -150,11 +151,6 @@ class LoadSpec:
         if self.hardware is not None:
             shown.append(f"hardware={str(self.hardware)!r}")
         return f"LoadSpec({', '.join(shown)})"
-
-    def _repr_html_(self) -> str:
-        from diag.views import shown
-
-        return shown.as_html(shown.spec_view(self))
 
 
 def grid(

@@ -1,14 +1,17 @@
-"""Prose for terminals: lines of at most 100 columns that break between words only. Standard library only."""
+"""Prose for people: wrapped lines, sentences, lists, counts, the first line of an error. Standard library only."""
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 
 WIDTH = 100
-# What is read or copied as one: quoted code, a call, an argument, a size with its unit.
+# What is read or copied as one: quoted code, a call, an argument, a size or a time with its unit.
 _TOGETHER = re.compile(r"`[^`\n]+`|[\w.]+\([^()\n]*\)|\w+='[^'\n]*'|\d (?:[KMGT]i)?B\b|\d (?:s|min)\b")
 _HOLD = "\x00"
+_LIBRARIES = ("bitsandbytes", "accelerate", "transformers", "diffusers", "cuBLAS", "sentence-transformers")
+_CODE = re.compile(r"\w[._:=]\w|\(")
 
 
 def wrapped(text: str, label: str = "", *, indent: int | None = None, width: int = WIDTH) -> str:
@@ -20,7 +23,13 @@ def wrapped(text: str, label: str = "", *, indent: int | None = None, width: int
     """
     hanging = " " * (len(label) if indent is None else indent)
     held = _TOGETHER.sub(lambda match: match[0].replace(" ", _HOLD), text)
-    return "\n".join(_lines(held, label, hanging, width)).replace(_HOLD, " ")
+    wrapper = textwrap.TextWrapper(width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+    lines: list[str] = []
+    for part in held.split("\n"):
+        wrapper.initial_indent = hanging if lines else label
+        fits = len(wrapper.initial_indent) + len(part) <= width
+        lines += [wrapper.initial_indent + part] if fits else wrapper.wrap(part)
+    return "\n".join(lines).replace(_HOLD, " ")
 
 
 def with_code(text: str, code: str, label: str = "") -> str:
@@ -30,13 +39,62 @@ def with_code(text: str, code: str, label: str = "") -> str:
     return "\n".join([wrapped(text, label), *lines])
 
 
-def _lines(text: str, label: str, hanging: str, width: int) -> list[str]:
-    lines: list[str] = []
-    for part in text.split("\n"):
-        before = hanging if lines else label
-        if len(before) + len(part) <= width:
-            lines.append(before + part)
-        else:
-            lines += textwrap.wrap(part, width, initial_indent=before, subsequent_indent=hanging,
-                                   break_long_words=False, break_on_hyphens=False)  # fmt: skip
-    return lines
+def first_line(said: object) -> str:
+    """The first line of a text or an error that is not blank; empty where there is none, and for None.
+
+    >>> first_line(ValueError("\\n  no such file\\nin /tmp"))
+    'no such file'
+    """
+    lines = "" if said is None else str(said)
+    return next((line.strip() for line in lines.splitlines() if line.strip()), "")
+
+
+def last_line(text: str) -> str:
+    """The last line that is not blank; empty where there is none."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def error_line(error: BaseException | None) -> str:
+    """An error's class and the first line of its text; empty for None.
+
+    >>> error_line(ValueError("too small\\nfor this")), error_line(MemoryError())
+    ('ValueError: too small', 'MemoryError')
+    """
+    if error is None:
+        return ""
+    text = first_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
+def sentence(text: str) -> str:
+    """The text with a capital and a full stop; names of code and of libraries stay as they are written.
+
+    >>> sentence("a model was moved"), sentence("torch.compile traced the model"), sentence("")
+    ('A model was moved.', 'torch.compile traced the model.', '')
+    """
+    text = text.strip()
+    first = text.partition(" ")[0]
+    if not (first.removesuffix("'s") in _LIBRARIES or _CODE.search(first)):
+        text = capital(text)
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+def count_text(count: int, noun: str) -> str:
+    """
+    >>> count_text(1, "tensor"), count_text(3, "tensor")
+    ('1 tensor', '3 tensors')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def list_text(items: Sequence[str]) -> str:
+    """
+    >>> list_text(["auto", "cpu", "disk"])
+    'auto, cpu and disk'
+    """
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)

@@ -4,7 +4,7 @@
 >>> row = pd.Series({"hardware": "300MiB+8GiB", "peak_host_bytes": 2**30,
 ...                  "peak_device_bytes": '{"simgpu:0": 312475648}', "free_bytes_before": None})
 >>> peaks_in_words(row)
-'1.00 GiB of 8.00 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
+'1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import pandas as pd
 
 from diag.errors import SpecError
 from diag.values.hardware import Hardware
+from diag.values.text import list_text
+from diag.values.units import format_size, is_missing
 from diag.views.markup import escape, tag
-from diag.views.wording import THIS_MACHINE, bytes_text, device_bytes, is_missing, list_text, sentence
+from diag.views.wording import THIS_MACHINE, cell_text, device_bytes
 
 HOST = "host"
 _EXPLAINED = {
@@ -55,12 +57,12 @@ class Peak:
     def size(self) -> str:
         """The peak and its room, for example `298 MiB of 300 MiB`."""
         if self.room is None:
-            return bytes_text(self.peak)
-        return f"{bytes_text(self.peak)} of {bytes_text(self.room)}" + (" free" if self.kind == "free" else "")
+            return format_size(self.peak)
+        return f"{format_size(self.peak)} of {format_size(self.room)}" + (" free" if self.kind == "free" else "")
 
     @property
     def others(self) -> str:
-        return f"others hold {bytes_text(self.held)}" if self.held else ""
+        return f"others hold {format_size(self.held)}" if self.held else ""
 
 
 def host_peak(row: pd.Series) -> Peak | None:
@@ -128,7 +130,7 @@ def _part(style: str, nbytes: int, scale: float) -> str:
 
 
 def _simulated(row: pd.Series) -> Hardware | None:
-    text = sentence(row["hardware"])
+    text = cell_text(row["hardware"])
     if not text or text == THIS_MACHINE:
         return None
     try:

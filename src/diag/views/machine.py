@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diag.machine.environment import Device, Environment, Holder, environment
+from diag.values.units import format_size
 from diag.views.markup import View, escape, notice, tag
-from diag.views.wording import bytes_text
 
 _FIRST = ("diag", "torch", "transformers", "accelerate", "bitsandbytes", "peft", "diffusers")
 
@@ -38,11 +38,11 @@ def _device(device: Device) -> str:
 
 
 def _holder(holder: Holder) -> str:
-    return f"{bytes_text(holder.nbytes) or 'unknown size'} by {holder.program} ({holder.owner})"
+    return f"{format_size(holder.nbytes) or 'unknown size'} by {holder.program} ({holder.owner})"
 
 
 def _room(free: int | None, total: int | None) -> str:
-    return f"{bytes_text(free) or '?'} free of {bytes_text(total) or '?'}"
+    return f"{format_size(free) or '?'} free of {format_size(total) or '?'}"
 
 
 def _folded(known: Environment) -> str:

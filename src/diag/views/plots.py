@@ -16,11 +16,12 @@ import diag
 from diag.errors import DiagError
 from diag.values.spec import LoadSpec
 from diag.values.text import wrapped
+from diag.values.units import format_seconds, is_missing
 from diag.views import strips
 from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words, picture
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.rows import described, grouped, label, plain_label
-from diag.views.wording import is_missing, number_text, seconds_text, sentence, status_word
+from diag.views.wording import cell_text, number_text, status_word
 
 _LEGEND = (
     (strips.Place("simgpu:0"), "on accelerator 0, 1, …"),
@@ -74,15 +75,15 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     lines = [
         (
             label(rows),
-            _bar(row["load_seconds"], scales[0], seconds_text),
-            _bar(row["forward_seconds"], scales[1], seconds_text),
+            _bar(row["load_seconds"], scales[0], format_seconds),
+            _bar(row["forward_seconds"], scales[1], format_seconds),
             *("".join(picture(peak, tallest[side]) for peak in pair[side]) for side in (0, 1)),
         )[:kept]
         for (rows, row), pair in zip(groups, peaks)
     ]
     texts = [
-        f"{plain_label(rows)}: loads in {seconds_text(row['load_seconds']) or '?'}, a forward takes "
-        f"{seconds_text(row['forward_seconds']) or '?'}, peaks at {peaks_in_words(row) or '?'}"
+        f"{plain_label(rows)}: loads in {format_seconds(row['load_seconds']) or '?'}, a forward takes "
+        f"{format_seconds(row['forward_seconds']) or '?'}, peaks at {peaks_in_words(row) or '?'}"
         for rows, row in groups
     ]
     bars = explained([peak for pair in peaks for side in pair for peak in side])
@@ -102,13 +103,13 @@ def logit_difference(frame: pd.DataFrame) -> View:
             status(row["status"]),
             _log_bar(row["max_abs_diff"]),
             _log_bar(row["quality_kl"]),
-            breakable(sentence(row["reason"])),
+            breakable(cell_text(row["reason"])),
         )
         for rows, row in groups
     ]
     texts = [
         f"{plain_label(rows)}: {status_word(row['status']).text}, logits differ by {number_text(row['max_abs_diff'])}, "
-        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}. {sentence(row['reason'])}"
+        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}. {cell_text(row['reason'])}"
         for rows, row in groups
     ]
     caption = (

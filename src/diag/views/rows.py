@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from diag.values.spec import LoadSpec
+from diag.values.units import is_missing
 from diag.views.markup import breakable, escape, tag
-from diag.views.wording import THIS_MACHINE, is_missing, map_text
+from diag.views.wording import THIS_MACHINE, map_text
 
 Group = tuple[list[pd.Series], pd.Series]
 

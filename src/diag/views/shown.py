@@ -1,22 +1,22 @@
 """How diag's values show themselves in a notebook: spec, hardware, outcome, proof, fix and findings as views.
 
-The values themselves load this lazily, when a notebook asks for their HTML. Everything is escaped and redacted.
+`values.showing` has this imported when a notebook first asks for one. Everything is escaped and redacted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from diag.values.finding import Finding, Findings, Fix
+from diag.values.hardware import Hardware
+from diag.values.outcome import LoadOutcome, Proof
+from diag.values.showing import Drawing, register
+from diag.values.spec import LoadSpec
 from diag.values.text import wrapped
+from diag.values.units import format_seconds, format_size
 from diag.views.markup import View, breakable, escape, fragment, notice, tag, visible
-from diag.views.wording import bytes_text, number_text, seconds_text
-
-if TYPE_CHECKING:
-    from diag.values.finding import Finding, Findings, Fix
-    from diag.values.hardware import Hardware
-    from diag.values.outcome import LoadOutcome, Proof
-    from diag.values.spec import LoadSpec
+from diag.views.wording import number_text
 
 _CERTAIN = {"shown": "shown by the state", "likely": "likely", "possible": "possible"}
 _TONES = {"error": "bad", "silent": "bad", "info": "good"}
@@ -28,11 +28,6 @@ _VERDICTS = {
 }
 _GITHUB = "https://github.com/"
 _NAMES, _NOTES, _OPEN = 6, 3, 2
-
-
-def as_html(view: View) -> str:
-    """A view's HTML with its style sheet, as `_repr_html_` returns it."""
-    return fragment(view.html)
 
 
 def spec_view(spec: LoadSpec) -> View:
@@ -53,22 +48,22 @@ def spec_view(spec: LoadSpec) -> View:
 def hardware_view(hardware: Hardware) -> View:
     """A simulated machine: each GPU with its capacity and what others hold, and the host."""
     gpus = [
-        (f"simgpu:{i}", bytes_text(size) + (f", of which others hold {bytes_text(held)}" if held else ""))
+        (f"simgpu:{i}", format_size(size) + (f", of which others hold {format_size(held)}" if held else ""))
         for i, (size, held) in enumerate(zip(hardware.gpus, hardware.taken))
     ]
-    host = "this machine's memory" if hardware.host is None else bytes_text(hardware.host)
+    host = "this machine's memory" if hardware.host is None else format_size(hardware.host)
     words = f"simulated {hardware}: " + "; ".join(f"{name} {size}" for name, size in [*gpus, ("host", host)])
     return View(_title("Hardware", "simulated") + _facts([*gpus, ("host", host)]), words)
 
 
 def outcome_view(outcome: LoadOutcome) -> View:
     """A load: the model it gave or the error it ended in, with seconds, peaks and what was logged."""
-    peaks = ", ".join(f"{device} {bytes_text(size)}" for device, size in outcome.peak_bytes.items())
+    peaks = ", ".join(f"{device} {format_size(size)}" for device, size in outcome.peak_bytes.items())
     missing = ", ".join(outcome.missing_keys[:_NAMES])
     pairs = [
         ("spec", repr(outcome.spec)),
         ("model", type(outcome.model).__name__ if outcome.ok else ""),
-        ("took", seconds_text(outcome.seconds)),
+        ("took", format_seconds(outcome.seconds)),
         ("peak memory", peaks),
         ("not in the checkpoint", missing + _more(len(outcome.missing_keys), _NAMES)),
         ("proof", str(outcome.proof) if outcome.proof is not None else ""),
@@ -100,7 +95,7 @@ def fix_view(fix: Fix) -> View:
     """A fix: what it does and why, the code, what it costs, and the advice not to follow."""
     kind = "by hand: diag can't apply it" if fix.by_hand else f"diag.fix applies it ({fix.action})"
     html = _title("Fix", kind) + tag("p", breakable(_sentence(fix.because))) + _code(fix.code)
-    pairs = [("takes", bytes_text(fix.nbytes)), ("avoid", fix.avoid)]
+    pairs = [("takes", format_size(fix.nbytes)), ("avoid", fix.avoid)]
     words = [wrapped(visible(f"Fix: {fix.because}")), *(f"    {visible(line)}" for line in fix.code.splitlines())]
     return View(html + _facts(pairs), "\n".join([*words, *_lines([("how", kind), *pairs])]))
 
@@ -195,4 +190,24 @@ def _sentence(text: str) -> str:
 
 
 def _limits(value: Any) -> str:
-    return ", ".join(f"{device}: {bytes_text(size)}" for device, size in value)
+    return ", ".join(f"{device}: {format_size(size)}" for device, size in value)
+
+
+def _drawing(draw: Callable[[Any], View]) -> Callable[[Any], Drawing]:
+    def drawn(value: Any) -> Drawing:
+        view = draw(value)
+        return Drawing(fragment(view.html), view.text)
+
+    return drawn
+
+
+for _kind, _draw in (
+    (LoadSpec, spec_view),
+    (Hardware, hardware_view),
+    (LoadOutcome, outcome_view),
+    (Proof, proof_view),
+    (Fix, fix_view),
+    (Finding, finding_view),
+    (Findings, findings_view),
+):
+    register(_kind, _drawing(_draw))

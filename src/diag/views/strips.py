@@ -9,7 +9,8 @@ from itertools import groupby
 
 import pandas as pd
 
-from diag.views.wording import bytes_text, count_text, is_missing
+from diag.values.text import count_text
+from diag.values.units import format_size, is_missing
 
 _LAYER = re.compile(r"(?P<stem>.*?\.)?(?P<index>\d+)(?=\.|$)")
 MISSING = "missing"
@@ -154,7 +155,7 @@ def totals(table: pd.DataFrame) -> str:
         place = place_of(device, mapped, backing)
         sizes[place] = sizes.get(place, 0) + int(nbytes)
     ordered = sorted(sizes.items(), key=lambda item: (not item[0].is_missing, item[0].offloaded, item[0].device))
-    return " · ".join(f"{_short(place)} {bytes_text(size)}" for place, size in ordered)
+    return " · ".join(f"{_short(place)} {format_size(size)}" for place, size in ordered)
 
 
 def counts(table: pd.DataFrame) -> str:

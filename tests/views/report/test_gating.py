@@ -14,7 +14,6 @@ import pytest
 from diag.errors import SpecError
 from diag.sweep.results.gate import Gate, Verdict
 from diag.values.exits import Exit
-from diag.views.reading import machines, seconds, several, whole
 from diag.views.report import artefacts, gating
 from diag.views.report.afterwards import how_it_ended, parameters_of
 from diag.views.report.gating import asked_for, assigned_names, baseline_files, check_injected, environment_of
@@ -86,33 +85,6 @@ def test_options_are_read_as_what_they_are():
     asked = asked_for({**SMALL, "options": {"yes": "no", "fresh": "true", "memory_limit": "2GiB", "workers": "2"}})
     how = {name: asked.how[name] for name in ("yes", "fresh", "memory_limit", "workers")}
     assert how == {"yes": False, "fresh": True, "memory_limit": 2 * 2**30, "workers": 2}
-
-
-@pytest.mark.parametrize(
-    ("value", "items"),
-    [
-        ("auto", ["auto"]),
-        ("auto disk", ["auto", "disk"]),
-        ("[auto, disk]", ["auto", "disk"]),
-        ("('auto', 'disk')", ["auto", "disk"]),
-        ('[{"": "cpu"}, "auto"]', [{"": "cpu"}, "auto"]),
-        ('{"": 0, "lm_head": "cpu"}', [{"": 0, "lm_head": "cpu"}]),
-        (("auto",), ["auto"]),
-        ("", []),
-    ],
-)
-def test_a_list_in_any_writing(value, items):
-    assert several(value) == items
-
-
-def test_hardware_may_hold_commas_and_blanks():
-    assert machines("24GiB,80GiB+64GiB") == ["24GiB,80GiB+64GiB"]
-    assert machines("this machine, 2x300MiB+8GiB") == ["this machine", "2x300MiB+8GiB"]
-    assert machines('["24GiB,80GiB"]') == ["24GiB,80GiB"]
-
-
-def test_times_and_numbers():
-    assert (seconds("2h", "x"), seconds(1.5, "x"), seconds(None, "x"), whole("7", "x")) == (7200.0, 1.5, None, 7)
 
 
 def test_only_names_that_were_set_and_are_none_of_the_parameters_are_refused():

@@ -136,7 +136,7 @@ def test_other_answers_name_their_combinations():
 
 def test_rows_that_share_a_load_share_a_line():
     text = plots.memory_and_time(mixed()).text
-    assert "auto, cpu · none: loads in 0.60 s, a forward takes 0.050 s, peaks at 541 MiB" in text
+    assert "auto, cpu · none: loads in 0.6 s, a forward takes 0.05 s, peaks at 541 MiB" in text
 
 
 def test_a_simulated_row_is_marked_wherever_it_is_shown():

@@ -9,8 +9,8 @@ from diag.diagnosis.mending.byhand import LIBRARY_MADE, allows_refill, allows_re
 from diag.errors import SpecError
 from diag.models.adapters import carries_adapter
 from diag.values.finding import Finding, Fix
-from diag.values.hardware import format_size
 from diag.values.spec import LoadSpec
+from diag.values.units import format_size
 
 _TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
 _RELOADED_ALIKE = ("hooks-removed", "missing-weight-data", "submodule-replaced", "quantization-state-lost",

@@ -15,7 +15,7 @@ from typing import Any
 
 from diag.errors import CheckpointError
 from diag.machine.folders import nearest_existing
-from diag.values.hardware import format_size
+from diag.values.units import format_size
 
 SECONDS = 5.0  # for one question to the hub
 _NOBODY_ANSWERED = {"TransportError", "ConnectionError", "TimeoutError", "Timeout", "OfflineModeIsEnabled"}

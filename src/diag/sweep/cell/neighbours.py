@@ -48,7 +48,7 @@ def in_words(found: Iterable[Any]) -> str:
     >>> in_words([Other("cuda:0", "ollama", "another user", 71, 4 * 2**30)])
     'cuda:0: ollama (pid 71, another user) held 4 GiB'
     """
-    from diag.values.hardware import format_size
+    from diag.values.units import format_size
 
     texts = []
     for other in found:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diag.proving.comparing import TOLERANCES
 from diag.sweep.results.sketch import relative_distance
-from diag.values.hardware import format_size
+from diag.values.units import format_size
 
 # How bad a status is. A refusal is known beforehand; a wrong answer without an error is the worst.
 _BADNESS = {

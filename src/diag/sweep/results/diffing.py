@@ -14,7 +14,7 @@ from typing import Any
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.comparison import Change, compare_rows, row_name
 from diag.sweep.results.store import Store
-from diag.values.hardware import format_size
+from diag.values.units import format_size
 
 _SAME_PEAK = 0.1  # share by which peaks may differ: they depend on what the allocator had left
 _SMALL = 8 * 2**20  # bytes below which a peak is noise

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from typing import Any
 
 import diag
 from diag.errors import CouldNotJudgeError, DiagError, SpecError
 from diag.values.exits import Exit
+from diag.values.fields import parse_list
 from diag.values.spec import PRESETS, LoadSpec
+from diag.values.units import parse_seconds
 from diag.views.markup import visible
-from diag.views.reading import left_of, process_started
-
-_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)\Z")
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def report(options: argparse.Namespace) -> Exit:
@@ -53,7 +50,7 @@ def _report(options: argparse.Namespace) -> Any:
         probe=options.probe,
         loader=options.loader,
         adapter=options.adapter,
-        timeout=_seconds(options.timeout, "--timeout"),
+        timeout=parse_seconds(options.timeout, "--timeout"),
         budget=_time(options, "budget"),
         max_loads=options.max_loads,
         deadline=_time(options, "deadline"),
@@ -76,6 +73,7 @@ def _report_from(options: argparse.Namespace) -> Any:
 
 def matrix(options: argparse.Namespace) -> Exit:
     """The overview, what to use and what did not work; with `--json` every row."""
+    from diag.machine.processes import seconds_left
     from diag.sweep.results import gate
     from diag.sweep.results.baseline import read_baseline
     from diag.views.report import gating, summary
@@ -89,10 +87,10 @@ def matrix(options: argparse.Namespace) -> Exit:
     frame = run(
         specs,
         results,
-        timeout=_seconds(options.timeout, "--timeout"),
+        timeout=parse_seconds(options.timeout, "--timeout"),
         budget=_time(options, "budget"),
         max_loads=options.max_loads,
-        deadline=left_of(_time(options, "deadline"), _started(options)),
+        deadline=seconds_left(_time(options, "deadline"), _started(options)),
         **{"yes": False, **_run_options(options)},
     )
     gated = gate.judge(frame, baseline)
@@ -168,11 +166,13 @@ def _run_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _time(options: argparse.Namespace, name: str) -> float | None:
     value = getattr(options, name)
-    return None if value is None else _seconds(value, f"--{name}")
+    return None if value is None else parse_seconds(value, f"--{name}")
 
 
 def _started(options: argparse.Namespace) -> float:
     """When this run began: with the process, where that was started for it."""
+    from diag.machine.processes import process_started
+
     return process_started() if options.started is None else options.started
 
 
@@ -239,27 +239,9 @@ def _model(options: argparse.Namespace) -> str:
     raise SpecError("one model is needed.", why=why, next_step=f"diag {options.command} --model smollm2")
 
 
-def _several(values: list[str] | None) -> list[str]:
+def _several(values: list[str] | None) -> list[Any]:
     """Values of a repeatable option, each one value, a list with commas or blanks, or JSON."""
-    found: list[str] = []
-    for value in values or []:
-        text = value.strip()
-        if text.startswith("["):
-            found += _json_value(text, "a list")
-        elif "{" in text:
-            found.append(text)
-        else:
-            found += re.split(r"[,\s]+", text.strip(", "))
-    return found
-
-
-def _seconds(text: str, option: str) -> float:
-    """Seconds of `90`, `90s`, `30m` or `2h`. Raises SpecError."""
-    match = _TIME.match(text.strip().lower())
-    if match is None or float(match[1]) == 0:
-        raise SpecError(f"{option} {text!r} is not a time.", why="a time is a number above zero with s, m or h.",
-                        next_step=f"write for example {option} 30m")  # fmt: skip
-    return float(match[1]) * _UNITS[match[2]]
+    return [item for value in values or [] for item in parse_list(value, "a list")]
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError
+from diag.values.text import count_text, list_text
+from diag.values.units import format_size
 from diag.views.markup import View, breakable, escape, notice, table, tag, visible
-from diag.views.wording import bytes_text, count_text, list_text, sentence
+from diag.views.wording import cell_text
 
 
 class NotAsTaughtError(DiagError, AssertionError):
@@ -19,7 +21,7 @@ class NotAsTaughtError(DiagError, AssertionError):
 
 
 def check(learned: Mapping[str, object]) -> View:
-    """The end of a notebook: each sentence, and whether it holds here; shows all before it raises.
+    """The end of a notebook: each cell_text, and whether it holds here; shows all before it raises.
 
     Raises NotAsTaughtError that names those that do not hold.
 
@@ -57,7 +59,7 @@ def _display(view: View) -> None:
 
 def in_full(frame: pd.DataFrame) -> View:
     """A DataFrame with every text in full: it wraps, and folds into cards on a narrow screen."""
-    lines = [tuple(breakable(sentence(value)) for value in row) for row in frame.itertuples(index=False)]
+    lines = [tuple(breakable(cell_text(value)) for value in row) for row in frame.itertuples(index=False)]
     says = count_text(len(frame), "row")
     text = frame.to_string(index=False, max_colwidth=100)
     return View(table([name.replace("_", " ") for name in map(str, frame.columns)], lines, says), visible(text))
@@ -72,7 +74,7 @@ def held() -> View:
     if not found:
         return _plain("This kernel holds no model: nothing of an earlier load takes memory.")
     lines = [_describe(model, names) for model, names in found]
-    total = bytes_text(sum(_nbytes(model) for model, _ in found))
+    total = format_size(sum(_nbytes(model) for model, _ in found))
     title = f"This kernel already holds {count_text(len(found), 'model')} of earlier cells, {total}"
     free = "A load now has that much less room. To free it: %xdel and the name, or restart the kernel."
     return View(notice("warn", title, [*map(breakable, lines), escape(free)]), "\n".join([title, *lines, free]))
@@ -111,7 +113,7 @@ def _names() -> dict[int, list[str]]:
 
 def _describe(model: Any, names: list[str]) -> str:
     where = f"as {list_text(names)}" if names else "without a name of its own, perhaps in an output of this notebook"
-    return f"{type(model).__name__}, {bytes_text(_nbytes(model))}, {where}"
+    return f"{type(model).__name__}, {format_size(_nbytes(model))}, {where}"
 
 
 def _plain(words: str) -> View:

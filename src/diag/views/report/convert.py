@@ -11,11 +11,11 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from diag.values.exits import Exit
+from diag.values.text import count_text
 from diag.views.markup import View, escape, notice, page, tag
 from diag.views.report import endings
 from diag.views.report.execute import SILENT
 from diag.views.report.verdict import VERDICT_MIME
-from diag.views.wording import count_text
 
 _TO_GO_ON = (
     "give the notebook that papermill wrote from diag's report.ipynb; a notebook of your own needs a cell with "

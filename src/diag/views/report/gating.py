@@ -10,7 +10,7 @@ import ast
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,22 @@ import pandas as pd
 
 import diag
 from diag.errors import CouldNotJudgeError, SpecError
+from diag.machine.processes import process_started, seconds_left
 from diag.sweep.results.baseline import Baseline, read_baseline, write_baseline
 from diag.sweep.results.gate import Gate, judge, rows_of
-from diag.values.spec import LoadSpec
-from diag.views.markup import View, escape, tag
-from diag.views.reading import (
-    file_name,
-    left_of,
-    machines,
-    none,
-    process_started,
-    seconds,
-    several,
-    size,
-    some,
-    truth,
-    whole,
+from diag.values.fields import (
+    none_if_blank,
+    optional,
+    parse_count,
+    parse_file_name,
+    parse_filled_list,
+    parse_flag,
+    parse_list,
+    parse_machines,
 )
+from diag.values.spec import LoadSpec
+from diag.values.units import parse_seconds, parse_size
+from diag.views.markup import View, escape, tag
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.leftovers import loaded_of
 from diag.views.report.notebooks import NotebookError
@@ -46,8 +45,14 @@ PARAMETERS = (
     "deadline", "results", "baseline", "write_baseline", "options",
 )  # fmt: skip
 SPEC_OPTIONS = ("dtype", "max_memory", "offload_folder")
-_READ = {"workers": whole, "retry_failed": truth, "fresh": truth, "memory_limit": size, "yes": truth}
-RUN_OPTIONS = tuple(_READ)
+_PARSERS: dict[str, Callable[[object, str], object]] = {
+    "workers": parse_count,
+    "retry_failed": parse_flag,
+    "fresh": parse_flag,
+    "memory_limit": parse_size,
+    "yes": parse_flag,
+}
+RUN_OPTIONS = tuple(_PARSERS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def read(names: Mapping[str, Any]) -> Asked:
     check_injected(injected, PARAMETERS)
     asked = asked_for({name: names[name] for name in PARAMETERS if name in names})
     if injected:  # papermill started this kernel for this run, so its start counts
-        asked.how["deadline"] = left_of(asked.how["deadline"], process_started())
+        asked.how["deadline"] = seconds_left(asked.how["deadline"], process_started())
     return asked
 
 
@@ -85,20 +90,22 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     options = _options(values.get("options"))
     spec_values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
     for name in ("probe", "loader", "adapter"):
-        spec_values[name] = none(values.get(name))
+        spec_values[name] = none_if_blank(values.get(name))
     specs = diag.grid(
-        none(values.get("model")), some(values.get("device_maps"), "device_maps"),
-        some(values.get("quantizations"), "quantizations"),
-        machines(values.get("hardware")) or None, **spec_values,
-    )  # fmt: skip
+        none_if_blank(values.get("model")),
+        parse_filled_list(values.get("device_maps"), "device_maps"),
+        parse_filled_list(values.get("quantizations"), "quantizations"),
+        parse_machines(values.get("hardware")) or None,
+        **spec_values,
+    )
     how: dict[str, Any] = {name: options[name] for name in RUN_OPTIONS if options.get(name) is not None}
-    how["timeout"] = seconds(values.get("timeout"), "timeout")
-    for name in ("budget", "deadline"):
-        how[name] = seconds(values.get(name), name)
-    how["max_loads"] = whole(values.get("max_loads"), "max_loads")
+    for name in ("timeout", "budget", "deadline"):
+        how[name] = optional(parse_seconds, values.get(name), name)
+    how["max_loads"] = optional(parse_count, values.get("max_loads"), "max_loads")
     old, new = baseline_files(values.get("baseline"), values.get("write_baseline"), "baseline.json")
     known = None if old is None else read_baseline(old)
-    return Asked(specs, file_name(values.get("results"), "results") or "results.sqlite", how, known, new)
+    results = optional(parse_file_name, values.get("results"), "results") or "results.sqlite"
+    return Asked(specs, results, how, known, new)
 
 
 def baseline_files(baseline: Any, write: Any, default: str) -> tuple[str | None, str | None]:
@@ -109,11 +116,11 @@ def baseline_files(baseline: Any, write: Any, default: str) -> tuple[str | None,
     >>> baseline_files("b.json", None, "d.json"), baseline_files(None, True, "d.json")
     (('b.json', None), (None, 'd.json'))
     """
-    old = file_name(baseline, "baseline")
+    old = optional(parse_file_name, baseline, "baseline")
     try:
-        wanted, named = truth(write, "write_baseline"), None
+        wanted, named = optional(parse_flag, write, "write_baseline"), None
     except SpecError:
-        wanted, named = True, file_name(write, "write_baseline")
+        wanted, named = True, optional(parse_file_name, write, "write_baseline")
     new = named or old or default
     if not wanted:
         return old, None
@@ -245,13 +252,13 @@ def _shell() -> Any:
 
 def _options(value: Any) -> dict[str, Any]:
     """The further options as a dict, each read as what it is."""
-    value = none(value)
+    value = none_if_blank(value)
     if isinstance(value, str):
-        found = several(value)
+        found = parse_list(value, "options")
         value = found[0] if len(found) == 1 else value
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise SpecError(f"options={value!r} is not a JSON object.", next_step='write for example {"workers": 1}')
     check_injected(map(str, value), (*SPEC_OPTIONS, *RUN_OPTIONS))
-    return {name: _READ[name](given, name) if name in _READ else given for name, given in value.items()}
+    return {name: optional(_PARSERS[name], v, name) if name in _PARSERS else v for name, v in value.items()}

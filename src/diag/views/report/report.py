@@ -19,8 +19,8 @@ from diag.errors import DiagError, SpecError
 from diag.sweep.results.baseline import read_baseline
 from diag.sweep.results.gate import Gate, judge
 from diag.values.exits import Exit
-from diag.values.hardware import format_exact
 from diag.values.spec import PRESETS, LoadSpec
+from diag.values.units import format_exact
 from diag.views.files import put, redacted, write_notebook, write_text
 from diag.views.markup import View
 from diag.views.report import endings, gating

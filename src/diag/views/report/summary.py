@@ -9,22 +9,13 @@ import pandas as pd
 
 import diag
 from diag.sweep.results.gate import Gate
-from diag.values.text import wrapped
+from diag.values.text import count_text, wrapped
+from diag.values.units import format_seconds, format_size, is_missing
 from diag.views.markup import View, breakable, escape, notice, table, tag
 from diag.views.plots import status
 from diag.views.report.verdict import VERDICT_MIME, Advice, Verdict, judge, machine_text, status_counts_text
 from diag.views.rows import Group, badge, grouped, label, plain_label
-from diag.views.wording import (
-    THIS_MACHINE,
-    bytes_text,
-    count_text,
-    is_missing,
-    map_text,
-    number_text,
-    seconds_text,
-    sentence,
-    status_word,
-)
+from diag.views.wording import THIS_MACHINE, cell_text, map_text, number_text, status_word
 
 _FINE = ("ok",)
 _TEXT_LIMIT = 400
@@ -79,7 +70,7 @@ def overview(frame: pd.DataFrame) -> View:
 
 def answers(frame: pd.DataFrame, probe: str | None = None) -> View:
     """What the model said to the probe (None: the default prompt), and which combinations said so."""
-    ran = frame[[bool(sentence(text).strip()) for text in frame["answer"]]]
+    ran = frame[[bool(cell_text(text).strip()) for text in frame["answer"]]]
     if not len(ran):
         return View(tag("p", "No combination gave an answer in words."), "No combination gave an answer in words.")
     said = [(_asked(probe), str(text).strip(), rows) for text, rows in ran.groupby("answer", sort=False)]
@@ -131,23 +122,23 @@ def visible_frame(frame: pd.DataFrame) -> str:
 
 def reason_text(row: pd.Series) -> str:
     """The row's own reason without the cause in it, or else its error in one line."""
-    reason = re.sub("  +", " ", _CAUSE.sub("", sentence(row["reason"]))).strip()
+    reason = re.sub("  +", " ", _CAUSE.sub("", cell_text(row["reason"]))).strip()
     if reason:
         return reason
-    error, text = sentence(row["error_type"]), sentence(row["error_text"]).strip()
+    error, text = cell_text(row["error_type"]), cell_text(row["error_text"]).strip()
     first = text.splitlines()[0] if text else ""
     return f"{error}: {first}" if error and first else error or first
 
 
 def cause_text(row: pd.Series) -> str:
     """The cause that the row names, or what the catalogue reads from its error; empty where nobody knows it."""
-    named = _CAUSE.search(sentence(row["reason"]))
+    named = _CAUSE.search(cell_text(row["reason"]))
     if named:
         return f"{named['title']} ({named['id']})"
-    text = sentence(row["error_text"]).strip()
+    text = cell_text(row["error_text"]).strip()
     if not text or row["status"] == "unsupported":
         return ""
-    found = diag.diagnose(text=f"{sentence(row['error_type'])}: {text}")
+    found = diag.diagnose(text=f"{cell_text(row['error_type'])}: {text}")
     return next((f"{finding.title} ({finding.cause})" for finding in found if finding.cause != "unknown"), "")
 
 
@@ -207,7 +198,7 @@ def _by_reason(frame: pd.DataFrame) -> list[Group]:
     """Groups of shared loads whose first rows failed alike, joined."""
     together: dict[tuple[str, str, str], list[pd.Series]] = {}
     for rows, row in grouped(frame):
-        key = (str(row["status"]), reason_text(row), sentence(row["error_text"]))
+        key = (str(row["status"]), reason_text(row), cell_text(row["error_text"]))
         together.setdefault(key, []).extend(rows)
     return [(rows, rows[0]) for rows in together.values()]
 
@@ -254,7 +245,7 @@ def _rightness_text(rows: pd.DataFrame) -> str:
 
 
 def _because(row: pd.Series) -> str:
-    text = sentence(row["error_text"]).strip()
+    text = cell_text(row["error_text"]).strip()
     shown = breakable(reason_text(row)) or "no reason was recorded"
     if not text or text in reason_text(row):
         return shown
@@ -270,9 +261,9 @@ def _value(name: str, value: Any) -> str:
     if is_missing(value):
         return ""
     if name.endswith("_bytes") and isinstance(value, (int, float)):
-        return tag("span", escape(bytes_text(value)), class_="number")
+        return tag("span", escape(format_size(value)), class_="number")
     if name.endswith("seconds"):
-        return tag("span", escape(seconds_text(value)), class_="number")
+        return tag("span", escape(format_seconds(value)), class_="number")
     if name == "status":
         return status(value)
     if name == "hardware":

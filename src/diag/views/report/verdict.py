@@ -10,17 +10,9 @@ import pandas as pd
 
 from diag.values.exits import Exit
 from diag.values.spec import PRESETS, QUANTIZATIONS
-from diag.views.wording import (
-    THIS_MACHINE,
-    bytes_text,
-    count_text,
-    device_bytes,
-    is_missing,
-    list_text,
-    number_text,
-    seconds_text,
-    status_word,
-)
+from diag.values.text import count_text, list_text
+from diag.values.units import format_seconds, format_size, is_missing
+from diag.views.wording import THIS_MACHINE, device_bytes, number_text, status_word
 
 VERDICT_MIME = "application/vnd.diag.verdict+json"
 
@@ -115,10 +107,11 @@ def peaks_text(row: pd.Series) -> str:
     """Every peak that was measured, the host's first.
 
     >>> peaks_text(pd.Series({"peak_host_bytes": 2**30, "peak_device_bytes": '{"cuda:0": 5242880, "cuda:1": 0}'}))
-    '1.00 GiB of host memory and 5.00 MiB on cuda:0'
+    '1 GiB of host memory and 5 MiB on cuda:0'
     """
-    host = [] if is_missing(row["peak_host_bytes"]) else [f"{bytes_text(row['peak_host_bytes'])} of host memory"]
-    devices = [f"{bytes_text(size)} on {name}" for name, size in device_bytes(row["peak_device_bytes"]).items() if size]
+    host = [] if is_missing(row["peak_host_bytes"]) else [f"{format_size(row['peak_host_bytes'])} of host memory"]
+    peaks = device_bytes(row["peak_device_bytes"])
+    devices = [f"{format_size(size)} on {name}" for name, size in peaks.items() if size]
     return list_text(host + devices)
 
 
@@ -180,7 +173,7 @@ def _fetches(row: pd.Series) -> list[str]:
     count = _count(row, "n_offloaded")
     if not count:
         return []
-    time = "" if is_missing(row["forward_seconds"]) else f", which then takes {seconds_text(row['forward_seconds'])}"
+    time = "" if is_missing(row["forward_seconds"]) else f", which then takes {format_seconds(row['forward_seconds'])}"
     return [f"{count_text(count, 'offloaded tensor')} fetched for every forward{time}"]
 
 
@@ -196,9 +189,9 @@ def _agreement(row: pd.Series) -> str:
 def _figures(row: pd.Series) -> list[str]:
     found = []
     if not is_missing(row["load_seconds"]):
-        found.append(f"loads in {seconds_text(row['load_seconds'])}")
+        found.append(f"loads in {format_seconds(row['load_seconds'])}")
     if not is_missing(row["forward_seconds"]) and not _count(row, "n_offloaded"):
-        found.append(f"a forward takes {seconds_text(row['forward_seconds'])}")
+        found.append(f"a forward takes {format_seconds(row['forward_seconds'])}")
     if peaks := peaks_text(row):
         found.append(f"peaks at {peaks}")
     return found

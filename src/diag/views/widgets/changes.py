@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from diag.models.totals import by_device
+from diag.values.text import count_text
+from diag.values.units import format_size
 from diag.views.markup import View, breakable, escape, table, tag
-from diag.views.wording import bytes_text, count_text
 
 _WATCHED = ("device", "backing", "dtype", "quantization", "shape")
 _SHOWN = 8
@@ -45,7 +46,7 @@ def changes_view(before: pd.DataFrame | None, after: pd.DataFrame | None) -> Vie
 def _totals(after: pd.DataFrame, says: str) -> View:
     totals = by_device(after)
     lines = [
-        (escape(device), escape(backing), escape(f"{n:,}"), escape(bytes_text(nbytes)))
+        (escape(device), escape(backing), escape(f"{n:,}"), escape(format_size(nbytes)))
         for device, backing, n, _, nbytes in totals.itertuples(index=False)
     ]
     words = "\n".join([says, totals.to_string(index=False)])

@@ -8,6 +8,7 @@ import pandas as pd
 
 from diag.models.totals import by_device
 from diag.values.outcome import LoadOutcome
+from diag.values.units import format_size
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.plots import strips_of
 from diag.views.shown import outcome_view
@@ -15,7 +16,6 @@ from diag.views.strips import place_of
 from diag.views.widgets.live import Live, control, html, row, scoped
 from diag.views.widgets.matrix.choosing import ANY, ORDERS, SIZES, Choice, condensed, totals_text, values_of
 from diag.views.widgets.paging import Page, Pager
-from diag.views.wording import bytes_text
 
 _FILTERS = ("device", "backing", "kind", "dtype", "quantization")
 _STATIC_ROWS, _TEXT_ROWS = 200, 20
@@ -57,7 +57,7 @@ class PlacementExplorer(Live):
         )
         sizes = sorted({*SIZES.values(), self.choice.at_least})
         names = {size: text for text, size in SIZES.items()}
-        options = [(names.get(size, f"{bytes_text(size)} or more"), size) for size in sizes]
+        options = [(names.get(size, f"{format_size(size)} or more"), size) for size in sizes]
         self._controls["at_least"] = control("Dropdown", "size", options=options, value=self.choice.at_least)
         self._controls["order"] = control("Dropdown", "order", options=ORDERS, value=self.choice.order)
         self._summary, self._rows, self._pager = html(), html(), Pager(self._show_page)
@@ -100,7 +100,7 @@ def _summary(chosen: pd.DataFrame, frame: pd.DataFrame) -> str:
     if not len(chosen):
         return tag("p", escape(f"{words}. Nothing fits the filter."), role="status")
     lines = [
-        (escape(device), escape(backing), _number(f"{n:,}"), _number(f"{numel:,}"), _number(bytes_text(nbytes)))
+        (escape(device), escape(backing), _number(f"{n:,}"), _number(f"{numel:,}"), _number(format_size(nbytes)))
         for device, backing, n, numel, nbytes in by_device(chosen).itertuples(index=False)
     ]
     columns = ("device", "backing", "tensors", "elements", "size")
@@ -118,7 +118,7 @@ def _line(found: dict[Any, Any]) -> tuple[str, ...]:
     where = tag("span", escape(place.text), class_="status bad") if place.is_missing else escape(place.text)
     dtype = found["dtype"] if found["quantization"] == "none" else f"{found['dtype']} ({found['quantization']})"
     shape = "\u00a0×\u00a0".join(map(str, found["shape"])) or "scalar"
-    size = _number(bytes_text(found["nbytes"]))
+    size = _number(format_size(found["nbytes"]))
     return breakable(found["name"]), where, size, escape(shape), escape(dtype), escape(found["module_class"])
 
 

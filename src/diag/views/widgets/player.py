@@ -8,12 +8,12 @@ import pandas as pd
 
 from diag.errors import DiagError
 from diag.reproduce.scenario import Played, Scenario
+from diag.values.units import format_seconds
 from diag.views.markup import View, escape, notice, tag
 from diag.views.shown import findings_view
 from diag.views.widgets.changes import changes_view
 from diag.views.widgets.clicks import Clicks
 from diag.views.widgets.live import Live, button, failure, html, mark_usable, row, scoped
-from diag.views.wording import seconds_text
 
 
 def step_player(scenario: str | Scenario) -> StepPlayer:
@@ -143,7 +143,7 @@ def _head(scenario: Scenario) -> View:
 
 def _step_view(number: int, total: int, played: Played) -> View:
     title = f"Step {number} of {total}: {played.step.says}"
-    took = tag("span", escape(seconds_text(played.seconds)), class_="soft")
+    took = tag("span", escape(format_seconds(played.seconds)), class_="soft")
     code = tag("pre", tag("code", escape(played.step.code)), tabindex="0")
     output = notice("bad", "It raised", [escape(played.error)]) if played.error else ""
     output += tag("p", "Output: " + tag("code", escape(played.shows))) if played.shows else ""

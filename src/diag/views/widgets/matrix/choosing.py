@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from diag.views.wording import bytes_text
+from diag.values.units import format_size
 
 ANY = "any"
 ORDERS = ("model order", "largest first", "by name")
@@ -64,7 +64,7 @@ def totals_text(chosen: pd.DataFrame, table: pd.DataFrame) -> str:
     n, nbytes = _once(chosen)
     n_all, nbytes_all = _once(table)
     names = f"{len(chosen):,} of {len(table):,} names, {n:,} of {n_all:,} tensors"
-    return f"{names}, {bytes_text(nbytes)} of {bytes_text(nbytes_all)}"
+    return f"{names}, {format_size(nbytes)} of {format_size(nbytes_all)}"
 
 
 def condensed(table: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import pandas as pd
 import diag
 from diag.errors import DiagError
 from diag.values.spec import LoadSpec
+from diag.values.units import format_seconds, is_missing
 from diag.views.markup import escape, notice, tag
 from diag.views.plots import status
 from diag.views.report.verdict import peaks_text
@@ -16,13 +17,13 @@ from diag.views.rows import badge
 from diag.views.widgets.explorer import PlacementExplorer
 from diag.views.widgets.live import html
 from diag.views.widgets.matrix.choosing import Choice
-from diag.views.wording import is_missing, seconds_text, sentence, status_word
+from diag.views.wording import cell_text, status_word
 
 
 def row_line(found: dict[str, Any]) -> str:
     """A row in one line: verdict, seconds, peak, how much is offloaded or missing."""
     facts = [
-        seconds_text(found["load_seconds"]),
+        format_seconds(found["load_seconds"]),
         peaks_text(pd.Series(found)),
         _count(found, "n_offloaded", "offloaded"),
         _count(found, "n_missing", "missing"),
@@ -35,7 +36,7 @@ def details_of(found: dict[str, Any], spec: LoadSpec | None, results: str) -> tu
     """Widgets: what happened and why, the cause of an error, and the explorer of the stored placement."""
     word = status_word(found["status"])
     title = f"{found['device_map']} · {found['quantization']} on {found['hardware']}: {word.text}"
-    reason = tag("p", escape(sentence(found["reason"])))
+    reason = tag("p", escape(cell_text(found["reason"])))
     parts = [html(tag("h3", escape(title)) + reason + _answer(found) + _error(found))]
     if spec is None:
         return (*parts,)
@@ -55,7 +56,7 @@ def _why_no_placement(found: dict[str, Any], error: DiagError) -> str:
 
 
 def _answer(found: dict[str, Any]) -> str:
-    said = sentence(found.get("answer"))
+    said = cell_text(found.get("answer"))
     return tag("p", "The model said " + tag("q", escape(said)) + ".") if said else ""
 
 
@@ -64,10 +65,10 @@ def _error(found: dict[str, Any]) -> str:
     from diag.diagnosis.explain import explain_text
     from diag.views.shown import findings_view
 
-    text = sentence(found["error_text"])
+    text = cell_text(found["error_text"])
     if not text:
         return ""
-    whole = f"{sentence(found['error_type'])}: {text}"
+    whole = f"{cell_text(found['error_type'])}: {text}"
     shown = tag("details", tag("summary", "the error's text") + tag("pre", escape(whole[:8000]), tabindex="0"))
     if found["status"] == "unsupported":
         return shown

@@ -1,0 +1,48 @@
+"""Functions that people name as text, `package.module:function`. Standard library only."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from diag.errors import DiagError
+
+
+def is_function_name(text: str) -> bool:
+    """Whether a text is written as `package.module:function`.
+
+    >>> is_function_name("my_loader:load"), is_function_name("Q: who?")
+    (True, False)
+    """
+    module, colon, name = text.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def module_of(name: str) -> str:
+    """The module's part of `package.module:function`."""
+    return name.partition(":")[0]
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The object that `package.module:path` names; the path may have dots. Raises ImportError and AttributeError."""
+    module, _, path = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def import_function(name: str, field: str) -> Callable[..., Any]:
+    """As `resolve`, for the `field` of a spec. Raises DiagError that says what is missing."""
+    module, _, path = name.partition(":")
+    try:
+        return resolve(name)
+    except ImportError as e:
+        hint = "put its folder on PYTHONPATH or install it; a function defined in a notebook can't be used."
+        if field == "probe":
+            hint += " If it is meant as a prompt, put a space after the colon."
+        what = f"{field}={name!r}: the module {module!r} can't be imported."
+        raise DiagError(what, why=f"{type(e).__name__}: {e}", next_step=hint) from e
+    except AttributeError as e:
+        raise DiagError(f"{field}={name!r}: {module!r} has no {path!r}.", next_step="check the spelling.") from e

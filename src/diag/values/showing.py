@@ -1,0 +1,68 @@
+"""How values show themselves in a notebook: they ask here, and the views have registered what draws each class.
+
+Values know no view. `diag` itself says where the drawing functions are, and they are imported when a notebook first
+asks. Where none can be had, a notebook shows the value's plain text. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One value drawn: `html` stands alone in a notebook's output area, `text` is for terminals."""
+
+    html: str
+    text: str
+
+
+class Printer(Protocol):
+    """The part of IPython's pretty printer that is used here (`IPython.lib.pretty.RepresentationPrinter`)."""
+
+    def text(self, text: str) -> None: ...
+
+
+_drawn_by: dict[type, Callable[[Any], Drawing]] = {}
+_sources: list[Callable[[], object]] = []
+
+
+def register(kind: type[T], draw: Callable[[T], Drawing]) -> None:
+    """From now on `draw` draws the values of this class."""
+    _drawn_by[kind] = draw
+
+
+def register_later(load: Callable[[], object]) -> None:
+    """`load` is called when a value is first asked for its drawing; it registers the drawing functions."""
+    _sources.append(load)
+
+
+def drawing_of(value: object) -> Drawing | None:
+    """What is registered for the value's class draws it; None where nothing is, or can't be imported."""
+    while _sources:
+        try:
+            _sources.pop()()
+        except ImportError:  # a library of the views is absent or broken
+            return None
+    draw = _drawn_by.get(type(value))
+    return None if draw is None else draw(value)
+
+
+class ShownAsHtml:
+    """A value that a notebook shows as HTML, and a terminal as its `repr`."""
+
+    def _repr_html_(self) -> str | None:
+        drawing = drawing_of(self)
+        return None if drawing is None else drawing.html
+
+
+class Shown(ShownAsHtml):
+    """A value that a notebook shows as HTML, and IPython in a terminal as its text."""
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+        drawing = drawing_of(self)
+        printer.text(repr(self) if drawing is None else drawing.text)
