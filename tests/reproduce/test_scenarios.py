@@ -38,7 +38,7 @@ def test_the_failure_is_real(stage):
 def test_what_was_raised_is_among_the_symptoms_of_its_cause(stage):
     if stage.error is not None:
         raised = f"{type(stage.error).__name__}: {stage.error}".replace("\n", " ")
-        patterns = [".*".join(map(re.escape, text.split("…"))) for text in stage.scenario.entry().seen_as]
+        patterns = [".*".join(map(re.escape, text.split("…"))) for text in causes.get(stage.scenario.cause).seen_as]
         assert any(re.search(pattern, raised) for pattern in patterns), raised
 
 

@@ -1,35 +1,35 @@
 """Runnable scenarios: for every cause that can be shown here, the real failure out of the libraries, step by step.
 
-Importing this package loads neither torch nor transformers; playing a scenario does.
+Open `scenario.py` first, then any file of `scenarios/`. Importing this package loads neither torch nor transformers;
+playing a scenario does.
 
->>> names()[0]
-'never-materialised'
+>>> scenarios()[0].steps[0].name
+'load'
 """
 
 from __future__ import annotations
 
 import difflib
+from functools import cache
 
+from diag.diagnosis import causes
 from diag.errors import SpecError, UnsupportedError, listed
 from diag.reproduce.scenario import Played, Scenario, Stage, Step
-from diag.reproduce.scenarios.meta import META_SCENARIOS
-from diag.reproduce.scenarios.placement import PLACEMENT_SCENARIOS
-from diag.reproduce.scenarios.quantized import QUANTIZED_SCENARIOS
-from diag.reproduce.scenarios.use import USE_SCENARIOS
+from diag.reproduce.scenarios import written
 
 __all__ = ["Played", "Scenario", "Stage", "Step", "get", "names", "not_shown", "scenarios"]
 
-_ALL: tuple[Scenario, ...] = (*META_SCENARIOS, *USE_SCENARIOS, *QUANTIZED_SCENARIOS, *PLACEMENT_SCENARIOS)
 
-
+@cache
 def scenarios() -> tuple[Scenario, ...]:
-    """All of them; a cause may have several variants."""
-    return _ALL
+    """All of them, in the order of their causes; a cause may have several variants."""
+    order = causes.ids()
+    return tuple(sorted(written(), key=lambda one: order.index(causes.get(one.cause).id)))
 
 
 def names() -> tuple[str, ...]:
     """`cause` for the first scenario of a cause, `cause/variant` for its others."""
-    return tuple(one.name for one in _ALL)
+    return tuple(one.name for one in scenarios())
 
 
 def get(name: str) -> Scenario:
@@ -37,22 +37,21 @@ def get(name: str) -> Scenario:
 
     Raises UnsupportedError for a cause that can't be shown here.
     """
-    from diag.diagnosis import causes
-
-    for one in _ALL:
+    for one in scenarios():
         if name in (one.name, one.cause):
             return one
-    if name in causes.CATALOGUE:
-        raise UnsupportedError(f"{name!r} can't be shown here.", why=f"{causes.get(name).shown_on}.",
-                        next_step=f"`diag causes {name}` explains it.")  # fmt: skip
+    if name in causes.ids():
+        why, next_step = f"{causes.get(name).shown_on}.", f"`diag causes {name}` explains it."
+        raise UnsupportedError(f"{name!r} can't be shown here.", why=why, next_step=next_step)
     close = difflib.get_close_matches(name, names(), n=1)
-    raise SpecError(f"there is no scenario {name!r}.", why=f"scenarios are:{listed(name, names())}",
-                    next_step=f"did you mean {close[0]!r}?" if close else "choose one of these.")  # fmt: skip
+    raise SpecError(
+        f"there is no scenario {name!r}.",
+        why=f"scenarios are:{listed(name, names())}",
+        next_step=f"did you mean {close[0]!r}?" if close else "choose one of these.",
+    )
 
 
 def not_shown() -> dict[str, str]:
     """Causes without a scenario, and why."""
-    from diag.diagnosis import causes
-
-    shown = {one.cause for one in _ALL}
+    shown = {one.cause for one in scenarios()}
     return {cause: causes.get(cause).shown_on for cause in causes.ids() if cause not in shown}

@@ -1,6 +1,6 @@
 """Common advice from the web, tried on a model that is really broken, and the fixes of the catalogue, proved.
 
-The patient has two blocks on disk whose hooks were taken off: the state behind the headline error.
+The broken model has two blocks on disk whose hooks were taken off: the state behind the headline error.
 """
 
 from __future__ import annotations
@@ -9,25 +9,31 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from diag.errors import DiagError
+from diag.errors import DiagError, MetaWithoutDataError
 from diag.reproduce import get
+from diag.reproduce.common import checkpoint_state, error_line, logits
 from diag.reproduce.scenario import Stage, without_bars
+from diag.reproduce.scenarios import hooks_removed
 from diag.values.finding import Findings
-from diag.values.outcome import Proof
 from diag.values.spec import LoadSpec
 
-_NOTHING_YET = "nothing to prove before somebody has changed the code, the files or the environment"
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What people are told to do, done: `act` returns the model to use afterwards. `when` says what it is good for."""
+    """What people are told to do. `act` does it and returns the model to use afterwards; `when` says when it is right.
+
+    Both are sentences for the table; `verdict_of` decides by what happens.
+    """
 
     says: str
-    act: Callable[[Stage], Any]
     when: str
+    act: Callable[[Stage], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,10 @@ class Fixed:
     proof: str
 
 
-def try_advice() -> Any:
+def try_advice() -> pd.DataFrame:
     """One row per advice: what it does to the broken model, the verdict of the proof, and when it is right.
 
-    Plays the scenario anew for each; some seconds in all. `verdict` is `proved`, `wrong answer` or `fails`.
+    Breaks a model anew for each, which takes some seconds in all. `verdict` is `proved`, `wrong answer` or `fails`.
     """
     import pandas as pd
 
@@ -50,77 +56,33 @@ def try_advice() -> Any:
     return pd.DataFrame(rows, columns=["advice", "verdict", "what_happened", "right_when"])
 
 
-def try_fixes(names: Iterable[str]) -> Any:
-    """One row per scenario: its cause as diagnosed, the first fix, and the proof of applying it. Seconds for each."""
-    import pandas as pd
-
-    rows = [(name, *_fixed(name)) for name in names]
-    return pd.DataFrame(rows, columns=["scenario", "diagnosed", "fix", "verdict", "proof"])
-
-
-def compare_guards(models: Mapping[str, Any]) -> Any:
-    """One row per model: what the guard of the first analysis says, what require_materialised says, and what a call
-    does.
-
-    That guard was `any(p.device.type == "meta" for p in model.parameters())`. Each model is called once.
-    """
-    import pandas as pd
-
-    rows = [
-        (name, _says(any(p.is_meta for p in model.parameters())), _says(_is_refused(model)), _when_called(model))
-        for name, model in models.items()
-    ]
-    return pd.DataFrame(rows, columns=["model", "any_parameter_on_meta", "require_materialised", "when_called"])
-
-
-def _says(refused: bool) -> str:
-    return "refuses it" if refused else "lets it pass"
-
-
-def _is_refused(model: Any) -> bool:
-    from diag.diagnosis.mending.fixes import require_materialised
-    from diag.errors import MetaWithoutDataError
-
-    try:
-        require_materialised(model)
-    except MetaWithoutDataError:
-        return True
-    return False
-
-
-def _when_called(model: Any) -> str:
-    from diag.reproduce.common import token_ids
-
-    try:
-        model(token_ids())
-    except Exception as error:
-        return _first_line(error)
-    return "answers"
-
-
 def _tried(advice: Advice) -> tuple[str, str]:
+    """The verdict on an advice, and what happened."""
     from diag.proving.proof import prove
 
-    with get("hooks-removed").run() as stage, _quiet():
+    with hooks_removed.SCENARIO.run() as stage, _quiet():
         spec = LoadSpec(str(stage.checkpoint()), device_map="none")
         try:
             model = advice.act(stage)
         except Exception as error:
-            return "fails", _first_line(error)
-        return _judged(prove(model, spec))
+            return "fails", error_line(error)
+        proof = prove(model, spec)
+        if proof.proved:
+            return "proved", proof.reason
+        return ("fails" if error_when_called(model) else "wrong answer"), proof.reason
 
 
-def _judged(proof: Proof) -> tuple[str, str]:
-    if proof.proved:
-        return "proved", proof.reason
-    return ("fails" if "raised" in proof.reason else "wrong answer"), proof.reason
+def try_fixes(names: Iterable[str]) -> pd.DataFrame:
+    """One row per scenario: its cause as diagnosed, the first fix, and the proof of applying it. Seconds for each."""
+    import pandas as pd
 
-
-def _fixed(name: str) -> tuple[str, str, str, str]:
-    with get(name).run() as stage:
-        found = stage.diagnose()
-        done = apply_fix(found)
-        return found[0].cause, found[0].fixes[0].because, done.verdict, done.proof
+    rows = []
+    for name in names:
+        with get(name).run() as stage:
+            found = stage.diagnose()
+            done = apply_fix(found)
+            rows.append((name, found[0].cause, found[0].fixes[0].because, done.verdict, done.proof))
+    return pd.DataFrame(rows, columns=["scenario", "diagnosed", "fix", "verdict", "proof"])
 
 
 def apply_fix(found: Findings) -> Fixed:
@@ -132,11 +94,49 @@ def apply_fix(found: Findings) -> Fixed:
             outcome = fix(found)
     except DiagError as error:
         by_hand = found[0].fixes[-1].because if found and found[0].fixes else error.next_step
-        return Fixed(f"by hand: {by_hand}", "by hand", _NOTHING_YET)
+        why = "nothing to prove before somebody has changed the code, the files or the environment"
+        return Fixed(f"by hand: {by_hand}", "by hand", why)
     if outcome.error is not None or outcome.proof is None:
         return Fixed("; ".join(outcome.notes), "fails", str(outcome.error))
     verdict = "proved" if outcome.proof.proved else "not proved"
     return Fixed(outcome.notes[0], verdict, outcome.proof.reason)
+
+
+def compare_guards(models: Mapping[str, nn.Module]) -> pd.DataFrame:
+    """One row per model: what two guards say about it, and what a call of it does. Each model is called once.
+
+    The guard of the first analysis was `any(p.device.type == "meta" for p in model.parameters())`; the other one is
+    `require_materialised`.
+    """
+    import pandas as pd
+
+    def says(refused: bool) -> str:
+        return "refuses it" if refused else "lets it pass"
+
+    rows = []
+    for name, model in models.items():
+        has_meta = any(p.is_meta for p in model.parameters())
+        rows.append((name, says(has_meta), says(_is_refused(model)), error_when_called(model) or "answers"))
+    return pd.DataFrame(rows, columns=["model", "any_parameter_on_meta", "require_materialised", "when_called"])
+
+
+def _is_refused(model: nn.Module) -> bool:
+    from diag.diagnosis.mending.fixes import require_materialised
+
+    try:
+        require_materialised(model)
+    except MetaWithoutDataError:
+        return True
+    return False
+
+
+def error_when_called(model: nn.Module) -> str:
+    """The first line of what a call of the model raises; empty where it answers."""
+    try:
+        logits(model)
+    except Exception as error:
+        return error_line(error)
+    return ""
 
 
 @contextlib.contextmanager
@@ -147,81 +147,60 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-
-
 # --- the advice -------------------------------------------------------------------------------------------------------
 
 
-def _move(stage: Stage) -> Any:
-    return stage.model.to("cpu")
-
-
-def _empty(stage: Stage) -> Any:
-    return stage.model.to_empty(device="cpu")
-
-
-def _tie(stage: Stage) -> Any:
+def _tie(stage: Stage) -> nn.Module:
     stage.model.tie_weights()
     return stage.model
 
 
-def _load_state(stage: Stage) -> Any:
-    stage.model.load_state_dict(_state(stage), strict=False)
+def _load_state(stage: Stage) -> nn.Module:
+    stage.model.load_state_dict(checkpoint_state(stage), strict=False)
     return stage.model
 
 
-def _load_and_assign(stage: Stage) -> Any:
-    stage.model.load_state_dict(_state(stage), strict=False, assign=True)
+def _load_and_assign(stage: Stage) -> nn.Module:
+    stage.model.load_state_dict(checkpoint_state(stage), strict=False, assign=True)
     return stage.model
 
 
-def _dispatch_again(stage: Stage) -> Any:
+def _dispatch_again(stage: Stage) -> nn.Module:
     from accelerate import dispatch_model
 
     return dispatch_model(stage.model, stage.model.hf_device_map, offload_dir=str(stage.folder / "again"))
 
 
-def _reload(stage: Stage, **arguments: Any) -> Any:
+def _reload(stage: Stage, **arguments: object) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
 
 
-def _reload_auto(stage: Stage) -> Any:
-    return _reload(stage, device_map="auto")
-
-
-def _reload_plain(stage: Stage) -> Any:
-    return _reload(stage)
-
-
-def _reload_low_memory_off(stage: Stage) -> Any:
-    return _reload(stage, low_cpu_mem_usage=False)
-
-
-def _state(stage: Stage) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    state: dict[str, Any] = {}
-    for file in sorted(stage.checkpoint().glob("*.safetensors")):
-        state.update(load_file(file))
-    return state
-
-
 ADVICE = (
-    Advice("Move the model: model.to(device).", _move, "Nothing is on meta, and no map placed the model."),
-    Advice("Use to_empty() instead, as the error text says.", _empty, "You fill every parameter and buffer yourself."),
-    Advice("Call model.tie_weights().", _tie, "Only a tie was lost."),
-    Advice("Load the state dict into it again.", _load_state, "The parameters have memory: never for meta ones."),
-    Advice("Load the state dict with assign=True.", _load_and_assign, "The file holds every tensor, buffers included."),
-    Advice("Dispatch it again with accelerate.", _dispatch_again, "The weights are real, before the first dispatch."),
-    Advice("Load again with device_map='auto'.", _reload_auto, "The cause was in what was done after loading."),
-    Advice("Load again without a device_map.", _reload_plain, "The whole model fits on one device."),
+    Advice(
+        "Move the model: model.to(device).",
+        "Nothing is on meta, and no map placed the model.",
+        lambda stage: stage.model.to("cpu"),
+    ),
+    Advice(
+        "Use to_empty() instead, as the error text says.",
+        "You fill every parameter and buffer yourself.",
+        lambda stage: stage.model.to_empty(device="cpu"),
+    ),
+    Advice("Call model.tie_weights().", "Only a tie was lost.", _tie),
+    Advice("Load the state dict into it again.", "The parameters have memory: never for meta ones.", _load_state),
+    Advice("Load the state dict with assign=True.", "The file holds every tensor, buffers included.", _load_and_assign),
+    Advice("Dispatch it again with accelerate.", "The weights are real, before the first dispatch.", _dispatch_again),
+    Advice(
+        "Load again with device_map='auto'.",
+        "The cause was in what was done after loading.",
+        lambda stage: _reload(stage, device_map="auto"),
+    ),
+    Advice("Load again without a device_map.", "The whole model fits on one device.", _reload),
     Advice(
         "Load with low_cpu_mem_usage=False.",
-        _reload_low_memory_off,
         "In version 5 it is ignored: this is an ordinary load.",
+        lambda stage: _reload(stage, low_cpu_mem_usage=False),
     ),
 )

@@ -1,7 +1,7 @@
 """The claims of the first analysis and the web's usual advice, each settled by running it.
 
-Verdicts are `true`, `false` or `only when …`; they are computed from what happens, so that a new version of a library
-that changes an answer changes the table.
+The answers are `true`, `false` or `only when …`. They are computed from what happens, so that a new version of a
+library that changes an answer changes the table.
 """
 
 from __future__ import annotations
@@ -12,15 +12,30 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diag.loading import samples
-from diag.reproduce import get, quickfixes
-from diag.reproduce.common import logits, token_ids
+from diag.reproduce import quickfixes
+from diag.reproduce.common import error_line, logits, token_ids
+from diag.reproduce.quickfixes import ROOM, SMALL, Settled, problem_of
+from diag.reproduce.scenario import Scenario
+from diag.reproduce.scenarios import (
+    concurrent_calls,
+    concurrent_load,
+    hooks_removed,
+    input_on_meta,
+    moved_after_dispatch,
+    never_materialised,
+    out_of_memory,
+    uninitialised_values,
+)
+from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 HEADLINE = "is not on the expected device meta"
-_ONE_GPU = "300MiB+8GiB"
 
 
 @dataclass(frozen=True)
@@ -28,28 +43,20 @@ class Claim:
     """A sentence that was said, how it is settled, and the scenario or the call that shows it."""
 
     says: str
-    settle: Callable[[], Verdict]
-    scenario: str = ""
+    settle: Callable[[], Settled]
+    scenario: str
     kind: str = "cause"
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """`answer` is true, false or only when …; `because` is what happened."""
-
-    answer: str
-    because: str
-
-
-def table():
+def table() -> pd.DataFrame:
     """Runs every claim: a DataFrame with kind, claim, verdict, because, scenario and the versions it ran on."""
     import pandas as pd
 
     rows = []
     for claim in CLAIMS:
-        verdict = claim.settle()
+        settled = claim.settle()
         gc.collect()
-        rows.append((claim.kind, claim.says, verdict.answer, verdict.because, claim.scenario, versions()))
+        rows.append((claim.kind, claim.says, settled.answer, settled.because, claim.scenario, versions()))
     return pd.DataFrame(rows, columns=["kind", "claim", "verdict", "because", "scenario", "versions"])
 
 
@@ -59,55 +66,42 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
 
 
-def _first_line(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0] if error else ""
-
-
-def _text_of(call: Callable[[], Any]) -> str:
+def _error_of(call: Callable[[], object]) -> str:
+    """The first line of what a call raises; empty where it raises nothing."""
     try:
         call()
     except Exception as error:
-        return _first_line(error)
+        return error_line(error)
     return ""
 
 
-def _run_on_model_device(**fields: Any) -> None:
-    from diag.loading.recipe import load
-
-    model = load(LoadSpec("tiny", **fields)).model
-    model(token_ids().to(model.device))
-
-
-def _no_problem(**fields: Any) -> bool:
-    """Whether this load of the tiny sample is proved."""
-    return not quickfixes.Try("", tuple(fields.items())).problem()
-
-
-def _error_of(scenario: str) -> str:
-    with get(scenario).run() as stage:
-        return _first_line(stage.error)
+def _error_in(scenario: Scenario) -> str:
+    with scenario.run() as stage:
+        return error_line(stage.error)
 
 
 # --- causes that were named ------------------------------------------------------------------------------------
 
 
-def inputs_to_model_device() -> Verdict:
+def inputs_to_model_device() -> Settled:
     """Forward and generate() give two texts; with the embedding on a real device the same line works."""
-    with get("input-on-meta").run() as stage:
-        texts = {"forward": _first_line(stage.error), "generate()": ""}
+    from diag.loading.recipe import load
+
+    with input_on_meta.SCENARIO.run() as stage:
         ids = token_ids().to(stage.model.device)
-        try:
-            stage.model.generate(ids, max_new_tokens=2)
-        except Exception as error:
-            texts["generate()"] = _first_line(error)
-    right = not _text_of(lambda: _run_on_model_device(device_map="auto", hardware=_ONE_GPU))
-    return Verdict("true" if any(HEADLINE in text for text in texts.values()) else "false",
-                   "with the embedding offloaded it fails with other texts: "
-                   + "; ".join(f"{call}: {text}" for call, text in texts.items())
-                   + f"; with the embedding on a device it {'works' if right else 'fails'}.")  # fmt: skip
+        generating = _error_of(lambda: stage.model.generate(ids, max_new_tokens=2))
+        texts = {"forward": error_line(stage.error), "generate()": generating}
+    model = load(LoadSpec("tiny", "auto", hardware=Hardware.parse(ROOM))).model
+    works = not _error_of(lambda: model(token_ids().to(model.device)))
+    said = "; ".join(f"{call}: {text}" for call, text in texts.items())
+    return Settled(
+        "true" if any(HEADLINE in text for text in texts.values()) else "false",
+        f"with the embedding offloaded it fails with other texts: {said}; "
+        f"with the embedding on a device it {'works' if works else 'fails'}.",
+    )
 
 
-def called_while_loading() -> Verdict:
+def called_while_loading() -> Settled:
     """from_pretrained hands the model out when it is whole; a model that is built empty and filled later is not."""
     import torch
     from accelerate import init_empty_weights
@@ -122,13 +116,14 @@ def called_while_loading() -> Verdict:
         set_module_tensor_to_device(model, name, "cpu", value)
         if count == len(values) // 2:
             with torch.no_grad():
-                said = _text_of(lambda: model(token_ids()))
+                said = _error_of(lambda: model(token_ids()))
     answer = "only when it can be called before it is whole" if HEADLINE in said else "false"
-    return Verdict(answer, f"from_pretrained returns a whole model; one that was built empty and is half filled fails "
-                   f"with {said or 'nothing'}.")  # fmt: skip
+    half_filled = f"one that was built empty and is half filled fails with {said or 'nothing'}."
+    return Settled(answer, f"from_pretrained returns a whole model; {half_filled}")
 
 
-def partial_load_without_bitsandbytes() -> Verdict:
+def partial_load_without_bitsandbytes() -> Settled:
+    """Loads in a process of its own, in which bitsandbytes can't be found."""
     code = (
         "import importlib.metadata as m, importlib.util as u\n"
         "find, version = u.find_spec, m.version\n"
@@ -139,61 +134,60 @@ def partial_load_without_bitsandbytes() -> Verdict:
         "    return g\n"
         "u.find_spec = lambda n, *a: None if n == 'bitsandbytes' else find(n, *a)\n"
         "m.version = no(version)\n"
+        "import sys\n"
         "from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n"
-        "from diag.loading import samples\n"
         "try:\n"
-        "    AutoModelForCausalLM.from_pretrained(str(samples.path('tiny')),"
+        "    AutoModelForCausalLM.from_pretrained(sys.argv[1],"
         " quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map={'': 'cpu'})\n"
         "    print('loaded')\n"
         "except Exception as e: print(type(e).__name__, str(e).splitlines()[0])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    command = [sys.executable, "-c", code, str(samples.path("tiny"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
-    return Verdict("true" if said == "loaded" else "false", f"it is refused before a weight is read: {said}")
+    return Settled("true" if said == "loaded" else "false", f"it is refused before a weight is read: {said}")
 
 
-def retries_in_another_dtype() -> Verdict:
+def retries_in_another_dtype() -> Settled:
     from diag.diagnosis.engine import diagnose
     from diag.loading.recipe import load
 
-    too_small: Any = "600KiB+8GiB"
-    first = load(LoadSpec("tiny", device_map="single", hardware=too_small))
+    first = load(LoadSpec("tiny", "single", hardware=Hardware.parse(SMALL)))
     first_error = type(first.error).__name__ if first.error else "no error"
     del first
     gc.collect()
-    second = load(LoadSpec("tiny", device_map="none", dtype="bfloat16"))
-    found = diagnose(second.model)
-    whole = second.error is None and not len(found)
-    return Verdict("false" if whole else "true", f"after {first_error} the second load in bfloat16 is "
-                   f"{'whole: nothing is found on it' if whole else 'not whole'}.")  # fmt: skip
+    second = load(LoadSpec("tiny", "none", dtype="bfloat16"))
+    whole = second.error is None and not len(diagnose(second.model))
+    state = "whole: nothing is found on it" if whole else "not whole"
+    return Settled("false" if whole else "true", f"after {first_error} the second load in bfloat16 is {state}.")
 
 
-def several_threads_call_at_once() -> Verdict:
+def several_threads_call_at_once() -> Settled:
     from diag.loading.recipe import load
 
-    model = load(LoadSpec("tiny", device_map="disk")).model
+    model = load(LoadSpec("tiny", "disk")).model
     right = logits(model)
     bad: list[str] = []
 
     def call(_: int) -> None:
         try:
-            if not bool((logits(model, token_ids()) == right).all()):
+            if not bool((logits(model) == right).all()):
                 bad.append("a wrong answer")
         except Exception as error:
-            bad.append(f"{type(error).__name__}: {error}".splitlines()[0])
+            bad.append(error_line(error))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(64)))
     after = "right" if bool((logits(model) == right).all()) else "wrong"
     if not bad:
-        return Verdict("false", "64 calls from 8 threads on an offloaded model all answered right.")
-    return Verdict("true", f"{len(bad)} of 64 calls from 8 threads on one offloaded model failed, for example with "
-                   f"{bad[0]}; called alone afterwards it is {after}.")  # fmt: skip
+        return Settled("false", "64 calls from 8 threads on an offloaded model all answered right.")
+    failed = f"{len(bad)} of 64 calls from 8 threads on one offloaded model failed, for example with {bad[0]}"
+    return Settled("true", f"{failed}; called alone afterwards it is {after}.")
 
 
-def several_threads_load_at_once() -> Verdict:
-    text = _error_of("concurrent-load")
-    return Verdict("only when one of them uses accelerate's init_empty_weights()", f"then the other fails with {text}")
+def several_threads_load_at_once() -> Settled:
+    text = _error_in(concurrent_load.SCENARIO)
+    return Settled("only when one of them uses accelerate's init_empty_weights()", f"then the other fails with {text}")
 
 
 # --- quick fixes -------------------------------------------------------------------------------------------------
@@ -201,56 +195,77 @@ def several_threads_load_at_once() -> Verdict:
 
 def _quick_fix(fix: str, situation: str) -> Claim:
     tries = quickfixes.tries_of(fix, situation)
-    kept = fix.startswith("Dropping") and situation == "offloaded"
+    says = f"{fix} fixes it: {situation}"
+    if (fix, situation) != (quickfixes.DROP_TO, "offloaded"):
+        return Claim(says, lambda: quickfixes.verdict_over(tries), tries[0].call, kind="quick fix")
+    fails_before = moved_after_dispatch.TO
 
-    def settle() -> Verdict:
+    def settle() -> Settled:
         answer, because = quickfixes.verdict_over(tries)
-        return Verdict(
-            answer, f"with the call: {_error_of('moved-after-dispatch')}; without: {because}" if kept else because
-        )
+        return Settled(answer, f"with the call: {_error_in(fails_before)}; without: {because}")
 
-    shown = "moved-after-dispatch" if kept else tries[0].call
-    return Claim(f"{fix} fixes it: {situation}", settle, shown, kind="quick fix")
+    return Claim(says, settle, fails_before.name, kind="quick fix")
 
 
 # --- the web's advice --------------------------------------------------------------------------------------------
 
 
-def move_to_device() -> Verdict:
-    text = _error_of("moved-after-dispatch/cpu")
-    return Verdict("only when nothing is offloaded", f"on an offloaded model it fails: {text}")
+def move_to_device() -> Settled:
+    text = _error_in(moved_after_dispatch.CPU)
+    return Settled("only when nothing is offloaded", f"on an offloaded model it fails: {text}")
 
 
-def to_empty() -> Verdict:
-    with get("uninitialised-values").run() as stage:
-        return Verdict("false" if stage.is_wrong else "true", f"no error is left, and {stage.played[-1].shows}")
+def to_empty() -> Settled:
+    with uninitialised_values.TO_EMPTY.run() as stage:
+        return Settled("false" if stage.is_wrong else "true", f"no error is left, and {stage.played[-1].shows}")
 
 
-def any_meta_parameter_is_broken() -> Verdict:
+def any_meta_parameter_is_broken() -> Settled:
     from diag.loading.recipe import load
 
-    model = load(LoadSpec("tiny", device_map="offload")).model
-    meta = sum(p.is_meta for p in model.parameters())
-    right = _no_problem(device_map="offload")
-    return Verdict("false" if right else "true",
-                   f"{meta} parameters of a healthy offloaded model are on meta, and it is proved right.")  # fmt: skip
+    spec = LoadSpec("tiny", "offload")
+    meta = sum(p.is_meta for p in load(spec).model.parameters())
+    problem = problem_of(spec)
+    proof = f"it is {problem}" if problem else "it is proved right."
+    return Settled("true" if problem else "false", f"{meta} parameters of an offloaded model are on meta, and {proof}")
 
 
 CLAIMS = (
-    Claim("Mixing inputs.to(model.device) with device_map='auto' gave the reported text", inputs_to_model_device,
-          "input-on-meta"),
-    Claim("A partial 4-bit load without bitsandbytes leaves meta tensors", partial_load_without_bitsandbytes,
-          "from_pretrained('tiny', quantization_config=BitsAndBytesConfig(load_in_4bit=True)), without bitsandbytes"),
-    Claim("Retrying in another dtype leaves an incomplete module", retries_in_another_dtype,
-          "out-of-memory"),
-    Claim("Several threads that call one offloaded model at once break it", several_threads_call_at_once,
-          "concurrent-calls"),
-    Claim("Loading from several threads at once leaves meta tensors", several_threads_load_at_once, "concurrent-load"),
-    Claim("A call that comes while the model is still loading gives the reported text", called_while_loading,
-          "never-materialised"),
+    Claim(
+        "Mixing inputs.to(model.device) with device_map='auto' gave the reported text",
+        inputs_to_model_device,
+        input_on_meta.SCENARIO.name,
+    ),
+    Claim(
+        "A partial 4-bit load without bitsandbytes leaves meta tensors",
+        partial_load_without_bitsandbytes,
+        "from_pretrained('tiny', quantization_config=BitsAndBytesConfig(load_in_4bit=True)), without bitsandbytes",
+    ),
+    Claim(
+        "Retrying in another dtype leaves an incomplete module", retries_in_another_dtype, out_of_memory.SCENARIO.name
+    ),
+    Claim(
+        "Several threads that call one offloaded model at once break it",
+        several_threads_call_at_once,
+        concurrent_calls.SCENARIO.name,
+    ),
+    Claim(
+        "Loading from several threads at once leaves meta tensors",
+        several_threads_load_at_once,
+        concurrent_load.SCENARIO.name,
+    ),
+    Claim(
+        "A call that comes while the model is still loading gives the reported text",
+        called_while_loading,
+        never_materialised.EMPTY_CONTEXT.name,
+    ),
     *(_quick_fix(fix, situation) for fix in quickfixes.FIXES for situation in quickfixes.SITUATIONS),
-    Claim(".to('cuda') puts everything in place", move_to_device, "moved-after-dispatch/cpu", kind="web advice"),
-    Claim("to_empty() repairs meta tensors", to_empty, "uninitialised-values", kind="web advice"),
-    Claim("any(p.is_meta) tells broken models from healthy ones", any_meta_parameter_is_broken, "hooks-removed",
-          kind="web advice"),
-)  # fmt: skip
+    Claim(".to('cuda') puts everything in place", move_to_device, moved_after_dispatch.CPU.name, kind="web advice"),
+    Claim("to_empty() repairs meta tensors", to_empty, uninitialised_values.TO_EMPTY.name, kind="web advice"),
+    Claim(
+        "any(p.is_meta) tells broken models from healthy ones",
+        any_meta_parameter_is_broken,
+        hooks_removed.SCENARIO.name,
+        kind="web advice",
+    ),
+)

@@ -1,16 +1,17 @@
-"""Parts that several scenarios share: steps that load and run, token ids, maps, answers."""
+"""Steps and parts of steps that several scenarios share. The tiny sample, which most play with, has six blocks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from diag.reproduce.scenario import Stage
+from diag.reproduce.scenario import Stage, Step
 
-LAYERS = 6  # of the tiny sample
+if TYPE_CHECKING:
+    import torch
 
 
-def token_ids() -> Any:
-    """Ids that every sample knows."""
+def token_ids() -> torch.Tensor:
+    """Ids that every sample knows, of shape (1, 6)."""
     import torch
 
     return torch.tensor([[5, 17, 42, 99, 7, 23]])
@@ -18,9 +19,38 @@ def token_ids() -> Any:
 
 def disk_map() -> dict[str, str]:
     """A map that keeps everything on the CPU except the last two blocks, which go to disk."""
-    names = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
-    blocks = {f"model.layers.{n}": "disk" if n >= LAYERS - 2 else "cpu" for n in range(LAYERS)}
+    names = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+    blocks = {f"model.layers.{n}": "disk" if n >= 4 else "cpu" for n in range(6)}
     return {**dict.fromkeys(names, "cpu"), **blocks}
+
+
+def error_line(error: BaseException | None) -> str:
+    """An error's class and the first line of its text; empty for None."""
+    return f"{type(error).__name__}: {error}".splitlines()[0] if error else ""
+
+
+def logits(model: Any) -> torch.Tensor:
+    """What the model answers for `token_ids()`."""
+    import torch
+
+    with torch.no_grad():
+        return model(token_ids()).logits
+
+
+def checkpoint_state(stage: Stage) -> dict[str, torch.Tensor]:
+    """All tensors of the checkpoint's safetensors files."""
+    from safetensors.torch import load_file
+
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(stage.checkpoint().glob("*.safetensors")):
+        state.update(load_file(file))
+    return state
+
+
+def load_plain(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
 
 
 def load_with_disk(stage: Stage) -> str:
@@ -33,19 +63,29 @@ def load_with_disk(stage: Stage) -> str:
     return f"placed by {stage.model.hf_device_map}"
 
 
+def load_embedding_on_disk(stage: Stage) -> str:
+    from transformers import AutoModelForCausalLM
+
+    device_map = {**disk_map(), "model.embed_tokens": "disk", "lm_head": "disk"}
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=device_map, offload_folder=stage.folder / "offload"
+    )
+    return f"model.device is {stage.model.device}"
+
+
+def load_on_gpu(stage: Stage) -> str:
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map={"": 0})
+    return f"the model is on {stage.model.device}"
+
+
 def remember_right_answer(stage: Stage) -> str:
     """Keeps the logits of the undamaged model as the reference."""
     from transformers import AutoModelForCausalLM
 
     stage.reference = logits(AutoModelForCausalLM.from_pretrained(stage.checkpoint()))
     return f"logits of {tuple(stage.reference.shape)}"
-
-
-def logits(model: Any, ids: Any = None) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return model(token_ids() if ids is None else ids).logits
 
 
 def run(stage: Stage) -> str:
@@ -55,12 +95,19 @@ def run(stage: Stage) -> str:
     stage.inputs = {"input_ids": token_ids()}
     with torch.no_grad():
         stage.answer = stage.model(**stage.inputs).logits
-    return how_wrong(stage)
+    return compared(stage.answer, stage.reference)
 
 
-def how_wrong(stage: Stage) -> str:
-    if stage.reference is None:
-        return f"logits of {tuple(stage.answer.shape)} on {stage.answer.device}"
-    gap = float((stage.answer.cpu() - stage.reference).abs().max())
-    same = float((stage.answer.cpu().argmax(-1) == stage.reference.argmax(-1)).float().mean())
+def compared(answer: torch.Tensor, reference: torch.Tensor | None) -> str:
+    """How far an answer is from the right one, in words; without a reference, what it is."""
+    if reference is None:
+        return f"logits of {tuple(answer.shape)} on {answer.device}"
+    gap = float((answer.cpu() - reference).abs().max())
+    same = float((answer.cpu().argmax(-1) == reference.argmax(-1)).float().mean())
     return f"no exception; logits differ by up to {gap:.3g}, {same:.0%} of the next words agree"
+
+
+REMEMBER = Step("build", "Remember the right answer.", remember_right_answer)
+LOAD_WITH_DISK = Step("load", "Load with the last two blocks on disk.", load_with_disk)
+LOAD_EMBEDDING_ON_DISK = Step("load", "Load with the embedding on disk.", load_embedding_on_disk)
+RUN = Step("run", "Run it.", run)

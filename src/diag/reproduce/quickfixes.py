@@ -5,117 +5,131 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
+from diag.reproduce.common import error_line
+from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
 
 SITUATIONS = ("one GPU", "two GPUs", "offloaded", "quantized")
-FIXES = ("DEVICE_MAP=single", "Removing QUANTIZE or installing bitsandbytes", "DEVICE_MAP=none",
-         "Dropping the manual .to(...)")  # fmt: skip
 ROOM, SMALL, TWO, TWO_SMALL = "300MiB+8GiB", "600KiB+8GiB", "2x300MiB+8GiB", "2x600KiB+8GiB"
 SMALL_PACKED = "300KiB+8GiB"  # too small for the packed weights as well
 
 
+class Settled(NamedTuple):
+    """How a claim was settled: `answer` is `true`, `false` or `only when …`, `because` says what happened."""
+
+    answer: str
+    because: str
+
+
 @dataclass(frozen=True)
 class Try:
-    """One load under one condition: LoadSpec fields; `moved` then sends the model to the GPU as a caller does."""
+    """One load under one condition; `moved` then sends the model to the GPU, as a caller does."""
 
     when: str
-    fields: tuple[tuple[str, Any], ...]
+    spec: LoadSpec
     moved: bool = False
 
     @property
     def call(self) -> str:
-        spec = LoadSpec("tiny", **dict(self.fields))
-        return f"diag.load(diag.{spec!r})" + ".model.to('simgpu:0')" * self.moved
+        """The same as code that a person can run."""
+        return f"diag.load(diag.{self.spec!r})" + (".model.to('simgpu:0')" if self.moved else "")
 
     def problem(self) -> str:
         """Empty where the model is proved; otherwise what happened."""
-        return _loaded(LoadSpec("tiny", **dict(self.fields)), self.moved)
+        return problem_of(self.spec, self.moved)
 
 
 @cache
-def _loaded(spec: LoadSpec, moved: bool) -> str:
+def problem_of(spec: LoadSpec, moved: bool = False) -> str:
+    """Loads, and moves if asked; empty where the model is proved, otherwise what happened. Settled once per process."""
     from diag.loading.recipe import load
     from diag.proving.proof import prove
 
     outcome = load(spec)
     if outcome.model is None:
-        return f"{type(outcome.error).__name__}: {outcome.error}".splitlines()[0]
+        return error_line(outcome.error)
     try:
         model = outcome.model.to("simgpu:0") if moved else outcome.model
     except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return error_line(error)
     proof = prove(model, spec)
     return "" if proof.proved else str(proof)
 
 
-def verdict_over(tries: tuple[Try, ...]) -> tuple[str, str]:
-    """true, false, or only when …; and what happened under each condition."""
-    results = {one.when: one.problem() for one in tries}
-    good, bad = [when for when, r in results.items() if not r], [f"{when}: {r}" for when, r in results.items() if r]
+def verdict_over(tries: tuple[Try, ...]) -> Settled:
+    """`true` where every try is proved, `false` where none is; otherwise `only when` and the conditions that help."""
+    problems = {one.when: one.problem() for one in tries}
+    good = [when for when, problem in problems.items() if not problem]
+    bad = "; ".join(f"{when}: {problem}" for when, problem in problems.items() if problem)
+    right = f"right when {', '.join(good)}"
     if not bad:
-        return "true", f"right when {', '.join(good)}."
-    answer = f"only when {' or '.join(good)}" if good else "false"
-    return answer, f"right when {', '.join(good)}; {'; '.join(bad)}" if good else "; ".join(bad)
+        return Settled("true", f"{right}.")
+    return Settled(f"only when {' or '.join(good)}", f"{right}; {bad}") if good else Settled("false", bad)
 
 
 def tries_of(fix: str, situation: str) -> tuple[Try, ...]:
-    """What is run for one quick fix in one situation."""
-    return _MAKERS[FIXES.index(fix)](situation)
+    """What is run for one of `FIXES` in one of `SITUATIONS`."""
+    return FIXES[fix](situation)
 
 
-def _try(when: str, moved: bool = False, **fields: Any) -> Try:
-    return Try(when, tuple(fields.items()), moved)
+def _spec(device_map: str, hardware: str, quantization: str = "none") -> LoadSpec:
+    return LoadSpec("tiny", device_map, quantization, Hardware.parse(hardware))
 
 
-def _machines(situation: str) -> tuple[tuple[str, str], ...]:
-    """Room and lack of it. What was offloaded was so because the GPU is too small, or because others held it."""
+def _packing(situation: str) -> str:
+    return "nf4" if situation == "quantized" else "none"
+
+
+def _with_room_and_without(situation: str, device_map: str, moved: bool = False) -> tuple[Try, ...]:
+    """What was offloaded was so because the GPU is too small, or because others held it: both are tried."""
+    conditions = {"a GPU holds the whole model": ROOM, "the GPU is too small": SMALL}
     if situation == "two GPUs":
-        return ("a GPU holds the whole model", TWO), ("each GPU is too small for the model alone", TWO_SMALL)
-    small = SMALL_PACKED if situation == "quantized" else SMALL
-    return ("a GPU holds the whole model", ROOM), ("the GPU is too small", small)
-
-
-def _packed(situation: str) -> dict[str, Any]:
-    return {"quantization": "nf4"} if situation == "quantized" else {}
+        conditions = {"a GPU holds the whole model": TWO, "each GPU is too small for the model alone": TWO_SMALL}
+    elif situation == "quantized":
+        conditions["the GPU is too small"] = SMALL_PACKED
+    packing = _packing(situation)
+    return tuple(Try(when, _spec(device_map, hardware, packing), moved) for when, hardware in conditions.items())
 
 
 def _single(situation: str) -> tuple[Try, ...]:
-    return tuple(_try(when, device_map="single", hardware=hardware, **_packed(situation))
-                 for when, hardware in _machines(situation))  # fmt: skip
+    return _with_room_and_without(situation, "single")
 
 
 def _no_map(situation: str) -> tuple[Try, ...]:
     """Without a map the model is on the CPU, from where the caller moves it; packed weights go to the GPU at once."""
-    moved = situation != "quantized"
-    return tuple(_try(when, moved=moved, device_map="none", hardware=hardware, **_packed(situation))
-                 for when, hardware in _machines(situation))  # fmt: skip
+    return _with_room_and_without(situation, "none", moved=situation != "quantized")
 
 
 def _no_quantization(situation: str) -> tuple[Try, ...]:
-    if situation in ("one GPU", "two GPUs"):
-        hardware = ROOM if situation == "one GPU" else TWO
-        return (_try("QUANTIZE is removed", device_map="auto", hardware=hardware),
-                _try("bitsandbytes is installed", device_map="auto", quantization="nf4",
-                     hardware=hardware))  # fmt: skip
-    if situation == "offloaded":
-        return (_try("QUANTIZE is removed", device_map="offload", hardware=ROOM),
-                _try("bitsandbytes is installed", device_map="offload", quantization="nf4", hardware=ROOM))  # fmt: skip
-    return (_try("QUANTIZE is removed", device_map="auto", hardware=SMALL),
-            _try("bitsandbytes is installed and a GPU holds the packed model", device_map="auto",
-                 quantization="nf4", hardware=ROOM),
-            _try("bitsandbytes is installed and the GPU is too small", device_map="auto", quantization="nf4",
-                 hardware=SMALL_PACKED))  # fmt: skip
+    removed, installed = "QUANTIZE is removed", "bitsandbytes is installed"
+    if situation == "quantized":
+        return (
+            Try(removed, _spec("auto", SMALL)),
+            Try(f"{installed} and a GPU holds the packed model", _spec("auto", ROOM, "nf4")),
+            Try(f"{installed} and the GPU is too small", _spec("auto", SMALL_PACKED, "nf4")),
+        )
+    device_map = "offload" if situation == "offloaded" else "auto"
+    hardware = TWO if situation == "two GPUs" else ROOM
+    return Try(removed, _spec(device_map, hardware)), Try(installed, _spec(device_map, hardware, "nf4"))
 
 
 def _dropped(situation: str) -> tuple[Try, ...]:
     if situation == "offloaded":
-        return (_try("blocks are on the CPU and on disk", device_map="offload", hardware=ROOM),
-                _try("everything is on disk", device_map={"": "disk"}))  # fmt: skip
-    hardware = TWO if situation == "two GPUs" else ROOM
-    device_map = "balanced" if situation == "two GPUs" else "auto"
-    return (_try("the loader makes the map", device_map=device_map, hardware=hardware, **_packed(situation)),)
+        return (
+            Try("blocks are on the CPU and on disk", _spec("offload", ROOM)),
+            Try("everything is on disk", LoadSpec("tiny", (("", "disk"),))),
+        )
+    if situation == "two GPUs":
+        return (Try("the loader makes the map", _spec("balanced", TWO)),)
+    return (Try("the loader makes the map", _spec("auto", ROOM, _packing(situation))),)
 
 
-_MAKERS: tuple[Callable[[str], tuple[Try, ...]], ...] = (_single, _no_quantization, _no_map, _dropped)
+DROP_TO = "Dropping the manual .to(...)"
+FIXES: dict[str, Callable[[str], tuple[Try, ...]]] = {
+    "DEVICE_MAP=single": _single,
+    "Removing QUANTIZE or installing bitsandbytes": _no_quantization,
+    "DEVICE_MAP=none": _no_map,
+    DROP_TO: _dropped,
+}

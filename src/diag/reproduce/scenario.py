@@ -15,22 +15,24 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from diag.diagnosis.cause import Cause
 from diag.errors import DiagError
 from diag.values.finding import Findings
+from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
 class Step:
-    """One action: `name` is build, load, break or run; `says` why it is done; `act` does it on the stage."""
+    """One action: `says` tells why it is done; `act` does it on the stage and may return what there is to see."""
 
-    name: str
+    name: Literal["build", "load", "break", "run"]
     says: str
-    act: Callable[[Stage], Any] = field(repr=False)
+    act: Callable[[Stage], object] = field(repr=False)
 
     @property
     def code(self) -> str:
@@ -41,22 +43,21 @@ class Step:
         return textwrap.dedent("\n".join(lines[body:]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """The real failure behind one cause. `silent`: there is no exception, the answer is wrong.
+    """The real failure behind one cause. It may end in an exception; `silent` ones end in a wrong answer.
 
-    `hardware` is the simulated machine it needs, None for the CPU alone; `sample` is the model it plays with.
-    `teaches` says in a sentence what to look at. `asked` are the LoadSpec fields of the load that
-    fails. `variant` tells several scenarios of one cause apart.
+    All play with the sample `tiny`. `teaches` says in a sentence what to look at. `variant` tells several scenarios of
+    one cause apart. `hardware` is the simulated machine it needs, None for the CPU alone. `asked` are the LoadSpec
+    fields of the load that fails.
     """
 
     cause: str
     teaches: str
     steps: tuple[Step, ...]
+    variant: str = ""
     silent: bool = False
     hardware: str | None = None
-    sample: str = "tiny"
-    variant: str = ""
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,11 +75,6 @@ class Scenario:
             stage.play()
         return stage
 
-    def entry(self) -> Cause:
-        from diag.diagnosis import causes
-
-        return causes.get(self.cause)
-
 
 @dataclass(frozen=True)
 class Played:
@@ -90,26 +86,31 @@ class Played:
     error: str = ""
 
     def __str__(self) -> str:
-        result = f"raised {self.error}" if self.error else self.shows
-        return (
-            f"[{self.step.name}] {self.step.says}\n{textwrap.indent(self.step.code, '    ')}\n  -> {result or 'done'}"
-        )
+        code = textwrap.indent(self.step.code, "    ")
+        result = f"raised {self.error}" if self.error else self.shows or "done"
+        return f"[{self.step.name}] {self.step.says}\n{code}\n  -> {result}"
 
 
-class Stage(SimpleNamespace):
-    """Where a scenario plays: a private copy of the checkpoint, the model, inputs, and what was raised.
+class Stage:
+    """Where a scenario plays: a private copy of the checkpoint, the model, its inputs, and what was raised.
 
     Steps set `model`, `inputs`, `spec` and `text`; `reference` is the right answer, `answer` what the broken model
     gave. The folder goes when the stage is closed or dropped.
     """
 
     def __init__(self, scenario: Scenario) -> None:
-        super().__init__(scenario=scenario, model=None, inputs=None, spec=None, error=None, text=None, reference=None,
-                         answer=None, notes=[], played=[])  # fmt: skip
+        self.scenario = scenario
+        self.model: Any = None
+        self.inputs: dict[str, torch.Tensor] | None = None
+        self.spec: LoadSpec | None = None
+        self.error: Exception | None = None
+        self.text: str | None = None
+        self.reference: torch.Tensor | None = None
+        self.answer: torch.Tensor | None = None
+        self.notes: list[str] = []
+        self.played: list[Played] = []
         self.folder = Path(tempfile.mkdtemp(prefix="diag-scenario-"))
         self._clean = weakref.finalize(self, shutil.rmtree, str(self.folder), ignore_errors=True)
-
-    __hash__ = object.__hash__  # type: ignore[assignment]
 
     @property
     def finished(self) -> bool:
@@ -121,24 +122,27 @@ class Stage(SimpleNamespace):
 
         target = self.folder / "checkpoint"
         if not target.exists():
-            shutil.copytree(samples.path(self.scenario.sample), target)
+            shutil.copytree(samples.path("tiny"), target)
         return target
 
     def play(self) -> Played:
         """Takes the next step. Raises DiagError after the last."""
+        from diag.machine.here import use_hardware
+
         if self.finished:
             raise DiagError("the scenario is over.", next_step="start a new one: reproduce.get(cause).start().")
         step = self.scenario.steps[len(self.played)]
-        start, shows, text = time.perf_counter(), "", ""
-        with _quiet(self.notes), _hardware(self.scenario.hardware):
+        start, shows, error = time.perf_counter(), "", ""
+        with _quiet(self.notes):
+            use_hardware(self._hardware())
             try:
-                shows = _as_text(step.act(self))
-            except Exception as error:
-                self.error = error
-                text = f"{type(error).__name__}: {error}"
-        played = Played(step, time.perf_counter() - start, shows, text)
-        self.played.append(played)
-        return played
+                returned = step.act(self)
+                shows = "" if returned is None else str(returned)
+            except Exception as raised:
+                self.error = raised
+                error = f"{type(raised).__name__}: {raised}"
+        self.played.append(Played(step, time.perf_counter() - start, shows, error))
+        return self.played[-1]
 
     def diagnose(self) -> Findings:
         """What diag says about the result, from the model, the exception or the text that the steps left."""
@@ -150,7 +154,10 @@ class Stage(SimpleNamespace):
 
     def _asked(self) -> LoadSpec | None:
         asked = self.scenario.asked
-        return LoadSpec(str(self.checkpoint()), hardware=self.scenario.hardware, **asked) if asked else None
+        return LoadSpec(str(self.checkpoint()), hardware=self._hardware(), **asked) if asked else None
+
+    def _hardware(self) -> Hardware | None:
+        return Hardware.parse(self.scenario.hardware) if self.scenario.hardware else None
 
     @property
     def is_wrong(self) -> bool:
@@ -162,26 +169,14 @@ class Stage(SimpleNamespace):
         return not torch.allclose(self.reference, self.answer.to("cpu"), rtol=1e-4, atol=1e-5, equal_nan=False)
 
     def close(self) -> None:
+        """Removes the folder; the model and what was raised stay."""
         self._clean()
 
     def __enter__(self) -> Stage:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _as_text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-@contextlib.contextmanager
-def _hardware(hardware: str | None) -> Iterator[None]:
-    from diag.machine.here import use_hardware
-    from diag.values.hardware import Hardware
-
-    use_hardware(None if hardware is None else Hardware.parse(hardware))
-    yield
 
 
 @contextlib.contextmanager
@@ -189,12 +184,11 @@ def _quiet(notes: list[str]) -> Iterator[None]:
     """Collects what the libraries warn about; progress bars are not shown."""
     from diag.loading.notes import collecting
 
-    with collecting(notes), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    with collecting(notes), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), without_bars():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
         try:
-            with without_bars():
-                yield
+            yield
         finally:
             logging.disable(before)
 
@@ -211,8 +205,3 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def steps(*pairs: tuple[str, str, Callable[[Stage], Any]]) -> tuple[Step, ...]:
-    """Steps from (name, says, act)."""
-    return tuple(Step(*pair) for pair in pairs)

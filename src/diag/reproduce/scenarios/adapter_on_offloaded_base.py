@@ -1,11 +1,9 @@
-"""What the scenarios of adapter-on-offloaded-base do: make an adapter, put it on, and look at the base's files."""
-
-from __future__ import annotations
+"""adapter-on-offloaded-base: a PEFT adapter is put on a base model with blocks on disk."""
 
 import contextlib
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Stage
+from diag.reproduce.common import REMEMBER, RUN, disk_map, load_with_disk
+from diag.reproduce.scenario import Scenario, Stage, Step
 from diag.values.spec import LoadSpec
 
 
@@ -13,9 +11,8 @@ def make_adapter(stage: Stage) -> str:
     import peft
     from transformers import AutoModelForCausalLM
 
-    model = peft.get_peft_model(
-        AutoModelForCausalLM.from_pretrained(stage.checkpoint()), peft.LoraConfig(r=2, target_modules=["q_proj"])
-    )
+    base = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     model.save_pretrained(str(stage.folder / "adapter"))
     return "an adapter for q_proj"
 
@@ -47,3 +44,29 @@ def load_base_again(stage: Stage) -> str:
 
     stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
     return "loading reported success"
+
+
+MAKE_ADAPTER = Step("build", "Make a small adapter.", make_adapter)
+
+PUT_ON = Scenario(
+    cause="adapter-on-offloaded-base",
+    teaches="PEFT dispatches the base a second time.",
+    steps=(
+        MAKE_ADAPTER,
+        Step("load", "Load the base with two blocks on disk.", load_with_disk),
+        Step("run", "Put the adapter on.", put_adapter_on),
+    ),
+)
+FILES_REWRITTEN = Scenario(
+    cause="adapter-on-offloaded-base",
+    variant="files-rewritten",
+    teaches="PEFT writes over the files of the base (here of a copy).",
+    steps=(
+        REMEMBER,
+        MAKE_ADAPTER,
+        Step("break", "Put it on a base at a relative path, two blocks on disk.", put_adapter_on_relative),
+        Step("load", "Load the base again, without adapter.", load_base_again),
+        RUN,
+    ),
+    silent=True,
+)

@@ -1,0 +1,22 @@
+"""concurrent-calls: several threads call one healthy offloaded model."""
+
+from diag.reproduce.common import LOAD_WITH_DISK, logits, token_ids
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def call_from_threads(stage: Stage) -> str:
+    from concurrent.futures import ThreadPoolExecutor
+
+    stage.inputs = {"input_ids": token_ids()}
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(50):  # as requests overlap in a service; one of the first rounds fails
+            for call in [pool.submit(logits, stage.model) for _ in range(16)]:
+                call.result()
+    return "all calls answered"
+
+
+SCENARIO = Scenario(
+    cause="concurrent-calls",
+    teaches="The headline error from a healthy model: overlapping calls share its hooks.",
+    steps=(LOAD_WITH_DISK, Step("run", "Call it from eight threads.", call_from_threads)),
+)

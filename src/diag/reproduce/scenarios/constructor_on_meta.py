@@ -1,0 +1,16 @@
+"""constructor-on-meta: the model's code needs numbers while it is built on meta."""
+
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_code_with_numbers(stage: Stage) -> None:
+    from diag.reproduce.older_code import DropPathModel, saved_by
+
+    stage.model = DropPathModel.from_pretrained(saved_by(DropPathModel, stage.folder))
+
+
+SCENARIO = Scenario(
+    cause="constructor-on-meta",
+    teaches="The constructor asks a tensor for a number, and there is none yet.",
+    steps=(Step("load", "Load a model whose code was written for transformers 4.", load_code_with_numbers),),
+)

@@ -1,0 +1,16 @@
+"""environment-mismatch: model code for transformers 4 runs under transformers 5."""
+
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_code_for_version_4(stage: Stage) -> None:
+    from diag.reproduce.older_code import WithoutPostInit, saved_by
+
+    stage.model = WithoutPostInit.from_pretrained(saved_by(WithoutPostInit, stage.folder))
+
+
+SCENARIO = Scenario(
+    cause="environment-mismatch",
+    teaches="Model code for transformers 4 does not call post_init().",
+    steps=(Step("load", "Load it under transformers 5.", load_code_for_version_4),),
+)

@@ -1,0 +1,34 @@
+"""forward-bypasses-hook: the hook is still there, but the module's forward was replaced."""
+
+from diag.reproduce.common import LOAD_WITH_DISK, REMEMBER, RUN
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def patch_linear(stage: Stage) -> None:
+    import types
+
+    from torch import nn
+
+    layer = stage.model.model.layers[5].self_attn.q_proj  # in one of the blocks on disk
+    layer.forward = types.MethodType(nn.Linear.forward, layer)
+
+
+def patch_norm(stage: Stage) -> None:
+    import types
+
+    norm = stage.model.model.layers[5].input_layernorm
+    norm.forward = types.MethodType(type(norm).forward, norm)
+
+
+SILENT = Scenario(
+    cause="forward-bypasses-hook",
+    teaches="A Linear without bias computes with random memory, and nothing is raised.",
+    steps=(REMEMBER, LOAD_WITH_DISK, Step("break", "Patch one layer's forward.", patch_linear), RUN),
+    silent=True,
+)
+NORM = Scenario(
+    cause="forward-bypasses-hook",
+    variant="norm",
+    teaches="The same patch on a norm raises the headline error.",
+    steps=(LOAD_WITH_DISK, Step("break", "Patch a norm's forward.", patch_norm), RUN),
+)

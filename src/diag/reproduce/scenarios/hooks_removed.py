@@ -1,0 +1,17 @@
+"""hooks-removed: the hooks that bring offloaded weights in were taken off."""
+
+from diag.reproduce.common import LOAD_WITH_DISK, RUN
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def remove_hooks(stage: Stage) -> None:
+    from accelerate.hooks import remove_hook_from_module
+
+    remove_hook_from_module(stage.model, recurse=True)
+
+
+SCENARIO = Scenario(
+    cause="hooks-removed",
+    teaches="The headline error: the first operand of a norm is a stranded weight.",
+    steps=(LOAD_WITH_DISK, Step("break", "Take the hooks off.", remove_hooks), RUN),
+)

@@ -1,0 +1,23 @@
+"""memory-already-taken: another worker holds the memory that the plan counts on."""
+
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_nf4_beside_others(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    from diag.machine.here import free_memory
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map="auto", quantization_config=config, max_memory=free_memory()
+    )
+
+
+SCENARIO = Scenario(
+    cause="memory-already-taken",
+    teaches="The card is large enough; what is free is not.",
+    steps=(Step("load", "Load nf4 with device_map='auto' beside another worker.", load_nf4_beside_others),),
+    hardware="3MiB-2900KiB+8GiB",
+    asked={"device_map": "auto", "quantization": "nf4"},
+)

@@ -1,0 +1,43 @@
+"""missing-weight-data: the tensor is missing from the checkpoint, or the files that hold it are gone."""
+
+from diag.reproduce.common import LOAD_WITH_DISK, RUN, load_with_disk
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def drop_a_key(stage: Stage) -> str:
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    folder = stage.checkpoint()
+    key = "model.layers.5.mlp.up_proj.weight"
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    shard = folder / index["weight_map"].pop(key)
+    state = load_file(shard)
+    del state[key]
+    save_file(state, shard, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return f"{key} is gone from {shard.name}"
+
+
+def remove_files(stage: Stage) -> str:
+    for file in stage.checkpoint().glob("*.safetensors"):
+        file.unlink()
+    return "the checkpoint's files are gone, as a cleaned cache leaves them"
+
+
+KEY_GONE = Scenario(
+    cause="missing-weight-data",
+    teaches="Loading succeeds, and the first forward fails.",
+    steps=(
+        Step("build", "Remove one tensor from the checkpoint.", drop_a_key),
+        Step("load", "Load with that block on disk.", load_with_disk),
+        RUN,
+    ),
+)
+FILES_GONE = Scenario(
+    cause="missing-weight-data",
+    variant="files-gone",
+    teaches="Disk offload reads the checkpoint on every forward.",
+    steps=(LOAD_WITH_DISK, Step("break", "Clean the cache.", remove_files), RUN),
+)

@@ -1,0 +1,32 @@
+"""offload-folder-missing: the map needs disk, and no folder was given."""
+
+from diag.reproduce.common import disk_map
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def write_bin_checkpoint(stage: Stage) -> str:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder, state = stage.checkpoint(), AutoModelForCausalLM.from_pretrained(stage.checkpoint()).state_dict()
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    return "the checkpoint is pytorch_model.bin now"
+
+
+def load_to_disk_without_folder(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=disk_map())
+
+
+SCENARIO = Scenario(
+    cause="offload-folder-missing",
+    teaches="A .bin checkpoint can't be read in place.",
+    steps=(
+        Step("build", "Save the checkpoint as .bin.", write_bin_checkpoint),
+        Step("load", "Load with disk in the map and no folder.", load_to_disk_without_folder),
+    ),
+    asked={"device_map": disk_map()},
+)

@@ -1,0 +1,29 @@
+"""offload-notice: accelerate says where it put the weights; that is no error."""
+
+from diag.reproduce.common import disk_map
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def notice(stage: Stage) -> str:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), offload_folder=stage.folder / "offload"
+    )
+    stage.text = "\n".join(stage.notes)
+    return "accelerate says where it put the weights"
+
+
+def keep_the_notice(stage: Stage) -> str:
+    stage.text = "\n".join(note for note in stage.notes if "meta device" in note)
+    return stage.text
+
+
+SCENARIO = Scenario(
+    cause="offload-notice",
+    teaches="A notice, and no error.",
+    steps=(
+        Step("load", "Load with the last two blocks on disk.", notice),
+        Step("run", "Keep what was printed.", keep_the_notice),
+    ),
+)

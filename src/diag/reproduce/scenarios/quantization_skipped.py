@@ -1,0 +1,45 @@
+"""quantization-skipped: quantization was asked for, and layers are not quantized."""
+
+from diag.reproduce.common import disk_map, load_plain, remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_nf4_allowing_cpu(stage: Stage) -> str:
+    from torch import nn
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_enable_fp32_cpu_offload=True)
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), device_map=disk_map(), quantization_config=config, offload_folder=stage.folder / "offload"
+    )
+    plain = sum(type(m) is nn.Linear for m in stage.model.modules())
+    return f"is_quantized is {stage.model.is_quantized}, and {plain} Linear layers are at full size"
+
+
+def call_a_layer_that_was_never_packed(stage: Stage) -> None:
+    import bitsandbytes as bnb
+    import torch
+
+    stage.model.model.layers[0].mlp.up_proj = bnb.nn.Linear4bit(64, 128, bias=False)
+    stage.model.model.layers[0].mlp.up_proj(torch.ones(1, 64))
+
+
+OFFLOADED = Scenario(
+    cause="quantization-skipped",
+    teaches="The switch that allows offload leaves the modules unquantized.",
+    steps=(
+        Step("build", "Remember the unquantized answer.", remember_right_answer),
+        Step("load", "Load nf4 with the switch for offload, over CPU and disk.", load_nf4_allowing_cpu),
+        Step("run", "Run it: the answer is the unquantized one.", run),
+    ),
+    silent=True,
+)
+NEVER_PACKED = Scenario(
+    cause="quantization-skipped",
+    variant="never-packed",
+    teaches="A packed class around a weight that was never packed.",
+    steps=(
+        Step("load", "Load it unquantized.", load_plain),
+        Step("run", "Put a Linear4bit in and call it.", call_a_layer_that_was_never_packed),
+    ),
+)

@@ -1,0 +1,31 @@
+"""quantization-state-lost: a packed weight is there without its scales."""
+
+from diag.reproduce.common import RUN
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_int8(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_8bit=True)
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), quantization_config=config, device_map={"": "cpu"}
+    )
+
+
+def rebuild_parameter(stage: Stage) -> None:
+    from torch import nn
+
+    layer = stage.model.model.layers[2].mlp.down_proj
+    layer.weight = nn.Parameter(layer.weight.data.clone(), requires_grad=False)  # the scales are not copied
+
+
+SCENARIO = Scenario(
+    cause="quantization-state-lost",
+    teaches="The bytes are there, and their scales are not.",
+    steps=(
+        Step("load", "Load it in int8.", load_int8),
+        Step("break", "Rebuild one weight as a plain parameter.", rebuild_parameter),
+        RUN,
+    ),
+)

@@ -1,0 +1,23 @@
+"""quantized-cast: a quantized model is cast to another dtype."""
+
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_nf4(stage: Stage) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    stage.model = AutoModelForCausalLM.from_pretrained(
+        stage.checkpoint(), quantization_config=config, device_map={"": "cpu"}
+    )
+
+
+def cast_to_half(stage: Stage) -> None:
+    stage.model.half()
+
+
+SCENARIO = Scenario(
+    cause="quantized-cast",
+    teaches="Packed weights have no dtype to cast.",
+    steps=(Step("load", "Load it in nf4.", load_nf4), Step("run", "Call .half().", cast_to_half)),
+)

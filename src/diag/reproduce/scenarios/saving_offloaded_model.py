@@ -1,0 +1,25 @@
+"""saving-offloaded-model: the state dict that is saved holds placeholders."""
+
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def offload_to_cpu(stage: Stage) -> None:
+    from accelerate import cpu_offload
+    from transformers import AutoModelForCausalLM
+
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
+    cpu_offload(stage.model, execution_device="cpu")
+
+
+def save(stage: Stage) -> None:
+    stage.model.save_pretrained(str(stage.folder / "saved"))
+
+
+SCENARIO = Scenario(
+    cause="saving-offloaded-model",
+    teaches="The state dict of a model under cpu_offload holds placeholders.",
+    steps=(
+        Step("load", "Load it, and offload it to the CPU's store.", offload_to_cpu),
+        Step("run", "Save it.", save),
+    ),
+)

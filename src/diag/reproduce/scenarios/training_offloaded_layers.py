@@ -1,0 +1,24 @@
+"""training-offloaded-layers: layers on disk get no gradient."""
+
+from diag.reproduce.common import LOAD_WITH_DISK, token_ids
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def train_a_step(stage: Stage) -> str:
+    import torch
+
+    stage.model.train()
+    optimizer = torch.optim.SGD([p for p in stage.model.parameters() if p.requires_grad], lr=0.1)
+    before = float(stage.model(token_ids(), labels=token_ids()).loss)
+    stage.model(token_ids(), labels=token_ids()).loss.backward()
+    optimizer.step()
+    trained = sum(p.grad is not None for p in stage.model.parameters())
+    return f"loss was {before:.3f}; {trained} of {len(list(stage.model.parameters()))} parameters got a gradient"
+
+
+SCENARIO = Scenario(
+    cause="training-offloaded-layers",
+    teaches="The step succeeds, and a third of the model learned nothing.",
+    steps=(LOAD_WITH_DISK, Step("run", "Train one step.", train_a_step)),
+    silent=True,
+)

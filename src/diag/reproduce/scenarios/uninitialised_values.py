@@ -1,0 +1,40 @@
+"""uninitialised-values: tensors have memory, but nobody filled it."""
+
+from diag.reproduce.common import REMEMBER, RUN
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def load_through_to_empty(stage: Stage) -> str:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    right = AutoModelForCausalLM.from_pretrained(stage.checkpoint()).state_dict()
+    torch.full((4096,), 7.0)  # memory that was used before, as in any real process
+    with torch.device("meta"):
+        stage.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(str(stage.checkpoint())))
+    stage.model.to_empty(device="cpu")  # the usual advice
+    stage.model.load_state_dict(right)
+    return "all keys matched"
+
+
+def load_code_with_unsaved_buffer(stage: Stage) -> str:
+    from diag.reproduce.older_code import UnsavedBufferModel, saved_by
+
+    folder = saved_by(UnsavedBufferModel, stage.folder)
+    stage.model = UnsavedBufferModel.from_pretrained(folder)
+    return f"its buffer should count 1 2 3 4 ... and holds {stage.model.steps[:4].tolist()}"
+
+
+TO_EMPTY = Scenario(
+    cause="uninitialised-values",
+    teaches="Every key matched, and the rotary frequencies are garbage.",
+    steps=(REMEMBER, Step("load", "Build on meta, to_empty(), load the state.", load_through_to_empty), RUN),
+    silent=True,
+)
+BUFFER = Scenario(
+    cause="uninitialised-values",
+    variant="buffer",
+    teaches="A buffer that is not saved comes back as whatever was in memory.",
+    steps=(Step("load", "Load a model with such a buffer.", load_code_with_unsaved_buffer),),
+    silent=True,
+)

@@ -1,0 +1,20 @@
+"""weight-used-outside-hook: an offloaded weight is read directly, outside its module's forward."""
+
+from diag.reproduce.common import LOAD_EMBEDDING_ON_DISK, token_ids
+from diag.reproduce.scenario import Scenario, Stage, Step
+
+
+def mask_padding_with_weight(stage: Stage) -> None:
+    import torch
+
+    stage.inputs = {"input_ids": token_ids()}
+    embedding = stage.model.get_input_embeddings()
+    hidden = embedding(stage.inputs["input_ids"])  # through the module: fine
+    torch.where(hidden > 0, hidden, embedding.weight[0])  # past the module: the placeholder
+
+
+SCENARIO = Scenario(
+    cause="weight-used-outside-hook",
+    teaches="The same model answers right when its modules are called.",
+    steps=(LOAD_EMBEDDING_ON_DISK, Step("run", "Read the embedding's weight directly.", mask_padding_with_weight)),
+)
