@@ -30,9 +30,9 @@ test-all: $(READY)
 # which the older accelerate refuses.
 COMPAT := .venv-compat
 CORE_TESTS := tests/diagnosis tests/models/test_tensors.py tests/models/test_hooks.py tests/proving/test_weights.py \
-  tests/proving/test_watching.py tests/views/cli/test_cli_explain.py tests/views/cli/test_service.py
+  tests/proving/test_watching.py tests/views/cli/test_cli_explain.py tests/reproduce/test_service.py
 ALL_ON_DISK := --deselect tests/models/test_tensors.py::test_tied_names_share_a_group_also_when_offloaded \
-  --deselect tests/views/cli/test_service.py::test_the_cause_named_first_gives_another_text
+  --deselect tests/reproduce/test_service.py::test_the_cause_named_first_gives_another_text
 
 test-compat: $(COMPAT)/.ready
 	@$(COMPAT)/$(PROGRAMS)/python -m pytest $(CORE_TESTS) $(ALL_ON_DISK) $(ARGS)

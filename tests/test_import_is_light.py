@@ -26,9 +26,8 @@ LIGHT = (
     "diag.values.outcome",
     "diag.values.redact",
     "diag.machine.environment",
-    "diag.samples",
+    "diag.loading.samples",
     "diag.views.cli.main",
-    "diag.views.develop",
 )
 
 

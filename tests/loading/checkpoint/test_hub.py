@@ -152,7 +152,7 @@ def test_a_plan_of_a_model_that_is_not_here_downloads_no_weights(tmp_path, repos
 
 COMMAND = """
 import contextlib, io, json
-from diag.views.cli import main
+from diag.views.cli.main import main
 with contextlib.redirect_stdout(io.StringIO()) as said:
     code = main(["matrix", "team/model", "--device-map", "auto,disk", "--quantization", "none", "--plan"])
 print(json.dumps({"code": code, "said": said.getvalue()}))

@@ -31,7 +31,7 @@ def test_help_shows_an_example_and_the_exit_codes(command, capsys):
 def test_help_and_wrong_usage_load_no_heavy_library():
     heavy = "{'torch', 'transformers', 'pandas', 'papermill', 'nbconvert', 'numpy'}"
     code = (
-        "import sys, contextlib\nfrom diag.views.cli import main\n"
+        "import sys, contextlib\nfrom diag.views.cli.main import main\n"
         "with contextlib.suppress(SystemExit): main(['--help'])\n"
         f"main(['nonsense'])\nprint({heavy} & set(sys.modules))"
     )

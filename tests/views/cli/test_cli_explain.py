@@ -12,9 +12,9 @@ import urllib.request
 
 import pytest
 
-from diag.views.cli.explaining import COMMANDS
 from diag.views.cli.main import main
 
+COMMANDS = ("explain", "causes", "reproduce", "service")
 BODY = '{"error": "Tensor on device cuda:0 is not on the expected device meta!"}'
 LIGHT = "{'torch', 'transformers', 'accelerate', 'pandas', 'numpy', 'safetensors', 'asyncio', 'psutil'}"
 
@@ -37,7 +37,7 @@ def test_help_shows_an_example_and_the_exit_codes(command, capsys):
 @pytest.mark.parametrize("command", ["explain body.json", "explain body.json --json", "causes --json"])
 def test_explaining_loads_the_standard_library_only(command, tmp_path):
     (tmp_path / "body.json").write_text(BODY)
-    code = f"import sys\nfrom diag.views.cli import main\nassert main({command.split()}) == 0\n" \
+    code = f"import sys\nfrom diag.views.cli.main import main\nassert main({command.split()}) == 0\n" \
            f"print({LIGHT} & set(sys.modules))"  # fmt: skip
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert said.stdout.splitlines()[-1] == "set()", said.stderr

@@ -3,70 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diag.errors import SpecError
 from diag.values.exits import Exit
-from diag.views.cli.mistakes import MISTAKES
+from diag.views.cli.command import Command, print_json
 from diag.views.markup import visible
 
-_EXITS = {
-    "explain": "exit codes: 0 explained · 2 the text can't be read · 3 no known cause",
-    "causes": "exit codes: 0 shown · 2 there is no such cause",
-    "reproduce": "exit codes: 0 diagnosed as itself · 1 diagnosed as something else · 2 there is no such scenario · "
-    "3 it can't be shown here",
-    "service": "exit codes: 0 ended with Ctrl-C · 2 wrong usage · 3 the server did not come up",
-}
-COMMANDS = tuple(_EXITS)
-
-Add = Callable[..., argparse.ArgumentParser]
-
-
-def add_commands(commands: Any, add: Add) -> None:
-    """Registers the four commands; `add` makes one with its help text and example."""
-    command = _add(commands, add, "explain", "says what is behind a pasted error, log or HTTP 500 body",
-                   "diag explain error.txt      curl … | diag explain --json")  # fmt: skip
-    command.add_argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
-    command = _add(commands, add, "causes", "lists every cause that is known here, or explains one",
-                   "diag causes hooks-removed")  # fmt: skip
-    command.add_argument("cause", nargs="?", metavar="ID", help="a cause, such as hooks-removed (default: all of them)")
-    command = _add(commands, add, "reproduce", "makes a failure happen for real, step by step, and diagnoses it",
-                   "diag reproduce hooks-removed")  # fmt: skip
-    command.add_argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
-    _add_service(commands, add)
-
-
-def _add(commands: Any, add: Add, name: str, text: str, example: str, **options: Any) -> argparse.ArgumentParser:
-    command = add(commands, name, text, example, **options)
-    command.epilog = f"example: {example}\n\n{_EXITS[name]}"
-    return command
-
-
-def _add_service(commands: Any, add: Add) -> None:
-    text = "serves a small model on 127.0.0.1 by DEVICE_MAP and QUANTIZE, with mistakes to learn from"
-    example = "DEVICE_MAP=disk diag service --mistake hooks-lost"
-    wrong = "; ".join(f"{name}: {what}" for name, what in MISTAKES.items())
-    command = _add(commands, add, "service", text, example, json_option=False)
-    command.add_argument("--model", default="tiny", metavar="MODEL", help="a model or a sample (default: tiny)")
-    command.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
-    command.add_argument("--mistake", choices=MISTAKES, default="none", help=wrong)
+if TYPE_CHECKING:
+    from diag.reproduce import Stage
 
 
 def explain(options: argparse.Namespace) -> Exit:
-    """Ranked causes of a text, each with its fix; 3 where it is none of those known here."""
+    """Prints the ranked causes of a text, each with its fix; 3 where it is none of those known here."""
     from diag.diagnosis.explain import as_json, decode, explain_text, render
 
     text = decode(_bytes_of(options.file))
     if not text.strip():
-        raise SpecError("there is no text to explain.", why=f"{_named(options.file)} is empty.",
-                        next_step="give the whole error, best with its traceback and the log before it.")  # fmt: skip
+        source = "standard input" if options.file == "-" else repr(options.file)
+        hint = "give the whole error, best with its traceback and the log before it."
+        raise SpecError("there is no text to explain.", why=f"{source} is empty.", next_step=hint)
     found = explain_text(text)
     if options.json:
-        _print_json(as_json(found))
+        print_json(as_json(found))
     else:
         print(visible(render(found)))
     return Exit.NOT_JUDGED if found[0].cause == "unknown" else Exit.AS_EXPECTED
@@ -78,8 +41,8 @@ def _bytes_of(file: str) -> bytes:
             return Path(file).read_bytes()
         except (OSError, ValueError) as error:
             why = f"{getattr(error, 'strerror', None) or error}."
-            advice = "name a file, or run `diag explain`, paste the text and press Ctrl-D."
-            raise SpecError(f"{file!r} can't be read.", why=why, next_step=advice) from error
+            hint = "name a file, or run `diag explain`, paste the text and press Ctrl-D."
+            raise SpecError(f"{file!r} can't be read.", why=why, next_step=hint) from error
     if sys.stdin is None or sys.stdin.closed:
         return b""
     if sys.stdin.isatty():
@@ -87,18 +50,14 @@ def _bytes_of(file: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _named(file: str) -> str:
-    return "standard input" if file == "-" else repr(file)
-
-
 def causes(options: argparse.Namespace) -> Exit:
-    """The catalogue, one line each, or one entry of it in full."""
-    from diag.diagnosis.causes import catalogue
+    """Prints the catalogue, a line for each cause, or all that it says about one."""
+    from diag.diagnosis import causes as catalogue
 
     chosen = [catalogue.get(cause) for cause in ([options.cause] if options.cause else catalogue.ids())]
     if options.json:
-        entries = [_entry_as_json(entry) for entry in chosen]
-        _print_json(entries[0] if options.cause else entries)
+        entries = [{**asdict(entry), "links": list(entry.links)} for entry in chosen]
+        print_json(entries[0] if options.cause else entries)
     elif options.cause:
         print(chosen[0])
     else:
@@ -107,62 +66,109 @@ def causes(options: argparse.Namespace) -> Exit:
     return Exit.AS_EXPECTED
 
 
-def _entry_as_json(entry: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {**asdict(entry), "links": list(entry.links)}
-
-
 def reproduce(options: argparse.Namespace) -> Exit:
-    """Plays a scenario, each step as it happens, says what diag finds and fixes; without a name: which there are."""
+    """Plays a scenario and says what diag finds and fixes; without a name, prints which scenarios there are."""
     from diag import reproduce as plays
 
-    if not options.name:
-        shown, missing = list(plays.names()), plays.not_shown()
-        if options.json:
-            _print_json({"scenarios": shown, "not_shown": missing})
-        else:
-            print("\n".join([*shown, *(f"{cause}: not shown here, {why}" for cause, why in missing.items())]))
-        return Exit.AS_EXPECTED
-    with plays.get(options.name).start() as stage:
-        return _play(stage, options.json)
+    if options.name:
+        with plays.get(options.name).start() as stage:
+            return _play(stage, options.json)
+    shown, missing = list(plays.names()), plays.not_shown()
+    if options.json:
+        print_json({"scenarios": shown, "not_shown": missing})
+    else:
+        print("\n".join([*shown, *(f"{cause}: not shown here, {why}" for cause, why in missing.items())]))
+    return Exit.AS_EXPECTED
 
 
-def _play(stage: Any, as_json: bool) -> Exit:
-    from dataclasses import asdict
-
+def _play(stage: Stage, as_json: bool) -> Exit:
+    """Each step as it happens, then the findings, the fix and its proof; as JSON all of it at the end."""
     from diag.diagnosis.explain import as_json as findings_as_json
     from diag.reproduce.advice import apply_fix
 
-    if not as_json:
-        print(f"{stage.scenario.name}: {stage.scenario.teaches}\n", flush=True)
+    say: Callable[[object], None] = (lambda _: None) if as_json else (lambda said: print(visible(said), flush=True))
+    say(f"{stage.scenario.name}: {stage.scenario.teaches}\n")
     while not stage.finished:
-        played = stage.play()
-        if not as_json:
-            print(visible(f"{played}\n"), flush=True)
+        say(f"{stage.play()}\n")
     found = stage.diagnose()
-    if not as_json:
-        print(visible(f"{found}\n"), flush=True)
+    say(f"{found}\n")
     done = apply_fix(found)
+    say(f"Fix:    {done.fix}\nResult: {done.verdict}: {done.proof}")
     if as_json:
-        steps = [{"step": p.step.name, "says": p.step.says, "code": p.step.code, "shows": p.shows, "error": p.error}
-                 for p in stage.played]  # fmt: skip
-        _print_json({"scenario": stage.scenario.name, "steps": steps, "findings": findings_as_json(found),
-                     "fixed": asdict(done)})  # fmt: skip
-    else:
-        print(visible(f"Fix:    {done.fix}\nResult: {done.verdict}: {done.proof}"))
+        steps = [
+            {
+                "step": one.step.name,
+                "says": one.step.says,
+                "code": one.step.code,
+                "shows": one.shows,
+                "error": one.error,
+            }
+            for one in stage.played
+        ]
+        ended = {"findings": findings_as_json(found), "fixed": asdict(done)}
+        print_json({"scenario": stage.scenario.name, "steps": steps, **ended})
     return Exit.AS_EXPECTED if found and found[0].cause == stage.scenario.cause else Exit.WORSE
 
 
 def service(options: argparse.Namespace) -> Exit:
     """Serves until it is interrupted."""
-    from diag.views.cli.service import run_service
+    from diag.reproduce.service import run_service
 
     run_service(options.model, port=options.port, mistake=options.mistake)
     return Exit.AS_EXPECTED
 
 
-def _print_json(value: Any) -> None:
-    from diag.views.files import redacted
+def _add_explain_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
 
-    print(json.dumps(redacted(value), indent=1, ensure_ascii=False))
+
+def _add_causes_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("cause", nargs="?", metavar="ID", help="the id of a cause (default: list all of them)")
+
+
+def _add_reproduce_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
+
+
+def _add_service_options(command: argparse.ArgumentParser) -> None:
+    from diag.reproduce.service import MISTAKES
+
+    wrong = "; ".join(f"{name}: {what}" for name, what in MISTAKES.items())
+    command.add_argument("--model", default="tiny", metavar="MODEL", help="a model or a sample (default: tiny)")
+    command.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
+    command.add_argument("--mistake", choices=MISTAKES, default="none", help=wrong)
+
+
+EXPLAIN = Command(
+    "explain",
+    "says what is behind a pasted error, log or HTTP 500 body",
+    "diag explain error.txt      curl … | diag explain --json",
+    "0 explained · 2 the text can't be read · 3 no known cause",
+    explain,
+    _add_explain_options,
+)
+CAUSES = Command(
+    "causes",
+    "lists every cause that diag knows, or explains one",
+    "diag causes hooks-removed",
+    "0 shown · 2 there is no such cause",
+    causes,
+    _add_causes_options,
+)
+REPRODUCE = Command(
+    "reproduce",
+    "makes a failure happen for real, step by step, and diagnoses it",
+    "diag reproduce hooks-removed",
+    "0 diagnosed as itself · 1 diagnosed as something else · 2 there is no such scenario · 3 it can't be shown here",
+    reproduce,
+    _add_reproduce_options,
+)
+SERVICE = Command(
+    "service",
+    "serves a small model on 127.0.0.1 by DEVICE_MAP and QUANTIZE, with mistakes to learn from",
+    "DEVICE_MAP=disk diag service --mistake hooks-lost",
+    "0 ended with Ctrl-C · 2 wrong usage · 3 the server did not come up",
+    service,
+    _add_service_options,
+    has_json=False,
+)

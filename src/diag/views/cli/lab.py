@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diag.errors import DiagError, MissingLibraryError
+from diag.views.cli.command import Command
 
 
 def start_lab(arguments: Sequence[str] = ()) -> int:
@@ -39,3 +40,13 @@ def checkout() -> Path:
         why="the notebooks are not part of the installed package.",
         next_step="clone the repository and run `make lab` in it.",
     )
+
+
+LAB = Command(
+    "lab",
+    "opens JupyterLab on the notebooks of a checkout",
+    "diag lab",
+    "those of JupyterLab · 3 there is no checkout or no JupyterLab",
+    lambda options: start_lab(options.arguments),
+    has_json=False,
+)

@@ -10,7 +10,7 @@ import pytest
 
 from diag.diagnosis.engine import diagnose
 from diag.errors import SpecError
-from diag.views.cli.service import Service, ask, serving
+from diag.reproduce.service import Service, ask, serving
 
 ALL_ON_DISK = json.dumps({"": "disk"})
 GPU = {"hardware": "300MiB+8GiB"}
@@ -93,7 +93,7 @@ def test_a_load_that_failed_says_why():
 
 
 def test_what_is_not_a_list_of_ids_is_refused():
-    from diag.views.cli.service import _post
+    from diag.reproduce.service import _post
 
     with serving(Service("tiny", {"DEVICE_MAP": "none"})) as url:
         ask(url)

@@ -1,8 +1,6 @@
-"""A small HTTP service that loads by DEVICE_MAP and QUANTIZE, with two mistakes behind a switch. Loopback only.
+"""A small HTTP service that loads by DEVICE_MAP and QUANTIZE and can make the known mistakes. Loopback only.
 
-It shows the reported error where it happened: a 500 from uvicorn whose body is all that its owner sees. The mistake
-`inputs-to-model-device` is the one that was first blamed; it gives another text. `hooks-lost` and `calls-at-once`
-(an offloaded model that overlapping requests share) give the exact one.
+It shows the reported error where it happened: the owner of a service sees a 500 from uvicorn and its body, no more.
 """
 
 from __future__ import annotations
@@ -17,51 +15,61 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diag.errors import DiagError, SpecError
 from diag.values.spec import LoadSpec
-from diag.views.cli.mistakes import MISTAKES
 
-_WORDS = 4
-_LIMIT = 65_536  # bytes of a request that are read
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from uvicorn import Server
 
-Message = dict[str, Any]
+# `hooks-lost` and `calls-at-once` give the reported text; `inputs-to-model-device`, blamed first, gives another one.
+MISTAKES = {
+    "none": "it answers correctly",
+    "inputs-to-model-device": "inputs go to model.device, which is meta where the embedding is offloaded",
+    "hooks-lost": "the hooks that bring offloaded weights in are taken off after loading",
+    "calls-at-once": "requests are not queued, so that overlapping calls share one offloaded model's hooks",
+}
+_NEW_TOKENS = 4
+_MOST_BYTES = 65_536  # of a request's body
+
+Message = dict[str, object]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response: status and JSON body; `text` is the body as it came over the socket."""
+class Response:
+    """What the service answered: status and JSON body; `text` is the body as it came over the socket."""
 
     status: int
-    body: Mapping[str, Any]
+    body: Mapping[str, object]
     text: str
 
 
 class Service:
     """An ASGI application: `GET /health`, `POST /generate` with `{"ids": [1, 2]}`.
 
-    The model is loaded once, in the background, when the server starts; until it is there every request gets 503, so
-    that nobody meets a half-loaded one. `mistake` is one of `MISTAKES`. Raises SpecError for a DEVICE_MAP or QUANTIZE
-    that does not exist, and for an unknown mistake.
+    The model is loaded once, in the background, when the server starts; until it is loaded every request gets 503.
+    `mistake` is one of `MISTAKES`; `values` are further fields of the LoadSpec. Raises SpecError for a DEVICE_MAP,
+    QUANTIZE or mistake that does not exist.
     """
 
     def __init__(
-        self, model: str = "tiny", environ: Mapping[str, str] = os.environ, mistake: str = "none", **values: Any
+        self, model: str = "tiny", environ: Mapping[str, str] = os.environ, mistake: str = "none", **values: object
     ) -> None:
         if mistake not in MISTAKES:
             raise SpecError(f"mistake={mistake!r} is not valid.", next_step=f"use one of: {', '.join(MISTAKES)}.")
         self.spec = LoadSpec.from_env(model, environ, **values)
         self.mistake = mistake
-        self.model: Any = None
+        self.model: PreTrainedModel | None = None
         self.problem: BaseException | None = None
         self._started = threading.Event()
         self._one_at_a_time = threading.Lock()
 
     def start(self) -> None:
-        """Loads the model, once however often it is called."""
+        """Loads the model; a second call does nothing."""
         with self._one_at_a_time:
             if self._started.is_set():
                 return
@@ -71,7 +79,7 @@ class Service:
                 self.problem = error
             self._started.set()
 
-    def _load(self) -> Any:
+    def _load(self) -> PreTrainedModel:
         from diag.loading.recipe import load
 
         outcome = load(self.spec)
@@ -95,19 +103,15 @@ class Service:
 
         from diag.diagnosis.mending.repairs import input_device
 
-        inputs = torch.tensor([list(ids)])
-        if self.mistake == "inputs-to-model-device":
-            inputs = inputs.to(self.model.device)  # meta, when the embedding is offloaded
-        else:
-            inputs = inputs.to(input_device(self.model))
+        assert self.model is not None, "requests are refused until the model is loaded"
+        device = self.model.device if self.mistake == "inputs-to-model-device" else input_device(self.model)
+        inputs = torch.tensor([list(ids)]).to(device)
         alone = contextlib.nullcontext() if self.mistake == "calls-at-once" else self._one_at_a_time
         with alone, torch.no_grad():
-            out = self.model.generate(inputs, max_new_tokens=_WORDS, do_sample=False, attention_mask=inputs != -1)
+            out = self.model.generate(inputs, max_new_tokens=_NEW_TOKENS, do_sample=False, attention_mask=inputs != -1)
         return out[0, len(ids) :].tolist()
 
-    # --- ASGI ---------------------------------------------------------------------------------------------------
-
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, object], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
@@ -124,19 +128,19 @@ class Service:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _respond(self, scope: Mapping[str, Any], receive: Receive) -> tuple[int, Message]:
+    async def _respond(self, scope: Mapping[str, object], receive: Receive) -> tuple[int, Message]:
         if scope["path"] == "/health":
             settings = {"device_map": self.spec.device_map_text, "quantize": self.spec.quantization}
             return 200, {"status": self.status, **settings}
         if scope["path"] != "/generate" or scope["method"] != "POST":
-            return 404, {"error": "there are GET /health and POST /generate"}
+            return 404, {"error": "this service has GET /health and POST /generate"}
         if self.status == "loading":
             return 503, {"error": "the model is still loading; try again in a moment"}
         if self.problem is not None:
             return 503, {"error": f"the model could not be loaded: {self.problem}"}
         ids = _ids(await _body(receive))
         if ids is None:
-            return 422, {"error": 'send {"ids": [1, 2, 3]}: a list of small numbers'}
+            return 422, {"error": 'send {"ids": [1, 2, 3]}: 1 to 128 whole numbers from 0 to 499'}
         return await asyncio.to_thread(self._answer, ids)
 
     def _answer(self, ids: Sequence[int]) -> tuple[int, Message]:
@@ -144,7 +148,7 @@ class Service:
 
         try:
             return 200, {"ids": self.generate(ids)}
-        except Exception as error:  # as many services do: the text goes out, the cause stays in the log
+        except Exception as error:  # as many services do: the client gets the text, the log gets the cause
             explain_exception(error, self.model)
             return 500, {"error": str(error)}
 
@@ -154,8 +158,8 @@ async def _body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         data += message.get("body", b"")
-        if not message.get("more_body") or len(data) > _LIMIT:
-            return data[:_LIMIT]
+        if not message.get("more_body") or len(data) > _MOST_BYTES:
+            return data[:_MOST_BYTES]
 
 
 def _ids(data: bytes) -> list[int] | None:
@@ -163,11 +167,11 @@ def _ids(data: bytes) -> list[int] | None:
         ids = json.loads(data)["ids"]
     except (ValueError, KeyError, TypeError):
         return None
-    good = isinstance(ids, list) and 0 < len(ids) <= 128 and all(type(i) is int and 0 <= i < 500 for i in ids)
-    return ids if good else None
+    is_valid = isinstance(ids, list) and 0 < len(ids) <= 128 and all(type(i) is int and 0 <= i < 500 for i in ids)
+    return ids if is_valid else None
 
 
-async def _send_json(send: Send, status: int, body: Mapping[str, Any]) -> None:
+async def _send_json(send: Send, status: int, body: Mapping[str, object]) -> None:
     data = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     headers += [(b"retry-after", b"1")] if status == 503 else []
@@ -196,7 +200,7 @@ def serving(service: Service, *, port: int = 0) -> Iterator[str]:
         thread.join(30)
 
 
-def _port_of(server: Any, thread: threading.Thread) -> int:
+def _port_of(server: Server, thread: threading.Thread) -> int:
     while not server.started:
         if not thread.is_alive():
             raise DiagError("the server did not come up.", next_step="choose another port, or port=0 for a free one.")
@@ -204,7 +208,7 @@ def _port_of(server: Any, thread: threading.Thread) -> int:
     return server.servers[0].sockets[0].getsockname()[1]
 
 
-def ask(url: str, ids: Sequence[int] = (5, 17, 42), *, patience: float = 120) -> Answer:
+def ask(url: str, ids: Sequence[int] = (5, 17, 42), *, patience: float = 120) -> Response:
     """POSTs to `/generate`; while the answer is 503 it tries again for `patience` seconds (0: once)."""
     deadline = time.monotonic() + patience
     while True:
@@ -214,14 +218,14 @@ def ask(url: str, ids: Sequence[int] = (5, 17, 42), *, patience: float = 120) ->
         time.sleep(0.05)
 
 
-def _post(url: str, value: Any) -> Answer:
+def _post(url: str, value: object) -> Response:
     request = urllib.request.Request(url, json.dumps(value).encode(), {"content-type": "application/json"})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=120) as response:
             status, text = response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         status, text = error.code, error.read().decode()
-    return Answer(status, json.loads(text), text)
+    return Response(status, json.loads(text), text)
 
 
 def run_service(model: str, *, port: int, mistake: str) -> None:
