@@ -31,7 +31,7 @@ _HOME = {
     "matrix": "sweep.run",
     "placement": "models.tensors",
     "placement_of": "sweep.run",
-    "plan": "diagnosis.mending.fixes",
+    "plan": "diagnosis.mending.plans",
     "prove": "proving.proof",
     "require_materialised": "diagnosis.mending.fixes",
     "verify_weights": "proving.weights",

@@ -113,10 +113,10 @@ def test_an_error_of_something_else_is_not_explained_by_what_the_model_shows_bes
 
 def test_a_word_that_begins_with_meta_is_not_about_meta(offloaded):
     from diag.diagnosis.evidence.frames import report_of
-    from diag.diagnosis.rules_error import about_meta
+    from diag.diagnosis.evidence.trace import Trace
 
-    assert not about_meta(report_of(ValueError("bad metadata in meta-llama/Llama-2-7b")))
-    assert about_meta(report_of(ValueError("weight is on the meta device")))
+    assert not Trace(report_of(ValueError("bad metadata in meta-llama/Llama-2-7b"))).is_about_meta
+    assert Trace(report_of(ValueError("weight is on the meta device"))).is_about_meta
 
 
 def test_a_tied_state_dict_that_safetensors_refuses_is_not_a_fault_of_offloading(offloaded):
@@ -151,9 +151,9 @@ def test_what_only_a_message_says_is_likely_and_never_shown_by_the_state():
 
 
 def test_one_tensor_is_spoken_of_in_the_singular_and_code_keeps_its_name():
-    from diag.diagnosis.making import counted
-    from diag.diagnosis.reading.point import sentence
+    from diag.diagnosis.causes.uninitialised_values import _counted
+    from diag.values.text import sentence
 
-    assert counted(1, "have nothing to do with the files") == "1 tensor has nothing to do with the files"
-    assert counted(2, "are not saved, and differ") == "2 tensors are not saved, and differ"
+    assert _counted(1, "have nothing to do with the files") == "1 tensor has nothing to do with the files"
+    assert _counted(2, "are not saved, and differ") == "2 tensors are not saved, and differ"
     assert sentence("load_state_dict was given placeholders") == "load_state_dict was given placeholders."

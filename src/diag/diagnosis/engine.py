@@ -6,29 +6,33 @@ pass, nothing moved, and no frame, tensor or exception is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from diag.diagnosis.evidence.record import Evidence, rows_of
-from diag.diagnosis.explain import explain_text, read_reports
-from diag.diagnosis.holders import with_holders
-from diag.diagnosis.rules_error import judge
-from diag.diagnosis.rules_state import state_findings
+from diag.diagnosis import causes
+from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.explain import certainty_of, explain_text, read_reports
+from diag.diagnosis.ranking import Candidate, deciding_trace, rank
 from diag.errors import DiagError
-from diag.values.finding import Finding, Findings, Subject
+from diag.values.finding import CERTAINTIES, UNKNOWN, Finding, Findings, Subject
 from diag.values.outcome import LoadOutcome
 from diag.values.spec import LoadSpec
+from diag.values.text import sentence
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def diagnose(
-    model: Any = None,
+    model: object = None,
     *,
     error: BaseException | None = None,
     text: str | None = None,
-    placement: Any = None,
+    placement: pd.DataFrame | None = None,
     spec: LoadSpec | None = None,
-    inputs: Any = None,
+    inputs: object = None,
 ) -> Findings:
     """What is wrong, with which tensors, and why; no findings means healthy, and an offloaded model is healthy.
 
@@ -48,20 +52,20 @@ def diagnose(
     _check_something(model, error, text, placement)
     if text is not None and model is None and error is None and placement is None:
         return explain_text(text)
-    nearby = _model_in(error) if model is None and placement is None else None
-    evidence, looked_at = _gather(model if nearby is None else nearby, error, text, placement, spec, inputs)
-    judged = judge(evidence, state_findings(evidence))
-    if nearby is not None and all(one.cause == "unknown" for one in judged):  # a bystander: it rules nothing out
-        evidence, without = _gather(None, error, text, placement, spec, inputs)
-        judged, looked_at, nearby = judge(evidence, ()), (f"{looked_at[0]}, all with their data", *without), None
-    model = nearby if model is None else model
-    found = with_holders(judged, evidence.spec)
-    return Findings(_with_fixes(found, model, evidence.spec), looked_at=looked_at,
-                    subject=Subject(model, evidence.spec, inputs))  # fmt: skip
+    nearby = _model_in(error) if error is not None and model is None and placement is None else None
+    subject = Subject(model if nearby is None else nearby, spec, inputs)
+    evidence, looked_at = _gather(subject, error, text, placement)
+    found = _judged(evidence)
+    if nearby is not None and all(one.is_unknown for one in found):  # a bystander: it rules nothing out
+        subject = replace(subject, model=None)
+        evidence, without = _gather(subject, error, text, placement)
+        found, looked_at = _judged(evidence), [f"{looked_at[0]}, all with their data", *without]
+    return Findings(_with_fixes(found, subject.model, evidence.spec), looked_at=looked_at,
+                    subject=replace(subject, spec=evidence.spec))  # fmt: skip
 
 
-def _check_something(model: Any, error: Any, text: Any, placement: Any) -> None:
-    if all(one is None for one in (model, error, text, placement)):
+def _check_something(*given: object) -> None:
+    if all(one is None for one in given):
         raise DiagError(
             "there is nothing to diagnose.",
             why="neither a model, an error, a text nor a placement table was given.",
@@ -69,58 +73,75 @@ def _check_something(model: Any, error: Any, text: Any, placement: Any) -> None:
         )
 
 
-def _model_in(error: BaseException | None) -> Any:
-    if error is None or error.__traceback__ is None:
+# --- gather the evidence ---------------------------------------------------------------------------------------
+
+
+def _model_in(error: BaseException) -> object:
+    """The model in the exception's frames, unless it was half built: then it shows nothing."""
+    if error.__traceback__ is None:
         return None
     from diag.diagnosis.evidence.frames import model_in, report_of
     from diag.diagnosis.evidence.texts import needs_value
     from diag.diagnosis.evidence.trace import Trace
 
-    reading = Trace(report_of(error))
-    half_built = reading.loading and not reading.calls("forward") and not needs_value(str(error))
+    trace = Trace(report_of(error))
+    half_built = trace.loading and not trace.calls("forward") and not needs_value(str(error))
     return None if half_built else model_in(error)
 
 
 def _gather(
-    model: Any, error: BaseException | None, text: str | None, placement: Any, spec: LoadSpec | None, inputs: Any
-) -> tuple[Evidence, tuple[str, ...]]:
-    evidence, looked_at = Evidence(spec=spec), []
-    if placement is not None and model is None:
-        evidence = replace(evidence, rows=rows_of(placement))
-        looked_at.append(f"a placement table of {len(evidence.rows)} tensors")
-    if model is not None:
-        evidence = _with_model(evidence, model)
-        looked_at.append(f"{len(evidence.rows)} tensors of {type(model).__name__} and their hooks")
-        looked_at += evidence.facts.examined if evidence.facts else ()
+    subject: Subject, error: BaseException | None, text: str | None, placement: pd.DataFrame | None
+) -> tuple[Evidence, list[str]]:
+    """Everything that rules may use, and in words what was looked at."""
+    e, looked_at = Evidence(spec=subject.spec), list[str]()
     if error is not None:
-        evidence = _with_error(evidence, error, model)
+        from diag.diagnosis.evidence.frames import report_of
+
+        e = replace(e, trace=deciding_trace(report_of(error)), live=True, distributed=_is_distributed())
+    elif text is not None:
+        e = replace(e, trace=deciding_trace(read_reports(text)[0]))
+    if subject.model is not None:
+        e = _with_model(e, subject.model)
+        looked_at.append(f"{len(e.rows)} tensors of {type(subject.model).__name__} and their hooks")
+        looked_at += e.facts.examined if e.facts else ()
+    elif placement is not None:
+        e = _with_table(e, placement)
+        looked_at.append(f"a placement table of {len(e.rows)} tensors")
+    if error is not None:
+        e = _with_frames(e, error, subject.model)
         looked_at.append(f"{type(error).__name__} and its frames")
     elif text is not None:
-        evidence = replace(evidence, report=read_reports(text)[0])
         looked_at.append("the text")
-    if inputs is not None:
-        given = tuple(_devices(inputs))
+    if subject.inputs is not None:
+        given = tuple(_devices(subject.inputs))
         on_meta = tuple(name for name, device in given if device == "meta")
-        evidence = replace(evidence, inputs_on_meta=on_meta, inputs=given)
+        e = replace(e, inputs_on_meta=on_meta, inputs=given)
         looked_at.append("the inputs")
-    return evidence, tuple(looked_at)
+    return e, looked_at
 
 
-def _with_model(evidence: Evidence, model: Any) -> Evidence:
+def _with_model(e: Evidence, model: object) -> Evidence:
     from torch import nn
 
     from diag.diagnosis.evidence.facts import facts_of, with_nested_maps
+    from diag.diagnosis.evidence.lacking import rows_of, with_state
     from diag.models.tensors import backing_of, placement
 
     table = placement(model)
     if not isinstance(model, nn.Module):  # a pipeline: its parts are tabulated under prefixes
-        return replace(evidence, rows=rows_of(table))
+        return with_state(e, rows_of(table), None)
     rows = with_nested_maps(rows_of(table, backing_of(model)), model)
-    spec = evidence.spec or _spec_of(model)
-    return replace(evidence, rows=rows, facts=facts_of(model, rows, spec), spec=spec)
+    spec = e.spec or _spec_of(model)
+    return with_state(replace(e, spec=spec), rows, facts_of(model, rows, spec))
 
 
-def _spec_of(model: Any) -> LoadSpec | None:
+def _with_table(e: Evidence, table: pd.DataFrame) -> Evidence:
+    from diag.diagnosis.evidence.lacking import rows_of, with_state
+
+    return with_state(e, rows_of(table), None)
+
+
+def _spec_of(model: object) -> LoadSpec | None:
     try:
         from diag.loading.recipe import spec_of
     except ImportError:  # an older stack, where loading does not work
@@ -128,21 +149,20 @@ def _spec_of(model: Any) -> LoadSpec | None:
     return spec_of(model)
 
 
-def _with_error(evidence: Evidence, error: BaseException, model: Any) -> Evidence:
-    from diag.diagnosis.evidence.frames import locate_in, report_of
+def _with_frames(e: Evidence, error: BaseException, model: object) -> Evidence:
+    from diag.diagnosis.evidence.frames import locate_in
+    from diag.diagnosis.evidence.handling import handling_of
     from diag.models.tensors import parts_of
 
-    trace = locate_in(error, parts_of(model)) if model is not None else None
-    return replace(evidence, report=report_of(error), trace=trace, live=True, distributed=_is_distributed())
+    e = replace(e, site=locate_in(error, parts_of(model)) if model is not None else None)
+    return replace(e, handling=handling_of(e))
 
 
 def _is_distributed() -> bool:
-    import os
-
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
-def _devices(inputs: Any, path: str = "inputs") -> list[tuple[str, str]]:
+def _devices(inputs: object, path: str = "inputs") -> list[tuple[str, str]]:
     import torch
 
     if isinstance(inputs, torch.Tensor):
@@ -154,7 +174,147 @@ def _devices(inputs: Any, path: str = "inputs") -> list[tuple[str, str]]:
     return []
 
 
-def _with_fixes(found: list[Finding], model: Any, spec: LoadSpec | None) -> list[Finding]:
-    from diag.diagnosis.mending.plans import fixes_for
+# --- judge it --------------------------------------------------------------------------------------------------
 
-    return [replace(one, fixes=fixes_for(one, model, spec)) for one in found]
+
+def _judged(e: Evidence) -> list[Finding]:
+    """The findings of the state and of the error, the cause that explains the error first."""
+    state = sorted(_from_state(e), key=_order)
+    e = replace(e, state=tuple(state))
+    found = _explained(e, e.trace.report.raised != ()) if e.trace is not None else state
+    return _with_what_is_behind(found, e)
+
+
+def _from_state(e: Evidence) -> list[Finding]:
+    found = []
+    for file in causes.FILES:
+        if file.from_state is not None and (e.rows or e.inputs_on_meta):
+            found += file.from_state(e)
+    return found
+
+
+def _explained(e: Evidence, raised: bool) -> list[Finding]:
+    candidates = [one for one in rank(e) if _is_possible(one, e)]
+    acts = [one for one in candidates if one.cause.is_act and one.is_specific and not _is_symptom(one, e)]
+    explained = [one for one in e.state if _explains(one, e)]
+    rest = [one for one in e.state if one not in explained]
+    named = e.site is not None and any(set(one.tensors) & set(e.site.tensors) for one in explained)
+    first = [_said(acts[0], e, [acts[0]])] if acts and not named else []
+    found = [*first, *explained, *_from_error(e)]
+    if not found:
+        near = [one for one in candidates[:3] if one is candidates[0] or one.points * 2 > candidates[0].points]
+        found = [_said(one, e, candidates) for one in near]
+    if not found and raised:  # what the model shows beside it is not what was raised
+        found = [_unknown(e, beside=bool(rest))]
+    return _once([*found, *rest]) or [_unknown(e)]
+
+
+def _from_error(e: Evidence) -> list[Finding]:
+    from diag.diagnosis.evidence.meeting import meeting_of
+
+    elsewhere = any(one.tensors and causes.get(one.cause).puts_elsewhere for one in e.state)
+    e = replace(e, meeting=None if elsewhere else meeting_of(e))
+    return [one for file in causes.FILES if file.from_error is not None for one in file.from_error(e)]
+
+
+def _with_what_is_behind(found: list[Finding], e: Evidence) -> list[Finding]:
+    """Puts first what stands behind the first finding, where that is known and not said already."""
+    if not found:
+        return found
+    e = replace(e, memory_ran_short=causes.get(found[0].cause).memory_ran_short)
+    behind = [one for file in causes.FILES if file.behind and (one := file.behind(found[0], e)) is not None]
+    return [*(one for one in behind if all(one.cause != other.cause for other in found)), *found]
+
+
+def _order(finding: Finding) -> tuple[int, int]:
+    return CERTAINTIES.index(finding.certainty), causes.get(finding.cause).rank
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    """Without findings that say of the same tensors what an earlier one says."""
+    kept: dict[tuple[str, tuple[str, ...]], Finding] = {}
+    for finding in findings:
+        same = [key for key in kept if key[0] == finding.cause and (not finding.tensors or not key[1])]
+        if not same:
+            kept.setdefault((finding.cause, finding.tensors), finding)
+    return list(kept.values())
+
+
+def _is_possible(one: Candidate, e: Evidence) -> bool:
+    """Whether the state allows what a text says; a text that only one place raises stays."""
+    if one.points >= one.cause.enough or not one.cause.needs:
+        return True
+    if one.cause.needs == "processes":
+        return e.distributed
+    from_source = e.trace is not None and "While copying the parameter" in e.trace.report.text  # the other side is meta
+    if not e.rows or from_source:
+        return True
+    shown = {"orphans": e.orphans, "offloaded": e.offloaded or e.orphans, "broken": e.state}
+    return bool(shown[one.cause.needs])
+
+
+def _is_symptom(one: Candidate, e: Evidence) -> bool:
+    """`.to()` on a model whose weights are gone is not what went wrong with it."""
+    lost = (f for f in e.state if f.certainty == "shown" and causes.get(f.cause).loses_data)
+    return one.cause.follows_loss and any(lost)
+
+
+def _explains(finding: Finding, e: Evidence) -> bool:
+    """Whether a finding of the state can be behind this error."""
+    cause, trace = causes.get(finding.cause), e.trace
+    if trace is None or not cause.explains_errors:
+        return False
+    if cause.is_of_quantization:
+        return trace.says("bitsandbytes") or trace.passes("bitsandbytes") or trace.is_about_meta
+    if trace.is_about_meta or trace.mixed:
+        return True
+    last = trace.report.last
+    if last is None or last.name not in ("KeyError", "FileNotFoundError", "ValueError", "RuntimeError"):
+        return False
+    stranded = {row.name for row in e.orphans} & set(finding.tensors)
+    named = any(name in last.message for name in finding.tensors)
+    return named or bool(stranded and trace.passes("/torch/", "/accelerate/", "/transformers/"))
+
+
+# --- say it ----------------------------------------------------------------------------------------------------
+
+
+def _said(one: Candidate, e: Evidence, among: Sequence[Candidate]) -> Finding:
+    """The finding of a candidate; what only a message says is likely at best, since the state shows nothing of it."""
+    from diag.diagnosis.evidence.texts import named_tensors
+
+    certainty = certainty_of(one, among)
+    assert e.trace is not None
+    tensors = named_tensors(e.trace.message) or (e.site.tensors if e.site else ())
+    settled = e.live and certainty == "likely" and one.is_specific
+    return one.cause.finding(
+        certainty,
+        tensors,
+        module=e.site.module if e.site else "",
+        because=tuple(map(sentence, one.says)),
+        check=() if settled else (one.cause.check,),
+        silent=False,
+    )
+
+
+def _unknown(e: Evidence, beside: bool = False) -> Finding:
+    last = e.trace.report.last if e.trace else None
+    said = f": {last.message.strip().splitlines()[0]}" if last and last.message.strip() else ""
+    seen = f"The error is {last.name}{said}" if last else "No error."
+    state = "Every tensor of the model has its data." if e.rows and not e.orphans else "No model was given."
+    if beside:
+        state = "It says nothing of devices or weights: what the model shows below is not its cause."
+    elif e.orphans:
+        state = "It says nothing of devices or weights."
+    check = ("Give the whole traceback, the lines printed while loading, or the model itself.",)
+    where = e.site.module if e.site else ""
+    return causes.get(UNKNOWN).finding("possible", module=where, because=(seen, state), silent=False, check=check)
+
+
+def _with_fixes(found: list[Finding], model: object, spec: LoadSpec | None) -> list[Finding]:
+    if not found:
+        return []
+    from diag.diagnosis.mending.plans import with_fixes
+    from diag.diagnosis.mending.situation import Situation
+
+    return with_fixes(found, Situation(model, spec))

@@ -9,28 +9,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from diag.diagnosis import causes
+from diag.diagnosis.evidence import Evidence
 from diag.diagnosis.evidence.pasted.logs import near_failures
 from diag.diagnosis.evidence.pasted.paste import read_paste
 from diag.diagnosis.evidence.report import Report, read_report
-from diag.diagnosis.evidence.texts import (
-    is_copy_out_of_meta,
-    is_value_of_meta,
-    mixed_devices,
-    named_tensors,
-    needs_value,
-)
-from diag.diagnosis.ranking import Candidate, rank
-from diag.diagnosis.reading.point import sentence
-from diag.diagnosis.reading.readings import deciding
-from diag.values.finding import Finding, Findings, Fix
+from diag.diagnosis.evidence.texts import named_tensors
+from diag.diagnosis.evidence.trace import Trace
+from diag.diagnosis.ranking import Candidate, deciding_trace, rank
+from diag.values.finding import UNKNOWN, Certainty, Finding, Findings, Fix
+from diag.values.text import sentence
 
 _CERTAIN_POINTS, _LEAD, _SHOWN = 7, 2, 4
 _FIRST_CHECK = (
     "Did loading print 'Some parameters are on the meta device because they were offloaded'? If yes, the weights "
     "exist and something keeps them from being used; if not, they were probably never loaded."
 )
-_AMBIGUOUS = ("never-materialised", "hooks-removed", "forward-bypasses-hook", "weight-used-outside-hook",
-              "input-on-meta", "moved-after-dispatch", "missing-weight-data", "tied-weights-split")  # fmt: skip
 
 
 def explain_text(text: str) -> Findings:
@@ -43,13 +36,12 @@ def explain_text(text: str) -> Findings:
     """
     reports = read_reports(text)
     looked_at = tuple(_looked_at(reports))
-    ranked = [(report, rank(report)) for report in reports]
-    ranked = [(report, found) for report, found in ranked if found]
+    ranked = [(trace, found) for trace in map(deciding_trace, reports) if (found := rank(Evidence(trace=trace)))]
     if not ranked:
         return Findings([_unknown(reports)], looked_at=looked_at)
     findings: dict[str, Finding] = {}
-    for report, candidates in sorted(ranked, key=lambda pair: -pair[1][0].points):
-        for finding in _findings(report, candidates):
+    for trace, candidates in sorted(ranked, key=lambda pair: -pair[1][0].points):
+        for finding in _findings(trace, candidates):
             findings.setdefault(finding.cause, finding)
     return Findings(findings.values(), looked_at=looked_at)
 
@@ -64,49 +56,33 @@ def read_reports(text: str) -> list[Report]:
     return [replace(report, text=f"{context}\n{report.text}".strip()) for report in failed]
 
 
-def _findings(report: Report, candidates: Sequence[Candidate]) -> list[Finding]:
-    report, first = deciding(report), candidates[0]
-    kept = [c for c in candidates if c.points * 2 > first.points or c is first][:_SHOWN]
-    second = kept[1].points if len(kept) > 1 else 0
-    sure = first.points >= _CERTAIN_POINTS and first.points - second >= _LEAD
-    return [
-        _finding(report, c, "likely" if c is first and sure else "possible", alone=len(kept) == 1, first=c is first)
-        for c in kept
-    ]
+def certainty_of(one: Candidate, among: Sequence[Candidate]) -> Certainty:
+    """`likely` for the first candidate with enough points and a lead over the second, else `possible`."""
+    second = among[1].points if len(among) > 1 else 0
+    sure = one.points >= _CERTAIN_POINTS and one.points - second >= _LEAD
+    return "likely" if one is among[0] and sure else "possible"
 
 
-def _finding(report: Report, candidate: Candidate, certainty: str, alone: bool, first: bool) -> Finding:
-    entry = causes.get(candidate.cause)
-    check = [] if alone and certainty == "likely" else [entry.check]
-    if (
-        first
-        and candidate.cause in _AMBIGUOUS
-        and _about_meta(report.text)
-        and "becausetheywereoffloaded" not in _flat(report)
-    ):
+def _findings(trace: Trace, candidates: Sequence[Candidate]) -> list[Finding]:
+    first = candidates[0]
+    kept = [one for one in candidates if one.points * 2 > first.points or one is first][:_SHOWN]
+    return [_finding(trace, one, kept) for one in kept]
+
+
+def _finding(trace: Trace, one: Candidate, kept: Sequence[Candidate]) -> Finding:
+    certainty = certainty_of(one, kept)
+    check = [] if len(kept) == 1 and certainty == "likely" else [one.cause.check]
+    about_meta = trace.is_ambiguous or bool(trace.needed_value)
+    if one is kept[0] and one.cause.is_ambiguous and about_meta and not trace.says("becausetheywereoffloaded"):
         check.insert(0, _FIRST_CHECK)
-    return Finding(
-        cause=entry.id,
-        certainty=certainty,
-        severity=entry.severity if not report.raised else ("info" if entry.severity == "info" else "error"),
-        title=entry.title,
-        tensors=named_tensors(report.last.message if report.last else report.text),
-        module=_where(report),
-        because=tuple(map(sentence, candidate.says)),
-        fixes=(Fix("by-hand", entry.fix),),
-        avoid=entry.avoid,
-        sources=entry.links[:4],
+    found = one.cause.finding(
+        certainty,
+        named_tensors(trace.report.last.message if trace.report.last else trace.report.text),
+        because=tuple(map(sentence, one.says)),
         check=tuple(check),
+        silent=False if trace.report.raised else None,
     )
-
-
-def _flat(report: Report) -> str:
-    return "".join(report.text.split()).lower()
-
-
-def _about_meta(text: str) -> bool:
-    mixed = mixed_devices(text)
-    return bool((mixed and mixed.with_meta) or is_copy_out_of_meta(text) or is_value_of_meta(text) or needs_value(text))
+    return replace(found, module=_where(trace.report), fixes=(Fix(one.cause.fix_kind, because=one.cause.fix),))
 
 
 def _where(report: Report) -> str:
@@ -132,14 +108,14 @@ def _looked_at(reports: Sequence[Report]) -> list[str]:
 
 
 def _unknown(reports: Sequence[Report]) -> Finding:
-    entry = causes.get("unknown")
+    cause = causes.get(UNKNOWN)
     last = next((report.last for report in reports if report.last), None)
-    seen = f"The text ends in {last.name}, which fits no cause known here." if last else (
-        "The text holds no exception and no line that is known here."
-    )  # fmt: skip
-    return Finding(entry.id, "possible", "error", entry.title, module=_where(reports[0]) if reports else "",
-                   because=(seen,), fixes=(Fix("by-hand", entry.fix),), avoid=entry.avoid,
-                   check=(entry.check,))  # fmt: skip
+    seen = "The text holds no exception and no line that is known here."
+    if last:
+        seen = f"The text ends in {last.name}, which fits no cause known here."
+    found = cause.finding("possible", because=(seen,), check=(cause.check,))
+    where = _where(reports[0]) if reports else ""
+    return replace(found, module=where, sources=(), fixes=(Fix(cause.fix_kind, because=cause.fix),))
 
 
 # --- as text and as JSON ---------------------------------------------------------------------------------------
@@ -155,7 +131,7 @@ def decode(raw: bytes) -> str:
 def render(found: Findings) -> str:
     """Plain text for a person: the first cause, then the others, then what was looked at."""
     head = "Most likely cause:" if found[0].certainty == "likely" else "Possible causes, the first one first:"
-    head = "No known cause:" if found[0].cause == "unknown" else head
+    head = "No known cause:" if found[0].is_unknown else head
     return f"{head}\n\n{found}"
 
 

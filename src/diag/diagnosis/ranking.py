@@ -1,103 +1,114 @@
-"""From a Report to ranked causes, with the evidence for each. Standard library only."""
+"""From what an error says to the causes that fit, the one with the most evidence first. Standard library only."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from diag.diagnosis.causes import PRECEDENCE
+from diag.diagnosis import causes
+from diag.diagnosis.cause import Cause, Point, Text
+from diag.diagnosis.causes import CauseFile
+from diag.diagnosis.evidence import Evidence
 from diag.diagnosis.evidence.report import Report
-from diag.diagnosis.evidence.texts import is_about_devices, squash
-from diag.diagnosis.reading.clues_messages import CLUES
-from diag.diagnosis.reading.point import Point
-from diag.diagnosis.reading.readings import read_points
+from diag.diagnosis.evidence.texts import is_about_devices
+from diag.diagnosis.evidence.trace import Trace
 
+SPECIFIC = 10  # points at which one place in one library says it
 _ENOUGH = 3
+_CHAIN = 8  # exceptions of one chain that are read
 
 
-@dataclass
+@dataclass(frozen=True)
 class Candidate:
     """A cause with its points and the sentences that gave them."""
 
-    cause: str
-    points: int = 0
-    says: list[str] = field(default_factory=list)
+    cause: Cause
+    points: int
+    says: tuple[str, ...]
+
+    @property
+    def is_specific(self) -> bool:
+        return self.points >= SPECIFIC
 
 
-@lru_cache(maxsize=1)
-def _compiled():
-    return [(clue, *(re.compile(part.replace(" ", "")) for part in (clue.pattern, clue.beside))) for clue in CLUES]
+def deciding_trace(report: Report) -> Trace:
+    """The report with the exception last that says most: a service raises its own over the one that matters.
 
-
-def rank(report: Report) -> list[Candidate]:
-    """Causes with the most evidence first; empty when nothing in the text is ours."""
-    found: dict[str, Candidate] = {}
-    for point in [*_clue_points(report), *read_points(report)]:
-        candidate = found.setdefault(point.cause, Candidate(point.cause))
-        candidate.points += point.points
-        if point.says not in candidate.says:
-            candidate.says.append(point.says)
-    _settle(found, report)
-    order = {cause: n for n, cause in enumerate(PRECEDENCE)}
-    ranked = [c for c in found.values() if c.points >= _ENOUGH]
-    return sorted(ranked, key=lambda c: (-c.points, order.get(c.cause, 99)))
-
-
-def _clue_points(report: Report) -> list[Point]:
-    flat = squash(report.text)
-    best: dict[tuple[str, str], Point] = {}
-    for clue, pattern, beside in _compiled():
-        if pattern.search(flat) and beside.search(flat):
-            point = Point(clue.cause, clue.points, clue.says)
-            known = best.get((clue.cause, clue.says))
-            if known is None or known.points < point.points:
-                best[(clue.cause, clue.says)] = point
-    return list(best.values())
-
-
-def _settle(found: dict[str, Candidate], report: Report) -> None:
-    """Takes back what one piece of evidence makes meaningless beside another."""
-    failed = bool(report.raised) or is_about_devices(report.text)
-    if failed and "offload-notice" in found:
-        found["offload-notice"].points = 0  # it is then evidence for other causes, not the cause
-    if "out-of-memory" in found and "memory-already-taken" not in found and (says := held_by_others(report.text)):
-        found["memory-already-taken"] = Candidate("memory-already-taken", 1 + found["out-of-memory"].points, [says])
-    distributed = found.get("distributed-loader-conflict")
-    if distributed and distributed.points <= 2:
-        del found["distributed-loader-conflict"]
-    for strong in ("quantized-cast", "offload-folder-missing", "quantization-backend-missing"):
-        if strong in found and found[strong].points >= 10:
-            for weak in ("moved-after-dispatch", "environment-mismatch"):
-                if weak in found and found[weak].points < 10:
-                    del found[weak]
-
-
-_GIB = {"gib": 1.0, "mib": 1 / 1024, "kib": 1 / 1024**2, "gb": 1.0, "mb": 1 / 1000}
-_AMOUNT = r"(\d+(?:\.\d+)?)\s*(gib|mib|kib|gb|mb)"
-
-
-def held_by_others(text: str) -> str:
-    """Whether an out-of-memory text shows that others hold a large part of the device; the sentence, or nothing.
-
-    >>> held_by_others("CUDA out of memory. GPU 0 has a total capacity of 23.64 GiB of which 10.00 MiB is free. "
-    ...                "Including non-PyTorch memory, this process has 3.00 GiB memory in use.")
-    'others hold about 20.6 of 23.6 GiB of the device, this process 3.0'
+    Of exceptions that were raised over one another it is the one with the strongest reading; of equal ones the last.
     """
-    flat = re.sub(r"\s+", " ", text).lower()
-    total = re.search(rf"total capac\w+ (?:of )?{_AMOUNT}", flat)
-    free = re.search(rf"of which {_AMOUNT} is free|{_AMOUNT} free", flat)
-    mine = re.search(rf"this process has {_AMOUNT}|{_AMOUNT} already allocated|allocated memory {_AMOUNT}", flat)
-    if not (total and free and mine):
-        return ""
-    size, left, own = (_gib([g for g in m.groups() if g]) for m in (total, free, mine))
-    others = size - left - own
-    return (
-        f"others hold about {others:.1f} of {size:.1f} GiB of the device, this process {own:.1f}"
-        if others > 0.3 * size
-        else ""
-    )
+    turned = [Trace(one) for one in _turned(report)]
+    about_devices = [one for one in turned if one.report.last and is_about_devices(one.report.last.message)]
+    return max(about_devices or turned, key=lambda one: max((p.points for p in _readings(one)), default=0))
 
 
-def _gib(groups: list[str]) -> float:
-    return float(groups[0]) * _GIB[groups[1]]
+def rank(e: Evidence) -> list[Candidate]:
+    """Causes with the most evidence first; empty when nothing in the text is ours."""
+    if e.trace is None:
+        return []
+    found: dict[str, Candidate] = {}
+    relative: list[tuple[Cause, Point]] = []
+    for file in causes.FILES:
+        points = list(_points_of(file, e.trace))
+        relative += [(file.cause, point) for point in points if point.cause]
+        counted = [point for point in points if not point.cause]
+        if counted:
+            said = tuple(dict.fromkeys(point.says for point in counted))
+            found[file.cause.id] = Candidate(file.cause, sum(point.points for point in counted), said)
+    for cause, point in relative:
+        if point.cause in found and cause.id not in found:
+            found[cause.id] = Candidate(cause, point.points + found[point.cause].points, (point.says,))
+    ranked = [one for one in _settled(list(found.values()), e.trace) if one.points >= _ENOUGH]
+    return sorted(ranked, key=lambda one: (-one.points, one.cause.rank))
+
+
+def _turned(report: Report) -> Iterator[Report]:
+    """The report with each exception of its chain as the last, the outermost first."""
+    if not report.raised:
+        yield report
+    for n in reversed(range(max(0, len(report.raised) - _CHAIN), len(report.raised))):
+        yield replace(report, raised=(*report.raised[:n], *report.raised[n + 1 :], report.raised[n]))
+
+
+def _readings(trace: Trace) -> Iterator[Point]:
+    """What frames and wording give; a text by itself says the same whichever exception is looked at."""
+    for file in causes.FILES:
+        if file.from_text is not None:
+            yield from (point for point in file.from_text(Evidence(trace=trace)) if not point.cause)
+        if trace.is_ambiguous:
+            yield from _from_texts(tuple(text for text in file.cause.texts if text.near_meta), trace)
+
+
+def _points_of(file: CauseFile, trace: Trace) -> Iterator[Point]:
+    yield from _from_texts(tuple(text for text in file.cause.texts if not text.near_meta), trace)
+    if file.from_text is not None:
+        yield from file.from_text(Evidence(trace=trace))
+    if trace.is_ambiguous:
+        yield from _from_texts(tuple(text for text in file.cause.texts if text.near_meta), trace)
+
+
+def _from_texts(texts: tuple[Text, ...], trace: Trace) -> Iterator[Point]:
+    strongest: dict[int, Text] = {}
+    for n, text in enumerate(texts):
+        if _compiled(text.pattern).search(trace.flat) and _compiled(text.beside).search(trace.flat):
+            group = text.group or -n - 1
+            if group not in strongest or strongest[group].points < text.points:
+                strongest[group] = text
+    yield from (Point(text.points, text.says) for text in strongest.values())
+
+
+@lru_cache(maxsize=None)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern.replace(" ", ""))
+
+
+def _settled(found: list[Candidate], trace: Trace) -> Iterator[Candidate]:
+    """Leaves out what one piece of evidence makes meaningless beside another."""
+    failed = bool(trace.report.raised) or is_about_devices(trace.report.text)
+    settled = any(one.cause.settles and one.is_specific for one in found)
+    for one in found:
+        notice_beside_failure = one.cause.is_notice and failed  # it is then evidence for other causes
+        vague_beside_settled = one.cause.is_vague and settled and not one.is_specific
+        if not (notice_beside_failure or vague_beside_settled):
+            yield one

@@ -4,37 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
 from diag.values.text import with_code, wrapped
 
-CERTAINTIES = ("shown", "likely", "possible")
-SEVERITIES = ("error", "silent", "info")
+Certainty = Literal["shown", "likely", "possible"]
+Severity = Literal["error", "silent", "info"]
+FixKind = Literal["reload", "in-place", "edit", "environment"]
+CERTAINTIES: tuple[Certainty, ...] = get_args(Certainty)
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+FIX_KINDS: tuple[FixKind, ...] = get_args(FixKind)
+UNKNOWN = "unknown"
 _NAMES_SHOWN = 8
 _SEEN_AS = {"shown": "shown by the state", "likely": "likely", "possible": "possible"}
 _FRAME_COLUMNS = ("cause", "certainty", "severity", "title", "module", "tensors", "because", "fix")
 
 
 @dataclass(frozen=True)
-class Fix(Shown):
-    """One way out. `action` is `reload` (with `spec`), the name of a repair that `fix` knows, or `by-hand`.
+class Requirement:
+    """What a fix needs that diag does not have.
 
-    `because` is the reason in a sentence, `code` what a person would type, `nbytes` the memory it takes (bytes, None:
-    not known), `avoid` the advice not to follow. Only a `by-hand` fix can't be applied by `diag.fix`.
+    `adapter-folder`: where the adapter's files are. `trained-adapter`: an adapter that changes something.
+    `complete-files`: a checkpoint with the tensors that `judged` lacks.
     """
 
-    action: str
-    because: str
+    what: Literal["adapter-folder", "trained-adapter", "complete-files"]
+    judged: str = ""
+
+    def is_met_by(self, spec: LoadSpec | None) -> bool:
+        """Whether loading this spec can help."""
+        if spec is None or self.what == "trained-adapter":
+            return False
+        return spec.adapter is not None if self.what == "adapter-folder" else spec.model != self.judged
+
+
+@dataclass(frozen=True)
+class Fix(Shown):
+    """One way out. `diag.fix` can apply a `reload` (with `spec`) and an `in-place` one (with the `repair` it knows).
+
+    An `edit` of the person's code or files and a change of the `environment` are the person's. `situation` is the
+    finding's situation that it is for (empty: any), `requires` what it needs and diag does not have. `because` is the
+    reason in a sentence, `code` what a person would type, `nbytes` the memory it takes (bytes, None: not known),
+    `avoid` the advice not to follow.
+    """
+
+    kind: FixKind
+    situation: str = ""
+    requires: tuple[Requirement, ...] = ()
+    because: str = ""
     code: str = ""
     spec: LoadSpec | None = None
     nbytes: int | None = None
     avoid: str = ""
+    repair: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in FIX_KINDS:
+            raise ValueError(f"{self.kind!r} is not one of {FIX_KINDS}")
+
+    @property
+    def action(self) -> str:
+        """`reload`, the name of the repair, or `by-hand`."""
+        return {"reload": "reload", "in-place": self.repair}.get(self.kind, "by-hand")
 
     @property
     def by_hand(self) -> bool:
-        return self.action == "by-hand"
+        return self.kind in ("edit", "environment")
 
     def __str__(self) -> str:
         return f"{self.because} {self.code}".strip()
@@ -50,11 +87,12 @@ class Finding(Shown):
     `cause` is an id of the catalogue, `certainty` one of `CERTAINTIES` (`shown`: the state proves it), `severity` one
     of `SEVERITIES` (`silent`: a wrong answer without an error). `tensors` are the culprits by name, `module` the
     dotted path where it shows, `because` the evidence, `check` what to look at where the evidence does not decide.
+    `situation` tells apart what one cause can be, where that decides its fixes.
     """
 
     cause: str
-    certainty: str
-    severity: str
+    certainty: Certainty
+    severity: Severity
     title: str
     tensors: tuple[str, ...] = ()
     module: str = ""
@@ -63,10 +101,16 @@ class Finding(Shown):
     avoid: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     check: tuple[str, ...] = ()
+    situation: str = ""
 
     def __post_init__(self) -> None:
         if self.certainty not in CERTAINTIES or self.severity not in SEVERITIES:
             raise ValueError(f"{self.certainty!r} and {self.severity!r} must be of {CERTAINTIES} and {SEVERITIES}")
+
+    @property
+    def is_unknown(self) -> bool:
+        """No known cause explains what was looked at."""
+        return self.cause == UNKNOWN
 
     def __str__(self) -> str:
         lines = [wrapped(f"{self.cause} ({_SEEN_AS[self.certainty]}): {self.title}", indent=2)]

@@ -10,7 +10,8 @@ from torch import nn
 
 from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
-from diag.diagnosis.mending.fixes import explain_exception, fix, input_device, materialise, plan, require_materialised
+from diag.diagnosis.mending.fixes import explain_exception, fix, input_device, materialise, require_materialised
+from diag.diagnosis.mending.plans import plan
 from diag.diagnosis.mending.repairs import refill
 from diag.errors import CouldNotJudgeError, DiagError, MetaWithoutDataError
 from diag.proving.proof import prove

@@ -1,4 +1,9 @@
-"""The catalogue of causes: one entry per id, and the only place for this prose. Standard library only.
+"""The registry of causes: it finds the files of this folder and asks each its questions. Standard library only.
+
+A file holds `CAUSE`, the record, and the answers it has: `from_state(evidence)` (what a model shows at rest),
+`from_error(evidence)` (what a live exception adds), `from_text(evidence)` (points for what a text says),
+`behind(finding, evidence)` (whether it stands behind what was found first), `fixes(finding, situation)` (safest first).
+No other file lists causes. To write a new one, read `diag/diagnosis/evidence/__init__.py` and one neighbour.
 
 >>> get("offload-notice").severity
 'info'
@@ -7,54 +12,79 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from diag.diagnosis.cause import Cause
-from diag.diagnosis.causes.causes_meta import META_CAUSES
-from diag.diagnosis.causes.causes_placement import PLACEMENT_CAUSES
-from diag.diagnosis.causes.causes_quantized import QUANTIZED_CAUSES
-from diag.diagnosis.causes.causes_use import USE_CAUSES
-from diag.diagnosis.causes.symptoms import by_symptom
+from diag.diagnosis.cause import Cause, Point
+from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.symptoms import HEADLINE
 from diag.errors import SpecError, listed
+from diag.values.finding import Finding, Fix
 
-CATALOGUE: dict[str, Cause] = {
-    cause.id: cause for cause in (*META_CAUSES, *USE_CAUSES, *QUANTIZED_CAUSES, *PLACEMENT_CAUSES)
-}
+if TYPE_CHECKING:
+    import pandas as pd
 
-# What the user did, then the state it left, then the symptom: the first that fits is named first.
-PRECEDENCE: tuple[str, ...] = (
-    "quantized-cast", "moved-after-dispatch", "saving-offloaded-model", "concurrent-load", "concurrent-calls",
-    "compiled-hooks",
-    "adapter-on-offloaded-base", "training-offloaded-layers", "distributed-loader-conflict", "hooks-removed",
-    "submodule-replaced", "forward-bypasses-hook", "constructor-on-meta", "quantized-offload-refused",
-    "device-map-incomplete", "offload-folder-missing", "missing-weight-data", "tied-weights-split",
-    "never-materialised", "quantization-state-lost", "quantization-skipped", "uninitialised-values",
-    "quantization-backend-missing", "weight-used-outside-hook", "input-on-meta", "memory-already-taken",
-    "out-of-memory", "environment-mismatch", "device-mismatch", "offload-notice", "unknown",
-)  # fmt: skip
+    from diag.diagnosis.mending.situation import Situation
+
+
+@dataclass(frozen=True)
+class CauseFile:
+    """One file of this folder: the record and the questions it answers (None: it has no answer)."""
+
+    cause: Cause
+    from_state: Callable[[Evidence], Iterator[Finding]] | None = None
+    from_error: Callable[[Evidence], Iterator[Finding]] | None = None
+    from_text: Callable[[Evidence], Iterator[Point]] | None = None
+    behind: Callable[[Finding, Evidence], Finding | None] | None = None
+    fixes: Callable[[Finding, Situation], tuple[Fix, ...]] | None = None
+
+
+_QUESTIONS = ("from_state", "from_error", "from_text", "behind", "fixes")
+
+
+def _read_files() -> Iterator[CauseFile]:
+    for found in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        yield CauseFile(module.CAUSE, **{question: getattr(module, question, None) for question in _QUESTIONS})
+
+
+FILES: tuple[CauseFile, ...] = tuple(sorted(_read_files(), key=lambda one: (one.cause.rank, one.cause.id)))
+CATALOGUE: dict[str, CauseFile] = {one.cause.id: one for one in FILES}
 
 
 def ids() -> tuple[str, ...]:
-    """All cause ids in the order of precedence."""
-    return PRECEDENCE
+    """All cause ids: what the person did, then the state it left, then the symptom."""
+    return tuple(CATALOGUE)
 
 
 def get(cause: str) -> Cause:
-    """The entry of one cause. Raises SpecError that names the nearest id for one that does not exist."""
+    """The record of one cause. Raises SpecError that names the nearest id for one that does not exist."""
     if cause in CATALOGUE:
-        return CATALOGUE[cause]
+        return CATALOGUE[cause].cause
     close = difflib.get_close_matches(cause, CATALOGUE, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "`diag causes` lists them."
-    raise SpecError(f"{cause!r} is not a cause.", why=f"causes are:{listed(cause, PRECEDENCE)}", next_step=hint)
+    raise SpecError(f"{cause!r} is not a cause.", why=f"causes are:{listed(cause, CATALOGUE)}", next_step=hint)
 
 
-def describe():
+def describe() -> pd.DataFrame:
     """One row per cause: id, title, severity, fix, advice to avoid, where it can be shown, cases; a DataFrame."""
     import pandas as pd
 
-    rows = [
-        (c.id, c.title, c.severity, c.fix, " ".join(c.avoid), c.shown_on, len(c.cases)) for c in map(get, PRECEDENCE)
-    ]
+    causes = [one.cause for one in FILES]
+    rows = [(c.id, c.title, c.severity, c.fix, " ".join(c.avoid), c.shown_on, len(c.cases)) for c in causes]
     return pd.DataFrame(rows, columns=["cause", "title", "severity", "fix", "avoid", "shown_on", "cases"])
+
+
+def by_symptom() -> dict[str, list[str]]:
+    """Each text in which causes show themselves, with their ids; the text that most causes share comes first."""
+    found: dict[str, list[str]] = {}
+    for cause in (one.cause for one in FILES):
+        for text in (*cause.seen_as, *cause.shows_as):
+            found.setdefault(text, []).append(cause.id)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != HEADLINE, -len(item[1]))))
 
 
 def as_markdown() -> str:
@@ -67,10 +97,11 @@ def as_markdown() -> str:
         "| What you see | What it can be |",
         "|---|---|",
     ]
-    for text, behind in by_symptom(PRECEDENCE).items():
+    raised = {text for one in FILES for text in one.cause.seen_as}
+    for text, behind in by_symptom().items():
         links = " · ".join(f"[{cause}](#{cause})" for cause in behind)
-        parts.append(f"| {text if text.startswith('no error') else _code(text)} | {links} |")
-    for cause in map(get, PRECEDENCE):
+        parts.append(f"| {_code(text) if text in raised else text} | {links} |")
+    for cause in (one.cause for one in FILES):
         parts += ["", f'<a id="{cause.id}"></a>', "", f"## {cause.title}", ""]
         parts += [f"`{cause.id}` · {cause.explanation}", ""]
         parts += [f"- **Tell it by:** {cause.check}", f"- **Fix:** {cause.fix}"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diag.diagnosis.evidence.record import ModelFacts, Row
+from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.evidence.values import value_facts
 from diag.models.hooks import align_hooks
 from diag.models.maps import ancestors, device_for
@@ -31,9 +31,7 @@ def facts_of(model: nn.Module, rows: tuple[Row, ...], spec: Any = None, values: 
     return ModelFacts(
         class_name=type(model).__name__,
         is_adapter=is_adapter(model),
-        has_map=isinstance(getattr(model, "hf_device_map", None), Mapping),
         stripped=tuple(path for path, module in modules.items() if was_stripped(module)),
-        hooked=hooked,
         newcomers=tuple(_newcomers(modules)),
         lost_ties=tuple(_lost_ties(model)),
         unpacked=(*_unpacked(model, modules), *never_packed(modules)),

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from diag.diagnosis.evidence import CallSite
 from diag.diagnosis.evidence.lines import Step, steps, values_on_line
 from diag.diagnosis.evidence.operands import has_stranger_on_meta, placeholders
-from diag.diagnosis.evidence.record import Trace
 from diag.diagnosis.evidence.report import Frame, Raised, Report
 
 _PLUMBING = (
@@ -92,7 +92,7 @@ def _size(module: nn.Module) -> int:
     return sum(1 for _ in module.modules())
 
 
-def locate(error: BaseException, model: nn.Module) -> Trace:
+def locate(error: BaseException, model: nn.Module) -> CallSite:
     """Module path, tensors that the failing line read, and inputs on meta."""
     names = {id(module): path for path, module in model.named_modules()}
     walked = list(_steps(error))
@@ -102,7 +102,7 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
     inputs = list(_inputs(frames, model, names))
     owners = {name.rpartition(".")[0] for name in read}
     path = names[id(module)] if module is not None else ""
-    return Trace(
+    return CallSite(
         module=path if module is not None else "",
         module_class=type(module).__name__ if module is not None else "",
         tensors=tuple(read),
@@ -115,7 +115,7 @@ def locate(error: BaseException, model: nn.Module) -> Trace:
     )
 
 
-def locate_in(error: BaseException, parts: list[tuple[str, nn.Module]]) -> Trace | None:
+def locate_in(error: BaseException, parts: list[tuple[str, nn.Module]]) -> CallSite | None:
     """The same for a pipeline: of its component that was running, with the component's prefix before every name."""
     frames = [step.frame for step in _steps(error)]
     for frame in reversed(frames):
@@ -126,7 +126,7 @@ def locate_in(error: BaseException, parts: list[tuple[str, nn.Module]]) -> Trace
     return locate(error, parts[0][1]) if len(parts) == 1 else None
 
 
-def _prefixed(trace: Trace, prefix: str) -> Trace:
+def _prefixed(trace: CallSite, prefix: str) -> CallSite:
     return replace(
         trace,
         component=prefix,

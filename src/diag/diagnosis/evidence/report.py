@@ -45,8 +45,9 @@ class Frame:
     code: str = ""
 
     @property
-    def is_library(self) -> bool:
-        return bool(re.search(r"(?:site|dist)-packages/|/lib/python\d", self.file))
+    def name(self) -> str:
+        """The function without its class."""
+        return self.function.rpartition(".")[2]
 
     def inside(self, *ends: str) -> bool:
         """Whether the file is one of these, named by the end of its path."""

@@ -10,30 +10,16 @@ import uuid
 from dataclasses import replace
 from typing import Any
 
-from diag.diagnosis.mending.byhand import allows_reload
-from diag.diagnosis.mending.plans import fixes_for, reload_as
+from diag.diagnosis.mending.plans import plan
+from diag.diagnosis.mending.ways import reload_as
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.values.finding import Finding, Findings, Fix
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.spec import LoadSpec
 
-__all__ = ["explain_exception", "fix", "input_device", "materialise", "plan", "require_materialised"]
+__all__ = ["explain_exception", "fix", "input_device", "materialise", "require_materialised"]
 
 _log = logging.getLogger("diag")
-
-
-def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
-    """The ways out of one finding, safest first. Pure: nothing is done.
-
-    Fixes that `diagnose` already attached are kept; with `spec` those that load again are worked out for it.
-    """
-    found = finding.fixes or fixes_for(finding)
-    if spec is None or not allows_reload(found[-1], spec):
-        return found
-    reloads = [one for one in fixes_for(finding, None, spec) if one.spec is not None]
-    others = [one for one in found if one.spec is None]
-    in_place = [one for one in others if not one.by_hand]
-    return (*in_place, *reloads, *(one for one in others if one.by_hand))
 
 
 def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:

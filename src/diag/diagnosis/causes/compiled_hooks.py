@@ -1,0 +1,64 @@
+"""compiled-hooks: torch.compile met accelerate's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.mending.ways import bring_in, reload_with_map
+from diag.diagnosis.symptoms import HEADLINE
+from diag.values.finding import Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="compiled-hooks",
+    rank=60,
+    title="torch.compile met accelerate's hooks",
+    explanation=(
+        "Hooks exchange parameters around every forward, which a compiler can't follow. By default it leaves "
+        "them out and works with breaks; with fullgraph=True, export, or a map over several GPUs it stops."
+    ),
+    proves=("Hooks are on the model, and the exception comes from torch._dynamo.",),
+    rules_out=("The model has no hooks.",),
+    check="Does the same call work without torch.compile?",
+    fix="Do not compile a dispatched model with fullgraph=True; compile one that was loaded without a map.",
+    avoid=("suppress_errors: it hides the breaks and compiles nothing.",),
+    seen_as=("Skip calling `torch.compiler.disable()`d function…", HEADLINE),
+    texts=(
+        Text(
+            (
+                r"dynamo failed to run fakes|fakens?tensor device propagation|torch\.compiler\.disable\(\)`"
+                r"?d function"
+            ),
+            9,
+            "torch.compile traced the model",
+        ),
+    ),
+    cases=(
+        Case(
+            "T72",
+            "torch.compile over a dispatched model",
+            "pytorch/pytorch#93484 huggingface/accelerate#2592 pytorch/pytorch#150711",
+        ),
+        Case("T73", "fullgraph=True over hooks", "huggingface/accelerate#3885 vipshop/cache-dit#1012"),
+    ),
+    is_act=True,
+)
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.compiling:
+        return
+    if trace.mixed is not None:
+        yield Point(9, "the mix was met while torch.compile traced the model")
+    if trace.passes("accelerate/hooks.py"):
+        yield Point(6, "torch.compile traced into accelerate's hooks")
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    return (*bring_in(situation), *reload_with_map(situation, "none", "a model without hooks can be compiled"))

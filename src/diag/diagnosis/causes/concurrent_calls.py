@@ -1,0 +1,68 @@
+"""concurrent-calls: several threads called one offloaded model at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import Cause, Point
+from diag.diagnosis.evidence import Evidence, Handling
+from diag.diagnosis.evidence.trace import WeightUse
+from diag.diagnosis.mending.ways import bring_in, reload_with_map
+from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
+from diag.values.finding import Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="concurrent-calls",
+    rank=50,
+    title="Several threads called one offloaded model at once",
+    explanation=(
+        "The hooks of an offloaded model bring each weight in before a module runs and put the placeholder back "
+        "after it, on the module itself. Two calls at the same time share these modules: one takes a weight away "
+        "while the other is about to use it. Some calls fail with the headline text, others answer with random "
+        "memory, and the next call alone is right again. A web service that answers requests in threads does "
+        "this as soon as two requests overlap, which is often just after start-up."
+    ),
+    proves=(
+        "Every weight has its data at rest, a hook ran right before the failing forward, and still it met meta.",
+        "The same calls one after the other all answer right.",
+    ),
+    rules_out=("One thread calls the model, or nothing of it is offloaded.",),
+    check="Does it fail only when requests overlap, and does a single request afterwards answer right?",
+    fix=(
+        "One call at a time: a lock around the call or one worker queue; or load without offload "
+        "(device_map='single'), where calls do not disturb each other."
+    ),
+    avoid=("retrying: an overlapping call may also return a wrong answer without an error.",),
+    seen_as=(HEADLINE, LATER_META),
+    shows_as=(SILENT,),
+    needs="offloaded",
+    enough=10,
+)
+
+
+def from_error(e: Evidence) -> Iterator[Finding]:
+    if e.site and e.handling is Handling.META_AFTER_HOOK:
+        because = ("At rest every weight has its data; a hook ran right before, and it was meta.",)
+        check = ("Do several threads call the model? One call at a time answers right.",)
+        yield CAUSE.finding("likely", e.site.tensors, module=e.site.where, silent=False, because=because, check=check)
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.meets_meta:
+        return
+    if trace.weight_use is WeightUse.AFTER_HOOK:
+        served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
+        how = "a hook ran right before, and still the weight was meta, as when threads call it at once"
+        yield Point(9 if served else 6, f"{trace.order}; {how}")
+    if trace.matches(r"uvicorn|gunicorn|http/1\.[01]500|internalservererror"):
+        yield Point(3 + trace.dispatched, trace.order)
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    why = "a model that is not offloaded can be called by several threads"
+    return (*bring_in(situation), *reload_with_map(situation, "single", why))

@@ -1,0 +1,98 @@
+"""device-map-incomplete: the device map does not cover the model, or names modules that do not exist."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.mending.ways import reload_with_map
+from diag.values.finding import Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="device-map-incomplete",
+    rank=150,
+    title="The device map does not cover the model, or names modules that do not exist",
+    explanation=(
+        "A map written by hand has to give every parameter a device, directly or through a parent. A typo, an "
+        "older layout (rotary_emb moved to the top of the model in recent versions) or a new head leaves "
+        "something out. With several devices accelerate refuses; with one device, and for buffers, it does not, "
+        "and the rest stays where it was."
+    ),
+    proves=("Names in the map match no module, or tensors are covered by no name of it.",),
+    rules_out=("The map has '' as a default, or every tensor has a mapped device.",),
+    check="Which names does the message list, and does the map name a parent of each?",
+    fix="Add the missing modules, or '' as a default, or use device_map='auto'.",
+    avoid=("copying a map from another version of the model: module names move.",),
+    seen_as=("The device_map provided does not give any device for the following parameters: …",),
+    texts=(
+        Text(
+            r"does ?n[o']t give any device for the following parameters?",
+            10,
+            "the device map leaves parameters without a device",
+        ),
+        Text(
+            r"doesn't have any device set|does not have any device set",
+            10,
+            "the device map leaves a module without a device",
+        ),
+        Text(
+            r"device_map ?keys? (?:do not|don't) match any|device_?map contains keys? that",
+            8,
+            "the device map names modules that do not exist",
+        ),
+        Text(
+            r"when passing device_map as a string,? the value needs to be",
+            9,
+            "the device map is not a name that the loader knows",
+        ),
+        Text(
+            r"does not support `?device_map='?\w+'?`?|needs? to implement the `?_no_split_modules",
+            7,
+            "the model class does not say which blocks may not be split",
+        ),
+        Text(
+            r"the device map (?:gives no device to|names \d+ modules? that)", 10, "the map and the model's names differ"
+        ),
+    ),
+    cases=(
+        Case(
+            "T37",
+            "rotary_emb missing from a hand-written map",
+            "huggingface/transformers#35505 huggingface/transformers#35417 huggingface/transformers#35354",
+        ),
+        Case(
+            "T61",
+            "parameters without a device in the map",
+            "chatchat-space/Langchain-Chatchat#829 hiyouga/LlamaFactory#8953 evo-design/evo#61",
+        ),
+    ),
+)
+
+
+_BY_HAND = (
+    r"device_map=(?!['\"]?(?:auto|balanced|sequential|cuda))|rotary_emb['\"]:|split_model|custom.{0,20}device_?map|\}"
+)
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.meets_real:
+        return
+    called = " ".join(f"{frame.function} {frame.code}" for frame in trace.frames)
+    if not re.search(r"rotary|inv_freq", called + trace.flat):
+        return
+    said = "the rotary embedding's buffer is on another device than its layer"
+    if trace.matches(_BY_HAND):
+        yield Point(9, f"{said}, under a map written by hand")
+    else:
+        yield Point(4, said)
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    return reload_with_map(situation, "auto", "a map that the loader computes covers every tensor")

@@ -1,0 +1,84 @@
+"""forward-bypasses-hook: the hook is there, but the module's forward no longer goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
+from diag.diagnosis.evidence import Evidence, Handling, Lack
+from diag.diagnosis.evidence.trace import WeightUse
+from diag.diagnosis.mending.ways import TO_EMPTY, in_place
+from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
+from diag.values.finding import Certainty, Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="forward-bypasses-hook",
+    rank=120,
+    title="The hook is there, but the module's forward no longer goes through it",
+    explanation=(
+        "accelerate puts its hook in place of module.forward. Fused kernels, patches and some acceleration "
+        "libraries assign another forward afterwards, or call the class's forward directly. The hook object is "
+        "still on the module, so everything looks right, but nobody brings the weights in. A norm or a biased "
+        "Linear raises; a Linear without bias computes with random memory and raises nothing."
+    ),
+    proves=("A hook whose store holds the weight is on the module, and module.forward never reaches it.",),
+    rules_out=("The forward is a wrapper (logging, timing) that still calls accelerate's.",),
+    check="Does the code or a library assign module.forward, or call type(module).forward(...), after loading?",
+    fix=(
+        "Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, "
+        "which accelerate's wrapper calls."
+    ),
+    avoid=("moving the input: the weight is what is missing.", NO_TO_EMPTY),
+    seen_as=(HEADLINE, LATER_META),
+    shows_as=(SILENT,),
+    cases=(
+        Case(
+            "T18",
+            "a later operand on meta in a biased Linear",
+            "zai-org/ChatGLM2-6B#204 zai-org/ChatGLM2-6B#254 lyhue1991/torchkeras#26 lyhue1991/torchkeras#59",
+        ),
+        Case("T79", "forward patched after dispatch", "huggingface/accelerate#1835 huggingface/accelerate#1971"),
+    ),
+    needs="offloaded",
+    enough=10,
+    is_ambiguous=True,
+)
+
+
+def from_state(e: Evidence) -> Iterator[Finding]:
+    if lost := e.lost.get(Lack.FORWARD_BYPASSED):
+        because = "A hook holds them, and the module's forward no longer reaches it."
+        certainty: Certainty = "shown" if e.facts else "likely"
+        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+
+
+def from_error(e: Evidence) -> Iterator[Finding]:
+    if e.site and e.handling is Handling.CALLED_PAST_HOOK:
+        because = "The hook is in place, and this forward was called past it."
+        yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.meets_meta:
+        return
+    if trace.site and trace.forward_called_directly:
+        how = "the forward was called directly, and a hook only runs when the module is called"
+        yield Point(7, f"{trace.order}; {how}")
+    if trace.weight_use is WeightUse.AFTER_HOOK:
+        yield Point(2, f"{trace.order}; a hook ran right before, and still the weight was meta")
+    elif trace.weight_use is WeightUse.OWN_WITHOUT_HOOK:
+        how = "other hooks are in the trace, but none above this forward"
+        yield Point(6, f"{trace.order}; {how}: {trace.code}")
+    yield Point(3 + trace.dispatched, trace.order)
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    if not (situation.has_model and finding.tensors):
+        return ()
+    because = "takes the other forward off and puts accelerate's hook back in front."
+    return (in_place("restore-forward", because, avoid=TO_EMPTY),)

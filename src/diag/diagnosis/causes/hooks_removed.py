@@ -1,0 +1,78 @@
+"""hooks-removed: offloaded weights were stranded when their hooks were taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point, Text
+from diag.diagnosis.evidence import Evidence, Lack
+from diag.diagnosis.mending.ways import refill, reload_alike
+from diag.diagnosis.symptoms import COPY, HEADLINE, LATER_META, SILENT
+from diag.values.finding import Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="hooks-removed",
+    rank=100,
+    title="Offloaded weights were stranded when their hooks were taken off",
+    explanation=(
+        "accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves placeholders "
+        "on meta. A hook on each module brings the numbers in just before its forward and takes them out after "
+        "it. remove_hook_from_module() or remove_hook_from_submodules() takes the hooks off and, with them, the "
+        "only way to the numbers: weights that were never real in this process stay on meta for good."
+    ),
+    proves=(
+        "hf_device_map sends modules to cpu or disk, their tensors are on meta, and no hook serves them.",
+        "The root's .to() is no longer accelerate's guard although the map is set.",
+    ),
+    rules_out=("Hooks with offload=True are still on the modules, or no map ever asked for offload.",),
+    check="Does the code call remove_hook_from_module(), remove_hook_from_submodules() or remove_all_hooks()?",
+    fix=(
+        "Load the model again. Where the hooks are still there, diag.materialise(model) copies the numbers in "
+        "first and takes the hooks off afterwards."
+    ),
+    avoid=(NO_TO_EMPTY, "dispatching the same model again: accelerate has no numbers to hook either."),
+    seen_as=(HEADLINE, LATER_META, COPY),
+    shows_as=(SILENT,),
+    texts=(
+        Text(r"remove_hook_from_(?:module|submodules)\(|remove_all_hooks\(\)", 8, "the offload hooks were taken off"),
+        Text(r"remove_hook|remove_all_hooks|afterremovinghooks", 4, "offload hooks were taken off", near_meta=True),
+    ),
+    cases=(
+        Case(
+            "T77",
+            "remove_hook_from_module strands weights",
+            "huggingface/accelerate#3866 huggingface/accelerate#4078 huggingface/accelerate#4261",
+        ),
+    ),
+    needs="orphans",
+    loses_data=True,
+    is_ambiguous=True,
+)
+
+
+def from_state(e: Evidence) -> Iterator[Finding]:
+    if lost := e.lost.get(Lack.HOOK_LOST):
+        because = "Their hooks were taken off or exchanged, and the weights stayed behind on meta."
+        yield CAUSE.finding("shown", lost.names, because=(lost.said, because), silent=lost.silent)
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None:
+        return
+    if trace.meets_meta and trace.mixed:
+        if trace.forward_without_hook:
+            yield Point(6 if trace.dispatched else 3, f"{trace.order}, and no offload hook is in the trace")
+        # A norm's `self.weight * x` is the usual first failure of stranded weights.
+        usual = trace.mixed.ordered and trace.mixed.expected == "meta"
+        yield Point(3 + usual + trace.dispatched, trace.order)
+    if trace.copies_meta and not trace.says("to_empty()insteadof") and not trace.moves_something:
+        yield Point(1, "a meta tensor was to be copied to a real device")
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    return (*refill(finding, situation), *reload_alike(situation))

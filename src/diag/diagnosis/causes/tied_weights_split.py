@@ -1,0 +1,107 @@
+"""tied-weights-split: tied weights were separated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, names_of
+from diag.diagnosis.mending.ways import in_place, reload_with_map
+from diag.diagnosis.symptoms import SILENT, VALUE
+from diag.values.finding import Certainty, Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="tied-weights-split",
+    rank=180,
+    title="Tied weights were separated",
+    explanation=(
+        "In many models the output head is the embedding: one tensor under two names. A map that sends the two "
+        "names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, "
+        "random, or out of step with the embedding."
+    ),
+    proves=(
+        (
+            "The config ties embedding and head, and the two are different tensors on different devices or with "
+            "different values."
+        ),
+    ),
+    rules_out=("Both names are the same tensor, or both are offloaded to stores that hold the same values.",),
+    check="Does config.tie_word_embeddings say true, and does the map give embedding and head different devices?",
+    fix="Give both names the same device in the map, or call model.tie_weights() before dispatching.",
+    avoid=("untying by cloning the head: it doubles the memory and trains apart.",),
+    seen_as=(VALUE, "Some weights of … were not initialized from the model checkpoint…"),
+    shows_as=(SILENT,),
+    texts=(
+        Text(
+            r"tied parameters are on different devices",
+            10,
+            "accelerate warns that tied parameters are on different devices",
+        ),
+        Text(
+            r"model weights are not tied\. please use the `?tie_weights",
+            8,
+            "accelerate warns that weights were not tied before the map was made",
+        ),
+        Text(r"shared tensors? .*mismatch", 7, "tensors that share memory were met"),
+        Text(
+            r"(?:not|newly) initialized[^.]{0,40}\['?lm_head\.weight'?\]",
+            8,
+            "only the tied output head is reported as newly initialized",
+        ),
+    ),
+    cases=(
+        Case(
+            "T58",
+            "tied embedding and head in two places",
+            "huggingface/accelerate#1197 huggingface/accelerate#1204 huggingface/accelerate#4083",
+        ),
+        Case(
+            "T60",
+            "tied head reported as newly initialized",
+            "huggingface/accelerate#1772 huggingface/accelerate#3049 huggingface/transformers#42837",
+        ),
+    ),
+    needs="orphans",
+    enough=6,
+    is_ambiguous=True,
+)
+
+
+def from_state(e: Evidence) -> Iterator[Finding]:
+    if lost := e.lost.get(Lack.TIE_SPLIT):
+        certainty: Certainty = "shown" if e.facts else "likely"
+        because = (lost.said, "Their tied partner has data.")
+        yield CAUSE.finding(certainty, lost.names, because=because, silent=lost.silent)
+    if unserved := e.unserved.get(Lack.TIE_SPLIT):
+        because = (UNSERVED, "It is tied to a tensor that the map left in place.")
+        yield CAUSE.finding("shown", unserved.names, because=because)
+    if e.broken_ties:
+        names = tuple(dict.fromkeys(name for pair in e.broken_ties for name in pair))
+        pairs = "; ".join(f"{a} and {b}" for a, b in e.broken_ties)
+        because = (f"The model declares them tied, and their values differ: {pairs}.",)
+        yield CAUSE.finding("shown", names, silent=True, because=because)
+
+
+def from_error(e: Evidence) -> Iterator[Finding]:
+    if e.meeting and e.meeting.split_ties:
+        where = " and ".join(sorted({row.device for row in e.meeting.split_ties}))
+        because = f"They are declared tied, and are on {where}."
+        yield CAUSE.finding("shown", names_of(e.meeting.split_ties), silent=False, because=(because,))
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    if e.trace and e.trace.needed_value:
+        tied = e.trace.says("tie_word_embeddings", "tie_weights", "tied", "lm_head")
+        yield Point(7 if tied else 3, e.trace.no_value_for)
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    reload = reload_with_map(situation, "auto", "a map that the loader computes keeps tied tensors together")
+    apart = len(finding.tensors) > 1 and not situation.are_one_tensor(finding.tensors)
+    if not (situation.has_model and apart):
+        return reload
+    return (in_place("restore-tie", "ties the names to one tensor again.", "model.tie_weights()"), *reload)

@@ -1,0 +1,66 @@
+"""training-offloaded-layers: offloaded layers are not trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.mending.ways import reload_with_map
+from diag.values.finding import Finding, Fix
+
+if TYPE_CHECKING:
+    from diag.diagnosis.mending.situation import Situation
+
+CAUSE = Cause(
+    id="training-offloaded-layers",
+    rank=80,
+    title="Offloaded layers are not trained",
+    severity="silent",
+    explanation=(
+        "Gradients go to the temporary copy that the hook brings in; the registered parameter is a placeholder, "
+        "its grad stays None, and the optimizer skips it. Loss falls, because the other layers learn, and "
+        "nothing warns. For quantized models accelerate refuses in words."
+    ),
+    proves=("Trainable parameters are on meta, or the optimizer holds meta parameters.",),
+    rules_out=("Every trainable parameter is real: an adapter on layers that are not offloaded is fine.",),
+    check="Is any trainable parameter on meta after loading?",
+    fix="Train without offload: a smaller or quantized base with an adapter on one device, or FSDP or ZeRO.",
+    avoid=("believing a falling loss.",),
+    shows_as=("no error: the loss falls, and the offloaded layers get no gradient",),
+    texts=(
+        Text(
+            r"can't train a model that has been loaded in 8-?bit or 4-?bit precision with cpu or disk offload",
+            10,
+            "accelerate refuses to train a quantized model that is partly offloaded",
+        ),
+        Text(r"sfttrainer|optimizer\.step|trainer\.train\(", 4, "a training loop is part of it", near_meta=True),
+    ),
+    cases=(
+        Case("T11", "SFTTrainer on a partly offloaded 4-bit model", "huggingface/trl#4018 aidenli/ComfyUI_NYJY#21"),
+        Case("T67", "offloaded layers get no gradient", "instructlab/instructlab#610"),
+    ),
+    needs="offloaded",
+    enough=10,
+    is_act=True,
+)
+
+
+def from_state(e: Evidence) -> Iterator[Finding]:
+    if e.facts and e.facts.frozen_out:
+        because = "Other parameters have received gradients; these are on meta and have none."
+        yield CAUSE.finding("shown", e.facts.frozen_out, silent=True, because=(because,))
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.says("meta"):
+        return
+    in_training = trace.calls("train", "training_step", "_inner_training_loop")
+    if in_training and trace.says("load_in_4bit", "4bit", "4-bit"):
+        yield Point(8, "a 4-bit model that is partly on meta was being trained")
+
+
+def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+    return reload_with_map(situation, "single", "only layers that are on a device are trained")

@@ -1,0 +1,41 @@
+"""unknown: none of the known causes explains this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diag.diagnosis.cause import Case, Cause, Point
+from diag.diagnosis.evidence import Evidence
+
+CAUSE = Cause(
+    id="unknown",
+    rank=310,
+    title="None of the known causes explains this",
+    shown_on="a scenario for an unknown cause would have to be known",
+    explanation=(
+        "The text or the state was read and fits no entry of the catalogue. That is said plainly instead of "
+        "guessing; what was looked at and ruled out is listed, so that it can be sent on."
+    ),
+    proves=("No rule gave evidence for any cause.",),
+    rules_out=("Any other entry is supported.",),
+    check="Give more: the whole traceback, the lines printed while loading, or the model itself.",
+    fix="Run diag.diagnose(model, error=exc) where it fails; send the findings and the versions with a report.",
+    avoid=("trying fixes for other causes one after the other.",),
+    cases=(
+        Case(
+            "T19",
+            "copy out of meta, reported without a cause",
+            "hiyouga/LlamaFactory#3062 codefuse-ai/MFTCoder#24 wp931120/baichuan_sft_lora#2",
+        ),
+        Case("T70", "headline text in a backward pass with opacus", "meta-pytorch/opacus#737"),
+    ),
+)
+
+
+def from_text(e: Evidence) -> Iterator[Point]:
+    trace = e.trace
+    if trace is None or not trace.meets_meta:
+        return
+    backward = trace.calls("backward") and not trace.dispatched
+    if backward or trace.passes("opacus", "functorch"):
+        yield Point(7, "it was raised in a backward pass or by a per-sample-gradient library, not in a forward")

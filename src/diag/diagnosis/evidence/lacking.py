@@ -1,0 +1,132 @@
+"""Sorts the tensors without data by why nobody has it. Pure: from rows and facts to `Lost` values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import pandas as pd
+
+from diag.diagnosis.evidence import Evidence, Lack, Lost, ModelFacts, Row, names_of
+from diag.models import hooks
+from diag.models.adapters import LAYER_PARTS
+from diag.models.hooks import Backing
+
+
+def with_state(e: Evidence, rows: tuple[Row, ...], facts: ModelFacts | None) -> Evidence:
+    """The evidence with everything that rows and facts show together."""
+    known = facts or ModelFacts()
+    new = frozenset(row.name for row in rows if _is_new(row, known))
+    e = replace(e, rows=rows, facts=facts, new_names=new, broken_ties=_broken_ties(known))
+    e = replace(e, orphans=tuple(r for r in rows if r.is_orphan), offloaded=_with_backing(rows, "offloaded"))
+    unserved = {row: _why_unserved(row, e, known) for row in rows if row.name in known.unserved}
+    return replace(
+        e, lost=_grouped({r: _why_orphaned(r, e, known) for r in e.orphans}, e), unserved=_grouped(unserved, e)
+    )
+
+
+def rows_of(table: pd.DataFrame, reasons: Mapping[str, Backing] | None = None) -> tuple[Row, ...]:
+    """The rows of a placement table; `reasons` are the verdicts of `tensors.backing_of` where a model is at hand."""
+    reasons = reasons or {}
+    rows = []
+    for values in table.to_dict("records"):
+        verdict = reasons.get(values["name"])
+        texts = {name: _text(values.get(name)) for name in _TEXT_COLUMNS}
+        numbers = {name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")}
+        reason, undecided = (verdict.reason, verdict.undecided) if verdict else ("", False)
+        rows.append(Row(**texts, **numbers, reason=reason or "", undecided=bool(undecided)))
+    return tuple(rows)
+
+
+_TEXT_COLUMNS = (
+    *("name", "kind", "module", "module_class", "dtype", "device", "mapped_device", "execution_device"),
+    *("backing", "quantization"),
+)
+
+
+def _text(value: object) -> str:
+    """Missing values of a table (NA, NaN, None) are the empty text."""
+    return value if isinstance(value, str) else ""
+
+
+def _with_backing(rows: Iterable[Row], backing: str) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.backing == backing)
+
+
+def _grouped(lacks: Mapping[Row, Lack], e: Evidence) -> dict[Lack, Lost]:
+    groups: dict[Lack, list[Row]] = {}
+    for row, lack in lacks.items():
+        groups.setdefault(lack, []).append(row)
+    return {lack: _lost(tuple(rows), e) for lack, rows in groups.items()}
+
+
+def _lost(rows: tuple[Row, ...], e: Evidence) -> Lost:
+    are = "is" if len(rows) == 1 else "are"
+    said = f"{len(rows)} of {len(e.rows)} tensors {are} on meta, and nobody has the data."
+    return Lost(rows, names_of(rows), said, rows[0].reason, silent=e.trace is None and _raises_nothing(rows))
+
+
+def _raises_nothing(rows: Iterable[Row]) -> bool:
+    """A Linear or convolution without bias computes with random memory and raises nothing."""
+    return all("Norm" not in row.module_class and row.local_name == "weight" for row in rows)
+
+
+def _why_orphaned(row: Row, e: Evidence, facts: ModelFacts) -> Lack:
+    if row.kind == "quant_state":
+        return Lack.STATE_ON_META
+    if row.reason == hooks.FORWARD_BYPASSED:
+        return Lack.FORWARD_BYPASSED
+    if row.reason in (hooks.NOT_IN_STORE, hooks.FILE_MISSING):
+        return Lack.NEWCOMER if row.name in e.new_names else Lack.NOT_IN_STORE
+    if row.reason == hooks.STORE_IS_META:
+        return Lack.NEVER_FILLED if _most_stores_are_meta(e) else Lack.NOT_IN_STORE
+    if facts.is_adapter and row.mapped_device in ("cpu", "disk"):
+        return Lack.ADAPTER_ON_OFFLOADED
+    if _is_adapter_layer(row):
+        return Lack.NEVER_FILLED
+    if row.module in facts.stripped:
+        return Lack.HOOK_LOST
+    if row.name in e.new_names or row.module in facts.strays:
+        return Lack.NEWCOMER
+    if row.reason == hooks.NOT_BROUGHT_BACK:
+        return Lack.NEVER_FILLED
+    return _without_hook(row, e)
+
+
+def _most_stores_are_meta(e: Evidence) -> bool:
+    on_meta = sum(row.reason == hooks.STORE_IS_META for row in e.orphans)
+    return 2 * on_meta > sum(row.kind == "parameter" for row in e.rows)
+
+
+def _without_hook(row: Row, e: Evidence) -> Lack:
+    """No store serves it: was there ever one? The map says whether it was meant to be offloaded."""
+    meant_to_be = row.mapped_device in ("cpu", "disk")
+    if row.execution_device and not row.reason:
+        return Lack.FORWARD_BYPASSED if meant_to_be else Lack.NOT_IN_STORE  # a table alone can't tell
+    if row.execution_device or meant_to_be:
+        return Lack.HOOK_LOST
+    tied = any(other.tied_group == row.tied_group and not other.is_orphan for other in e.rows)
+    return Lack.TIE_SPLIT if tied else Lack.NEVER_FILLED
+
+
+def _why_unserved(row: Row, e: Evidence, facts: ModelFacts) -> Lack:
+    if any(other.tied_group == row.tied_group and other.name != row.name for other in e.rows):
+        return Lack.TIE_SPLIT
+    if facts.is_adapter and _is_adapter_layer(row):
+        return Lack.ADAPTER_ON_OFFLOADED
+    return Lack.NEWCOMER if row.name in e.new_names else Lack.NOT_IN_STORE
+
+
+def _is_adapter_layer(row: Row) -> bool:
+    return any(part in row.name for part in LAYER_PARTS)
+
+
+def _is_new(row: Row, facts: ModelFacts) -> bool:
+    return any(row.module == path or row.module.startswith(f"{path}.") for path in facts.newcomers)
+
+
+def _broken_ties(facts: ModelFacts) -> tuple[tuple[str, str], ...]:
+    """Lost ties of a source that is right itself; where the source is garbage, the tie is not what went wrong."""
+    garbage = {*facts.wrong_values, *facts.not_finite, *facts.never_loaded}
+    unfilled = len(facts.not_finite) > 1 and any(follower in garbage for follower, _ in facts.lost_ties)
+    return () if unfilled else tuple((a, b) for a, b in facts.lost_ties if b not in garbage)

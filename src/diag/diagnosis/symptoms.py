@@ -1,0 +1,11 @@
+"""Texts in which several causes show themselves, as the libraries word them; `…` stands for what differs."""
+
+HEADLINE = "Tensor on device … is not on the expected device meta!"
+LATER_META = "Tensor on device meta is not on the expected device …!"
+COPY = "Cannot copy out of meta tensor; no data!…"
+ITEM = "Tensor.item() cannot be called on meta tensors"
+VALUE = "… is on the meta device, we need a `value` to put in on …."
+ON_CPU_OR_DISK = "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit the …"
+NO_FOLDER = "We need an `offload_dir` to dispatch this model according to this `device_map`…"
+SILENT = "no error, and a wrong answer"
+OUT_OF_MEMORY = "…out of memory…"
