@@ -18,10 +18,10 @@ class Text:
     """A text that points to a cause, and how strongly.
 
     `pattern` is compared with the text in lower case and without white space, so that wrapped lines still match;
-    spaces in a pattern are for the reader. `beside` is what the text must hold as well, where other programs write the
-    same words. Ten points mean that one place in one library raises this; fewer, that other causes give the same text.
-    `near_meta`: counts only beside an error about a meta tensor, whose own text has several causes. Texts of one `group`
-    say the same: of those that match, the one with the most points counts.
+    spaces in a pattern are for the reader. `beside` is what the text must hold as well, where other programs write
+    the same words. Ten points mean that one place in one library raises this; fewer, that other causes give the same
+    text. `near_meta`: it counts only beside an error about a meta tensor, whose own text has several causes. Texts of
+    one `group` say the same: of those that match, the one with the most points counts.
     """
 
     pattern: str

@@ -60,8 +60,8 @@ def diagnose(
         subject = replace(subject, model=None)
         evidence, without = _gather(subject, error, text, placement)
         found, looked_at = _judged(evidence), [f"{looked_at[0]}, all with their data", *without]
-    return Findings(_with_fixes(found, subject.model, evidence.spec), looked_at=looked_at,
-                    subject=replace(subject, spec=evidence.spec))  # fmt: skip
+    subject = replace(subject, spec=evidence.spec)
+    return Findings(_with_fixes(found, subject), looked_at=looked_at, subject=subject)
 
 
 def _check_something(*given: object) -> None:
@@ -311,10 +311,10 @@ def _unknown(e: Evidence, beside: bool = False) -> Finding:
     return causes.get(UNKNOWN).finding("possible", module=where, because=(seen, state), silent=False, check=check)
 
 
-def _with_fixes(found: list[Finding], model: object, spec: LoadSpec | None) -> list[Finding]:
+def _with_fixes(found: list[Finding], subject: Subject) -> list[Finding]:
     if not found:
         return []
     from diag.diagnosis.mending.plans import with_fixes
     from diag.diagnosis.mending.situation import Situation
 
-    return with_fixes(found, Situation(model, spec))
+    return with_fixes(found, Situation(subject.model, subject.spec))

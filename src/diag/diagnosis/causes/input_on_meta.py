@@ -109,9 +109,9 @@ def from_text(e: Evidence) -> Iterator[Point]:
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     if finding.situation == _MADE_BY_LIBRARY:
         because = (
-            "Keep the model's first parameters off the CPU's and the disk's part of the map, so that model.device is real "
-            "(device_map='auto' with more memory does), or bring the weights in: diag.materialise(model). Moving the "
-            "inputs changes nothing."
+            "Keep the model's first parameters off the CPU's and the disk's part of the map, so that model.device is "
+            "real (device_map='auto' with more memory does), or bring the weights in: diag.materialise(model). Moving "
+            "the inputs changes nothing."
         )
         return (*bring_in(situation), Fix("edit", situation=finding.situation, because=because))
     if not situation.has_model:

@@ -128,9 +128,9 @@ def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
 
 
 _DEAD_ADAPTER = (
-    "The adapter's outer matrices are zero, as they are when an adapter is made: it was saved before it was trained, or "
-    "none of its file's names fitted when it was loaded (PEFT then warns of missing adapter keys). Load the adapter that "
-    "was trained, or rename the keys of its file; the base needs nothing."
+    "The adapter's outer matrices are zero, as they are when an adapter is made: it was saved before it was trained, "
+    "or none of its file's names fitted when it was loaded (PEFT then warns of missing adapter keys). Load the adapter "
+    "that was trained, or rename the keys of its file; the base needs nothing."
 )
 
 

@@ -1,4 +1,4 @@
-"""Everything a diagnosis may use, as one frozen value, `Evidence`: what a rule of `causes/` reads. Standard library only.
+"""Everything a diagnosis may use, as one frozen value: `Evidence` is what a rule of `causes/` reads. Standard library.
 
 Read for it: a model by `facts.py`, a live exception by `frames.py`, a text by `report.py` and `trace.py`. What several
 causes need is worked out once: `lacking.py` sorts the tensors without data, `meeting.py` the devices that met,
@@ -55,11 +55,11 @@ class ModelFacts:
     `stripped` are modules whose accelerate hook was taken off (it leaves a trace), `newcomers` those that were not
     there when the model was loaded, `strays` those without a hook among neighbours that have one. `wrong_values` differ
     from the checkpoint beyond training, `never_loaded` are those of a model that no file was ever read into,
-    `lost_rows` are zero in part. `not_stored` are in no file (`renamed`: but under other names), `not_finite` hold NaN, infinities
-    or leftovers, `diverged` do so after training, `wrong_buffers` differ from what the module computes when it is
-    built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless` packed weights without state.
-    `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got no gradient because they are
-    offloaded. `unserved` are here, and a hook will look for them in a store without them.
+    `lost_rows` are zero in part. `not_stored` are in no file (`renamed`: but under other names), `not_finite` hold NaN,
+    infinities or leftovers, `diverged` do so after training, `wrong_buffers` differ from what the module computes when
+    it is built. `lost_ties` are pairs, `unpacked` layers that should be quantized, `stateless` packed weights without
+    state. `bare_meta` are plain attributes on meta, `frozen_out` trainable tensors that got no gradient because they
+    are offloaded. `unserved` are here, and a hook will look for them in a store without them.
     """
 
     class_name: str = ""
@@ -168,10 +168,10 @@ class CallSite:
 class Evidence:
     """What is known. `facts` is None without a model, `trace` (the error's text and frames) without an error or text.
 
-    `orphans` are the rows without data, `lost` sorts them by reason; `unserved` are those that a hook looks for in vain.
+    `orphans` are the rows without data, `lost` sorts them by reason; `unserved` are those a hook looks for in vain.
     `broken_ties` are pairs whose source is right itself, `new_names` the tensors of modules that were put in later.
-    `state` is what the model shows at rest, for rules on its error. `memory_ran_short`: so says what was found. `live` says that the error is an exception of this
-    process, `distributed` that several processes may be at work.
+    `state` is what the model shows at rest, for rules on its error, and `memory_ran_short` what was found first.
+    `live` says that the error is an exception of this process, `distributed` that several processes may be at work.
     """
 
     rows: tuple[Row, ...] = ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
 from diag.diagnosis.evidence.values import has_local_files
-from diag.errors import DiagError
+from diag.errors import DiagError, SpecError
 from diag.loading.checkpoint.stored import checkpoint_name, plain_name, sources
 from diag.models.adapters import carries_adapter, is_adapter_part
 from diag.models.hooks import align_hooks
@@ -22,7 +24,7 @@ class Situation:
 
     def __init__(self, model: object = None, spec: LoadSpec | None = None) -> None:
         self._model = model
-        self.spec = spec
+        self.spec = spec or _spec_from(model)
 
     @property
     def has_model(self) -> bool:
@@ -118,3 +120,46 @@ class Situation:
     @cached_property
     def _by_name(self) -> dict[str, Entry]:
         return {entry.name: entry for entry in self._entries}
+
+
+def _spec_from(model: Any) -> LoadSpec | None:
+    """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
+    files a model does not name: without them it would be another model."""
+
+    if carries_adapter(model):
+        return None
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if not name or not os.path.isdir(name):
+        return None
+    quantization = _quantization(model)
+    placed = getattr(model, "hf_device_map", None)
+    as_placed = dict(placed) if isinstance(placed, Mapping) and placed and quantization == "none" else None
+    try:
+        placed_as: Any = _plain(as_placed) or ("auto" if quantization != "none" else "none")
+        return LoadSpec(name, device_map=placed_as, dtype=_dtype(model), quantization=quantization)
+    except SpecError:  # a map with devices that a spec can't name
+        return LoadSpec(name, device_map="auto", dtype=_dtype(model), quantization=quantization)
+
+
+def _plain(device_map: dict[str, Any] | None) -> dict[str, str | int] | None:
+    """Devices as a spec takes them: numbers, or text for torch.device objects."""
+    if device_map is None:
+        return None
+    return {name: device if isinstance(device, (int, str)) else str(device) for name, device in device_map.items()}
+
+
+def _quantization(model: Any) -> str:
+    """The spec's name for what a bitsandbytes config asks for."""
+    config = getattr(getattr(model, "config", None), "quantization_config", None)
+    values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    if values.get("load_in_8bit") or values.get("_load_in_8bit"):
+        return "int8"
+    if values.get("load_in_4bit") or values.get("_load_in_4bit"):
+        kind = str(values.get("bnb_4bit_quant_type", "nf4"))
+        return f"{kind}-double" if kind == "nf4" and values.get("bnb_4bit_use_double_quant") else kind
+    return "none"
+
+
+def _dtype(model: Any) -> str:
+    text = str(getattr(model, "dtype", "auto")).removeprefix("torch.")
+    return text if text in ("float32", "float16", "bfloat16") else "auto"
