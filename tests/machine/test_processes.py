@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diag.machine import processes as posix
+from diag.values.exits import death_name
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 MIB = 2**20
@@ -23,12 +24,12 @@ def python(code, **options):
     [(0, "exit 0"), (3, "exit 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-6, "SIGABRT"), (None, "unknown")],
 )
 def test_a_death_is_named_by_its_signal_or_its_exit_code(exitcode, name):
-    assert posix.death_name(exitcode) == name
+    assert death_name(exitcode) == name
 
 
 def test_a_signal_without_a_name_and_a_windows_code_are_still_named():
-    assert posix.death_name(-63) == "signal 63"
-    assert posix.death_name(0xC0000005) == "exit 0xC0000005"
+    assert death_name(-63) == "signal 63"
+    assert death_name(0xC0000005) == "exit 0xC0000005"
 
 
 @pytest.mark.parametrize(

@@ -104,10 +104,10 @@ def test_the_rest_is_estimated_by_the_clock_and_its_numbers_add_up(monkeypatch):
     sweep.cells_done, clock[0] = 3, 112.0
     sweep.note_seconds("load", 0.4, alive=True)
     sweep.note_seconds("another", 0.4, alive=True)
-    assert said == ["3 of 9 loads, reference loads included, took 12.0 s, so the other 6 take about 24 s"]
+    assert said == ["3 of 9 loads, reference loads included, took 12 s, so the other 6 take about 24 s"]
     sweep.cells_done, clock[0] = 4, 132.0
     sweep.note_seconds("a slower one", 10.0, alive=True)
-    assert said[1:] == ["4 of 9 loads, reference loads included, took 32.0 s, so the other 5 take about 40 s"]
+    assert said[1:] == ["4 of 9 loads, reference loads included, took 32 s, so the other 5 take about 40 s"]
 
 
 @pytest.mark.exhaustive

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 from diag.diagnosis import causes
 from diag.diagnosis.cause import Cause, Point, Text
@@ -98,7 +98,7 @@ def _from_texts(texts: tuple[Text, ...], trace: Trace) -> Iterator[Point]:
     yield from (Point(text.points, text.says) for text in strongest.values())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(" ", ""))
 

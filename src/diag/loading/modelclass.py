@@ -7,6 +7,7 @@ from typing import Any
 
 from diag.errors import CheckpointError
 from diag.loading.checkpoint.files import Checkpoint
+from diag.values.text import first_line
 
 
 def trusted_revision() -> str | None:
@@ -30,7 +31,7 @@ def load_config(checkpoint: Checkpoint) -> Any:
             raise _remote_code(checkpoint) from e
         raise CheckpointError(
             f"transformers can't read the config of {checkpoint.model!r}.",
-            why=f"model_type is {checkpoint.config.get('model_type')!r}. {str(e).strip().splitlines()[0]}",
+            why=f"model_type is {checkpoint.config.get('model_type')!r}. {first_line(e)}",
             next_step="check config.json, or install a transformers that knows this model type.",
         ) from e
 

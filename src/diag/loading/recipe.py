@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import shutil
 import tempfile
@@ -21,6 +20,7 @@ from diag.loading.planning import Plan, known_refusal, plan_load
 from diag.machine import processes as posix
 from diag.machine.audience import bars_only_for_people
 from diag.machine.here import accelerator_peaks, reset_peaks
+from diag.values.functions import import_function
 from diag.values.outcome import LoadOutcome
 from diag.values.spec import LoadSpec
 
@@ -147,24 +147,6 @@ def _check_takes(function: Any, names: tuple[str, ...], reference: str | None) -
         ) from e
     except ValueError:
         pass  # a built-in that does not tell its signature: the call itself will show
-
-
-def import_function(reference: str, field: str) -> Any:
-    """The function that `package.module:function` names. Raises DiagError that says what is missing."""
-    module_name, _, name = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module_name), name)
-    except ImportError as e:
-        raise DiagError(
-            f"{field}={reference!r}: the module {module_name!r} can't be imported.",
-            why=f"{type(e).__name__}: {e}",
-            next_step="put its folder on PYTHONPATH or install it; a function defined in a notebook can't be used."
-            + " If it is meant as a prompt, put a space after the colon." * (field == "probe"),
-        ) from e
-    except AttributeError as e:
-        raise DiagError(
-            f"{field}={reference!r}: {module_name!r} has no {name!r}.", next_step="check the spelling."
-        ) from e
 
 
 def _with_adapter(plan: Plan, model: Any) -> Any:

@@ -47,20 +47,6 @@ def start_method() -> str:
     return "forkserver" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
 
 
-def death_name(exitcode: int | None) -> str:
-    """How a process ended, from its exit code as `subprocess` gives it (minus the signal's number).
-
-    >>> death_name(3), death_name(None)
-    ('exit 3', 'unknown')
-    """
-    if exitcode is None:
-        return "unknown"
-    if exitcode < 0:
-        names = {s.value: s.name for s in signal.Signals}
-        return names.get(-exitcode, f"signal {-exitcode}")
-    return f"exit {exitcode}" if exitcode < 2**16 else f"exit 0x{exitcode:08X}"  # Windows' NTSTATUS codes
-
-
 def fork_apart() -> int:
     """Fork: 0 in the child, which then leads a session and process group of its own and ends with its parent.
 

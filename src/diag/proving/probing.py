@@ -19,8 +19,9 @@ from diag.loading.notes import collecting
 from diag.models.adapters import without_adapter
 from diag.models.tensors import accelerator_type
 from diag.proving.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes
+from diag.values.functions import import_function, is_function_name
 
-__all__ = ["DEFAULT_PROMPT", "NEW_TOKENS", "Answer", "ask", "input_device", "is_function"]
+__all__ = ["DEFAULT_PROMPT", "NEW_TOKENS", "Answer", "ask", "input_device"]
 
 NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
 
@@ -76,7 +77,7 @@ def ask(
     Warnings are added to `notes`. Raises what the model raises, and CouldNotJudgeError where no input can be made.
     """
     with _ready(model), collecting([] if notes is None else notes):
-        if probe is not None and is_function(probe):
+        if probe is not None and is_function_name(probe):
             return _ask_function(model, probe, folder, generate)
         made = make_inputs(model, probe, folder)
         inputs = _on(input_device(model), made.tensors)
@@ -84,16 +85,8 @@ def ask(
         return answer if answer.problem or not generate else _with_generation(answer, model, inputs, made.tokenizer)
 
 
-def is_function(probe: str) -> bool:
-    """Whether a probe is written as `package.module:function`."""
-    module, colon, name = probe.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
 def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) -> Answer:
     """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
-    from diag.loading.recipe import import_function
-
     function = import_function(probe, "probe")
     answer = _twice(lambda: _asked(function, model, probe), probe)
     if answer.problem or not generate:

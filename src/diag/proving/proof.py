@@ -27,6 +27,7 @@ from diag.proving.missing import missing_from_body
 from diag.proving.probing import Answer, ask, makes_ids_on_meta
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.spec import AS_STORED, LoadSpec
+from diag.values.text import first_line
 
 
 def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
@@ -51,7 +52,7 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model
         return Proof(None, f"could not be judged: {e.what} {e.next_step}".rstrip())
     except Exception as e:
-        return Proof(False, f"running it raised {type(e).__name__}: {_first_line(e)}")
+        return Proof(False, f"running it raised {type(e).__name__}: {first_line(e)}")
     packed, exact = packed_modules(model), runs_cpu_kernels(model)
     reference = reference_answer(spec, packed)
     if isinstance(reference, str):
@@ -159,7 +160,7 @@ def reference_answer(spec: LoadSpec, packed: Packed, like: Any = None) -> Answer
     """The twin's answer to the spec's probe, or in a sentence why there is none; `like` a model: aligned as it is."""
     twin = load_twin(spec, packed)
     if twin.model is None:
-        return f"no twin could be had: {type(twin.error).__name__}: {_first_line(twin.error)}"
+        return f"no twin could be had: {type(twin.error).__name__}: {first_line(twin.error)}"
     try:
         if like is not None:
             align_like(twin.model, like)
@@ -167,7 +168,7 @@ def reference_answer(spec: LoadSpec, packed: Packed, like: Any = None) -> Answer
         unfilled = missing_from_body(twin.model, twin.missing_keys)
         return replace(answer, unfilled=unfilled, dtype=main_dtype(twin.model))
     except Exception as e:
-        return f"the twin itself failed: {type(e).__name__}: {_first_line(e)}"
+        return f"the twin itself failed: {type(e).__name__}: {first_line(e)}"
     finally:
         del twin
         gc.collect()
@@ -250,8 +251,3 @@ def tokenizer_folder(spec: LoadSpec) -> str | None:
         return str(find_checkpoint(spec.model).folder)
     except DiagError:
         return None
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else ""

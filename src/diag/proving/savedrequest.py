@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from diag.errors import CouldNotJudgeError
+from diag.values.text import error_line
 
 SUFFIXES = (".json", ".safetensors")
 _TEXT_KEYS = ("prompt", "inputs", "text")
@@ -134,6 +135,6 @@ def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 def _unreadable(file: Path, error: Exception) -> CouldNotJudgeError:
     return CouldNotJudgeError(
         f"the saved request {str(file)!r} can't be used.",
-        why=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}",
+        why=error_line(error),
         next_step='save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.',
     )

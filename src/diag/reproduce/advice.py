@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from diag.errors import DiagError, MetaWithoutDataError
 from diag.reproduce import get
-from diag.reproduce.common import checkpoint_state, error_line, logits
+from diag.reproduce.common import checkpoint_state, logits
 from diag.reproduce.scenario import Stage, without_bars
 from diag.reproduce.scenarios import hooks_removed
 from diag.values.finding import Findings
 from diag.values.spec import LoadSpec
+from diag.values.text import error_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from diag.loading import samples
 from diag.reproduce import quickfixes
-from diag.reproduce.common import error_line, logits, token_ids
+from diag.reproduce.common import logits, token_ids
 from diag.reproduce.quickfixes import ROOM, SMALL, Settled, problem_of
 from diag.reproduce.scenario import Scenario
 from diag.reproduce.scenarios import (
@@ -31,6 +31,7 @@ from diag.reproduce.scenarios import (
 )
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
+from diag.values.text import error_line
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,11 +24,6 @@ def disk_map() -> dict[str, str]:
     return {**dict.fromkeys(names, "cpu"), **blocks}
 
 
-def error_line(error: BaseException | None) -> str:
-    """An error's class and the first line of its text; empty for None."""
-    return f"{type(error).__name__}: {error}".splitlines()[0] if error else ""
-
-
 def logits(model: Any) -> torch.Tensor:
     """What the model answers for `token_ids()`."""
     import torch

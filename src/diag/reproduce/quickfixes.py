@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from diag.reproduce.common import error_line
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
+from diag.values.text import error_line
 
 SITUATIONS = ("one GPU", "two GPUs", "offloaded", "quantized")
 ROOM, SMALL, TWO, TWO_SMALL = "300MiB+8GiB", "600KiB+8GiB", "2x300MiB+8GiB", "2x600KiB+8GiB"

@@ -13,11 +13,10 @@ from pathlib import Path
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
 from diag.loading.checkpoint import hub
 from diag.loading.checkpoint.files import find_checkpoint, is_local
-from diag.loading.recipe import import_function
 from diag.machine.folders import nearest_existing
 from diag.machine.holders import compute_modes, gpu_holders
-from diag.proving.probing import is_function
 from diag.proving.savedrequest import check_request, is_saved_request
+from diag.values.functions import import_function, is_function_name
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
 
@@ -72,7 +71,7 @@ def _probes_in_the_way(specs: Sequence[LoadSpec]) -> dict[str, DiagError]:
         try:
             if is_saved_request(probe):
                 check_request(probe)
-            elif is_function(probe):
+            elif is_function_name(probe):
                 import_function(probe, "probe")
         except DiagError as error:
             found[probe] = error

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from diag.sweep.cell.measure import Planned
-from diag.values.units import format_size
+from diag.values.text import count_text
+from diag.values.units import format_seconds, format_size
 
 _CALM_SHARE = 0.5  # of the host's memory: above, a person is asked first
 
@@ -51,7 +52,8 @@ class Price:
         return self.free_bytes > 0 and self.host_bytes > _CALM_SHARE * self.free_bytes
 
     def __str__(self) -> str:
-        parts = [_count(self.rows, "row"), f"{_count(self.loads, 'load')} and {_count(self.twins, 'reference load')}"]
+        loads = f"{count_text(self.loads, 'load')} and {count_text(self.twins, 'reference load')}"
+        parts = [count_text(self.rows, "row"), loads]
         beside = (
             (self.shared, "share a load"),
             (self.stored, "stored already"),
@@ -66,11 +68,11 @@ class Price:
             parts.append(
                 f"at most {format_size(self.host_bytes)} of {format_size(self.free_bytes)} host memory at once"
             )
-            parts.append(f"{format_size(self.written)} written to the offload folder" if self.written
-                         else "nothing written to the offload folder")  # fmt: skip
+            written = format_size(self.written) if self.written else "nothing"
+            parts.append(f"{written} written to the offload folder")
             parts.append(f"{self.workers} at a time")
-            parts.append(f"about {duration(self.seconds)}" if self.seconds is not None
-                         else "time is estimated after the first load")  # fmt: skip
+            seconds = None if self.seconds is None else max(1, round(self.seconds))
+            parts.append(f"about {format_seconds(seconds)}" if seconds else "time is estimated after the first load")
         return "; ".join(parts) + "."
 
 
@@ -141,20 +143,3 @@ def _places(plan: Planned) -> tuple[str, ...]:
     if plan.resolved_map is None:
         return (f"as {plan.spec.device_map_text}" if plan.spec.loader else "no map",)
     return tuple(sorted({str(device) for device in json.loads(plan.resolved_map).values()}))
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> duration(42.4), duration(150), duration(7300)
-    ('42 s', '2 min 30 s', '2 h 2 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{max(1, whole)} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

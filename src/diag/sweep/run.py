@@ -20,13 +20,14 @@ from diag.sweep.cell.measure import Ask
 from diag.sweep.isolate.pool import Death, Ended, Task, run
 from diag.sweep.ordering import choose_workers, loads_to_do, price_of
 from diag.sweep.preflight import check_results_place
-from diag.sweep.pricing import Load, Price, duration, most_informative_first
+from diag.sweep.pricing import Load, Price, most_informative_first
 from diag.sweep.progress import Progress
 from diag.sweep.results.rows import References, blank_row, failed_row, frame_of, measured_row, shared_row
 from diag.sweep.results.store import Store
 from diag.sweep.state import Options, Sweep
-from diag.sweep.surveying import from_death, short, survey
+from diag.sweep.surveying import from_death, last_words, survey
 from diag.values.spec import LoadSpec
+from diag.values.units import format_seconds
 
 _CELL = "diag.sweep.cell.measure"
 _NO_TWIN = "no twin could be had"
@@ -177,7 +178,7 @@ def _why_not_run(sweep: Sweep, spec: LoadSpec) -> str:
     if spec in sweep.left_out:
         return sweep.left_out[spec]
     if sweep.past_deadline:
-        had = duration(sweep.options.deadline or 0)
+        had = format_seconds(sweep.options.deadline or 0)
         return f"The deadline for the whole run passed before it was done: {had} of it were left for the loads."
     return "The run was cancelled before this cell began."
 
@@ -236,7 +237,7 @@ def _left_out(sweep: Sweep, begun: int) -> str | None:
     if options.max_loads is not None and begun >= options.max_loads:
         return f"Left out: {options.max_loads} loads were allowed, and others were more informative."
     if options.budget is not None and begun and sweep.elapsed + sweep.seconds_per_load > options.budget:
-        return f"Left out: the budget of {duration(options.budget)} was used up before it began."
+        return f"Left out: the budget of {format_seconds(options.budget)} was used up before it began."
     return None
 
 
@@ -267,7 +268,7 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
         sweep.measured[key] = ended.value if ended.death is None else ended.death
         sweep.note_seconds(key, ended.seconds, ended.death is None)
     elif ended.death is not None:
-        sweep.references[key] = f"{_NO_TWIN}: {ended.death.error_type}, {short(ended.death.text)}"
+        sweep.references[key] = f"{_NO_TWIN}: {ended.death.error_type}, {last_words(ended.death)}"
     elif isinstance(ended.value, str):
         sweep.references[key] = ended.value
     else:

@@ -15,12 +15,12 @@ from diag.proving.probing import Answer
 from diag.sweep import keys
 from diag.sweep.cell.measure import Measured, Planned
 from diag.sweep.isolate.pool import Death
-from diag.sweep.pricing import duration
 from diag.sweep.progress import Progress
 from diag.sweep.results.finality import counted, is_final, may_be_chance, tries_of
 from diag.sweep.results.rows import shared_row
 from diag.sweep.results.store import Store
 from diag.values.spec import LoadSpec
+from diag.values.units import format_seconds
 
 _TOO_SHORT = 1.5  # times as long as was said
 
@@ -98,8 +98,8 @@ class Sweep:
         whole = took / max(1, self.cells_done) * self.cells
         if left > 0 and whole > _TOO_SHORT * self.seconds_promised:
             self.seconds_promised = whole
-            so_far = f"{self.cells_done} of {self.cells} loads, reference loads included, took {took:.1f} s"
-            self.progress.say(f"{so_far}, so the other {left} take about {duration(whole - took)}")
+            so_far = f"{self.cells_done} of {self.cells} loads, reference loads included, took {format_seconds(took)}"
+            self.progress.say(f"{so_far}, so the other {left} take about {format_seconds(max(1, round(whole - took)))}")
 
     @property
     def elapsed(self) -> float:

@@ -11,6 +11,7 @@ from diag.sweep.isolate.pool import Death, Ended, Task, run
 from diag.sweep.preflight import Before
 from diag.sweep.state import Sweep
 from diag.values.spec import LoadSpec
+from diag.values.text import last_line
 from diag.values.units import format_size
 
 _CELL = "diag.sweep.cell.measure"
@@ -41,12 +42,11 @@ def survey(sweep: Sweep, outlines: Path | None = None) -> None:
 def from_death(death: Death, when: str) -> Failure:
     """A process that did not come back, as a row's failure."""
     status = "load_error" if death.status == "raised" else death.status
-    return Failure(status, death.error_type, death.text, f"{death.error_type} {when}: {short(death.text)}")
+    return Failure(status, death.error_type, death.text, f"{death.error_type} {when}: {last_words(death)}")
 
 
-def short(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it left no message"
+def last_words(death: Death) -> str:
+    return last_line(death.text)[:300] or "it left no message"
 
 
 def _look(sweep: Sweep) -> Before:
@@ -55,7 +55,7 @@ def _look(sweep: Sweep) -> Before:
         if isinstance(ended.value, Before):
             return ended.value
         if ended.death is not None and not sweep.is_over():
-            sweep.progress.say(f"the check before the first load gave no result: {short(ended.death.text)}")
+            sweep.progress.say(f"the check before the first load gave no result: {last_words(ended.death)}")
     return Before()
 
 

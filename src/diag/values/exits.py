@@ -1,5 +1,8 @@
-"""Exit codes of the command line and of a gated report. Standard library only."""
+"""Exit codes: those of the command line and of a gated report, and what another process's says. Stdlib only."""
 
+from __future__ import annotations
+
+import signal
 from enum import IntEnum
 
 
@@ -11,3 +14,17 @@ class Exit(IntEnum):
     WRONG_USAGE = 2
     NOT_JUDGED = 3
     DIED = 4
+
+
+def death_name(exitcode: int | None) -> str:
+    """How a process ended, from its exit code as `subprocess` gives it (minus the signal's number).
+
+    >>> death_name(3), death_name(None)
+    ('exit 3', 'unknown')
+    """
+    if exitcode is None:
+        return "unknown"
+    if exitcode < 0:
+        names = {s.value: s.name for s in signal.Signals}
+        return names.get(-exitcode, f"signal {-exitcode}")
+    return f"exit {exitcode}" if exitcode < 2**16 else f"exit 0x{exitcode:08X}"  # Windows' NTSTATUS codes

@@ -13,7 +13,7 @@ from diag.values.hardware import Hardware
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.showing import Drawing, register
 from diag.values.spec import LoadSpec
-from diag.values.text import wrapped
+from diag.values.text import sentence, wrapped
 from diag.values.units import format_seconds, format_size
 from diag.views.markup import View, breakable, escape, fragment, notice, tag, visible
 from diag.views.wording import number_text
@@ -87,14 +87,14 @@ def proof_view(proof: Proof) -> View:
         ("same answer twice", "" if proof.repeatable is None else ("yes" if proof.repeatable else "no")),
         ("from the unquantized model", number_text(proof.quality_kl)),
     ]
-    html = notice(tone, word, [breakable(_sentence(proof.reason))]) + _facts(pairs)
+    html = notice(tone, word, [breakable(sentence(proof.reason))]) + _facts(pairs)
     return View(html, "\n".join([wrapped(visible(proof)), *_lines(pairs)]))
 
 
 def fix_view(fix: Fix) -> View:
     """A fix: what it does and why, the code, what it costs, and the advice not to follow."""
     kind = "by hand: diag can't apply it" if fix.by_hand else f"diag.fix applies it ({fix.action})"
-    html = _title("Fix", kind) + tag("p", breakable(_sentence(fix.because))) + _code(fix.code)
+    html = _title("Fix", kind) + tag("p", breakable(sentence(fix.because))) + _code(fix.code)
     pairs = [("takes", format_size(fix.nbytes)), ("avoid", fix.avoid)]
     words = [wrapped(visible(f"Fix: {fix.because}")), *(f"    {visible(line)}" for line in fix.code.splitlines())]
     return View(html + _facts(pairs), "\n".join([*words, *_lines([("how", kind), *pairs])]))
@@ -121,7 +121,7 @@ def _card(item: Finding, opened: bool) -> str:
     pairs = [("where", item.module), ("tensors", names), *(("why", text) for text in item.because)]
     body = _facts([*pairs, *(("to decide", text) for text in item.check)])
     body += "".join(
-        tag("p", tag("b", "Fix: ") + breakable(_sentence(fix.because))) + _code(fix.code) for fix in item.fixes
+        tag("p", tag("b", "Fix: ") + breakable(sentence(fix.because))) + _code(fix.code) for fix in item.fixes
     )
     body += _facts([("avoid", text) for text in item.avoid]) + _links(item.sources[:_NOTES])
     attributes = {"open": "open"} if opened else {}
@@ -183,10 +183,6 @@ def _soft(text: str) -> str:
 
 def _more(total: int, shown: int) -> str:
     return f" and {total - shown} more" if total > shown else ""
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _limits(value: Any) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from diag.values.text import count_text
+from diag.values.text import capital, count_text
 from diag.values.units import format_size, is_missing
 
 _LAYER = re.compile(r"(?P<stem>.*?\.)?(?P<index>\d+)(?=\.|$)")
@@ -142,7 +142,7 @@ def describe(strip: Iterable[Unit]) -> str:
     places: dict[str, list[str]] = {}
     for run in runs(strip):
         places.setdefault(run.place.text, []).append(run.names + (" (in part)" if run.mixed else ""))
-    return " · ".join(f"{text[0].upper()}{text[1:]}: {', '.join(names)}" for text, names in places.items())
+    return " · ".join(f"{capital(text)}: {', '.join(names)}" for text, names in places.items())
 
 
 def totals(table: pd.DataFrame) -> str:

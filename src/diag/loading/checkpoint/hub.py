@@ -15,6 +15,7 @@ from typing import Any
 
 from diag.errors import CheckpointError
 from diag.machine.folders import nearest_existing
+from diag.values.text import error_line
 from diag.values.units import format_size
 
 SECONDS = 5.0  # for one question to the hub
@@ -51,7 +52,7 @@ def look(model: str) -> Access:
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
-        why = f"{endpoint()} did not answer within {SECONDS:.0f} s: {_first_line(e)}"
+        why = f"{endpoint()} did not answer within {SECONDS:.0f} s: {error_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
     return _compare_with_cache(model, info)
@@ -72,7 +73,7 @@ def fetch(model: str) -> Path:
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
-        raise _not_reached(model, f"the download broke off: {_first_line(e)}", "run it again to go on; ") from e
+        raise _not_reached(model, f"the download broke off: {error_line(e)}", "run it again to go on; ") from e
 
 
 def outline(model: str, folder: Path) -> Path:
@@ -90,7 +91,7 @@ def outline(model: str, folder: Path) -> Path:
     except CheckpointError:
         raise
     except Exception as e:
-        raise (_not_reached(model, _first_line(e), "try again; ") if _is_unreachable(e) else _refused(model, e)) from e
+        raise (_not_reached(model, error_line(e), "try again; ") if _is_unreachable(e) else _refused(model, e)) from e
     return target
 
 
@@ -228,25 +229,25 @@ def _refused(model: str, error: Exception) -> CheckpointError:
     if isinstance(error, errors.HFValidationError):
         return CheckpointError(
             f"{model!r} is neither a folder, a sample nor a hub id.",
-            why=_first_line(error),
+            why=error_line(error),
             next_step=f"a hub id reads owner/name; samples: {_sample_names()}.",
         )
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return CheckpointError(
             f"the repository {model!r} is gated or closed to this account.",
-            why=f"{endpoint()} answered {status or 403}: {_first_line(error)}",
+            why=f"{endpoint()} answered {status or 403}: {error_line(error)}",
             next_step="accept its terms on its page, then set HF_TOKEN to a token of that account.",
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return CheckpointError(
             f"the hub has no model {model!r}, or it is private.",
-            why=f"{endpoint()} answered {status or 404}: {_first_line(error)}",
+            why=f"{endpoint()} answered {status or 404}: {error_line(error)}",
             next_step=f"check the spelling; for a private one set HF_TOKEN. Samples: {_sample_names()}.",
         )
     if isinstance(error, OSError) and getattr(error, "errno", None) is not None:
-        return CheckpointError(f"{model!r} could not be put into the cache.", why=_first_line(error),
+        return CheckpointError(f"{model!r} could not be put into the cache.", why=error_line(error),
                                next_step="make room there, or set HF_HOME to a folder of yours.")  # fmt: skip
-    why = f"{endpoint()} answered{f' {status}' if status else ''}: {_first_line(error)}"
+    why = f"{endpoint()} answered{f' {status}' if status else ''}: {error_line(error)}"
     return _not_reached(model, why, "try again later, or check HF_ENDPOINT; ")
 
 
@@ -259,8 +260,3 @@ def _sample_names() -> str:
     from diag.loading import samples
 
     return ", ".join(samples.names())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

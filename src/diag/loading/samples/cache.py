@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diag.errors import CheckpointError
+from diag.values.units import format_size
 
 MANIFEST = "diag-sample.json"
 STALE_SECONDS = 3600
@@ -131,4 +132,4 @@ def _remove_stale(samples: Path) -> None:
 def _check_room(samples: Path, needs: int) -> None:
     free = shutil.disk_usage(samples).free
     if free < needs:
-        raise OSError(f"{needs / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
+        raise OSError(f"{format_size(needs)} are needed, {format_size(free)} are free")

@@ -13,6 +13,7 @@ from diag.errors import DiagError, LoaderError, UnsupportedError
 from diag.loading.packing import NOTHING, Packed
 from diag.sweep.isolate.deaths import is_out_of_memory
 from diag.values.spec import LoadSpec
+from diag.values.text import first_line
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def describe(error: BaseException, otherwise: str) -> Failure:
 
     The reason of what is no rule ends with what to do next.
     """
-    reason = getattr(error, "why", "") or _first_line(error)
+    reason = getattr(error, "why", "") or first_line(error)
     if isinstance(error, DiagError) and error.what not in reason:
         reason = f"{_ended(error.what)} {reason}" if reason else error.what
     status = otherwise
@@ -261,7 +262,3 @@ def describe(error: BaseException, otherwise: str) -> Failure:
 
 def _ended(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

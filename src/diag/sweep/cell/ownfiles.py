@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diag.loading.planning import Plan
+from diag.values.functions import is_function_name, module_of
 from diag.values.spec import LoadSpec
 
 _DIAG = Path(__file__).parents[2]
@@ -47,12 +48,10 @@ def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
 
 
 def _own_modules(spec: LoadSpec) -> list[str]:
-    from diag.proving.probing import is_function
-
     names = [spec.loader] if spec.loader is not None else []
-    if spec.probe is not None and is_function(spec.probe):
+    if spec.probe is not None and is_function_name(spec.probe):
         names.append(spec.probe)
-    return [name.partition(":")[0] for name in names]
+    return [module_of(name) for name in names]
 
 
 def _with_imports(module: str) -> list[Path]:

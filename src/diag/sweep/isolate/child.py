@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import importlib
 import os
 import pickle
 import sys
@@ -20,6 +19,7 @@ from diag.errors import DiagError
 from diag.machine import processes as posix
 from diag.sweep.isolate.deaths import is_out_of_memory
 from diag.sweep.isolate.wire import Answer, Call, Failure, read_frame, write_frame
+from diag.values.functions import module_of, resolve
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _TEXT_LIMIT = 16 * 1024
@@ -102,17 +102,13 @@ def _limit_threads(count: int) -> None:
 
 
 def _resolve(name: str) -> Callable[[Any], Any]:
-    module, _, path = name.partition(":")
-    if module == "__main__":
+    if module_of(name) == "__main__":
         raise DiagError(
             f"{name!r} can't be called in a process of its own.",
             why="that process never runs your script or notebook, so nothing that is defined there exists in it.",
-            next_step=f"put the function into a file of its own and name it 'that_file:{path}'.",
+            next_step=f"put the function into a file of its own and name it 'that_file:{name.partition(':')[2]}'.",
         )
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
+    return resolve(name)
 
 
 def _pack(answer: Answer) -> bytes:

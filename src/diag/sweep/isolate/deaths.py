@@ -6,8 +6,9 @@ import errno
 import re
 from dataclasses import dataclass
 
-from diag.machine import processes as posix
 from diag.sweep.isolate.wire import Answer, Report
+from diag.values.exits import death_name
+from diag.values.units import format_seconds
 
 _NO_MEMORY = re.compile(
     r"out of memory|(can't|cannot|could not|failed to) allocate memory|not enough memory|bad_alloc|ALLOC_FAILED"
@@ -61,8 +62,10 @@ def death_of(report: Report, answer: Answer | None) -> Death | None:
         return Death("out_of_memory" if failure.out_of_memory else "raised", failure.error_type, failure.text)
     log = report.log.decode(errors="replace")
     if report.timed_out:
-        return Death("timeout", "TimeoutError", _words(f"No result after {report.seconds:.1f} s; it was stopped.", log))
-    name = posix.death_name(report.exitcode)
+        return Death(
+            "timeout", "TimeoutError", _words(f"No result after {format_seconds(report.seconds)}; it was stopped.", log)
+        )
+    name = death_name(report.exitcode)
     if report.oom_kill:
         what = "The kernel ended the process because memory had run out (its count of such kills rose)."
         return Death("out_of_memory", name, _words(what, log))

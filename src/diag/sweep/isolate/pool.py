@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diag.errors import DiagError
-from diag.machine import processes as posix
 from diag.sweep.isolate import launch
 from diag.sweep.isolate.deaths import Death, death_of, is_out_of_memory
 from diag.sweep.isolate.wire import Answer, Call, Failure, Report
+from diag.values.exits import death_name
 
 __all__ = ["HEAVY", "Death", "Ended", "Task", "is_out_of_memory", "run"]
 
@@ -171,11 +171,11 @@ class _Run:
         log = lost.log.decode(errors="replace").strip()
         if not lost.ready:
             raise DiagError(
-                f"The process that starts the cells ended with {posix.death_name(lost.exitcode)} at its start.",
+                f"The process that starts the cells ended with {death_name(lost.exitcode)} at its start.",
                 why=log[-2000:] or "it wrote nothing.",
                 next_step=f"see whether this works: python -c 'import {', '.join(self.preload)}'",
             )
-        name = posix.death_name(lost.exitcode)
+        name = death_name(lost.exitcode)
         death = Death("killed", name, f"The process that starts the cells ended with {name}, and this cell with it.")
         ended = [Ended(task.key, death=death) for task in self.running.values()]
         self.running.clear()

@@ -38,6 +38,7 @@ from diag.sweep.isolate.wire import (
     send,
     write_frame,
 )
+from diag.values.exits import death_name
 
 _PIPEFULS = 16  # reads that empty a pipe whose writer has ended; one that still writes must not hold us up
 _LONGEST_WAIT = 3600.0
@@ -246,7 +247,7 @@ class Supervisor:
 
     def _was_oom_kill(self, running: _Running, exitcode: int | None) -> bool:
         """Whether the kernel's count rose while the cell ran; one rise explains one death."""
-        sigkill = posix.death_name(exitcode) == "SIGKILL"
+        sigkill = death_name(exitcode) == "SIGKILL"
         if not sigkill or running.timed_out or (posix.oom_kills() or 0) <= running.oom_base:
             return False
         for other in self.running.values():

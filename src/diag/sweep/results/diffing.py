@@ -14,6 +14,7 @@ from typing import Any
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.comparison import Change, compare_rows, row_name
 from diag.sweep.results.store import Store
+from diag.values.text import count_text
 from diag.values.units import format_size
 
 _SAME_PEAK = 0.1  # share by which peaks may differ: they depend on what the allocator had left
@@ -122,7 +123,7 @@ def _in_words(versions: Counter[str]) -> str:
     """
     if len(versions) == 1:
         return next(iter(versions))
-    return " and ".join(f"{name} ({count} row{'s' * (count != 1)})" for name, count in versions.most_common())
+    return " and ".join(f"{name} ({count_text(count, 'row')})" for name, count in versions.most_common())
 
 
 def _pairs(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> tuple[Any, Any, Any]:

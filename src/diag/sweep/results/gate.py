@@ -19,6 +19,7 @@ from diag.sweep.results.comparison import Change, compare_rows, new_sentences, r
 from diag.sweep.results.finality import RETRIED, others_took_the_memory
 from diag.sweep.results.rows import could_not_judge
 from diag.values.exits import Exit
+from diag.values.text import first_line
 
 _DEAD = frozenset({"killed", "timeout", "load_error", "forward_error"})
 
@@ -184,9 +185,9 @@ def _headline(
             which = "" if len(unjudged) == len(rows) else f"{len(unjudged)} of {len(rows)} combinations of "
             return f"Could not judge {which}{models}: {_one_line(unjudged[0].reason)}"
         if frame.attrs.get("not_saved"):
-            return f"Could not judge {models}: {_one_line(str(frame.attrs['not_saved']))}"
+            return f"Could not judge {models}: {_one_line(frame.attrs['not_saved'])}"
         if rows and all(could_not_judge(row) for row in rows):
-            return f"Could not judge {models}: {_one_line(str(rows[0].get('reason') or ''))}"
+            return f"Could not judge {models}: {_one_line(rows[0].get('reason'))}"
         return f"Could not judge {models}: " + ("nothing was asked." if not rows else
                                                  "the baseline has no row in common with this run.")  # fmt: skip
     against = "" if baseline is None else ", as in the baseline"
@@ -200,13 +201,12 @@ def _asked_otherwise(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def _first(verdict: Verdict) -> str:
-    return f"{verdict.name} first: {_one_line(verdict.why)}"
+    return f"{verdict.name} first: {first_line(verdict.why).rstrip('.') or 'no reason is known'}"
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: object) -> str:
     """Without a full stop: a headline is a title."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else "no reason is known"
+    return first_line(text).rstrip(".") or "no reason is known"
 
 
 def _warnings(
@@ -241,7 +241,7 @@ def _versions_changed(baseline: Baseline) -> list[str]:
 
 def _not_saved(frame: pd.DataFrame) -> list[str]:
     text = frame.attrs.get("not_saved")
-    return [f"Not every row was saved: {_one_line(str(text))}"] if text else []
+    return [f"Not every row was saved: {first_line(text).rstrip('.')}"] if text else []
 
 
 def _advice(gate: Gate) -> str:

@@ -18,6 +18,7 @@ from diag.sweep.cell.neighbours import in_words, to_json
 from diag.sweep.results.facts import facts_of
 from diag.values.outcome import Proof
 from diag.values.spec import LoadSpec
+from diag.values.text import sentence
 
 NEVER_LOADED = "uninitialised-values"
 
@@ -85,7 +86,7 @@ def blank_row(spec: LoadSpec, status: str, reason: str) -> dict[str, Any]:
 
 
 def failed_row(spec: LoadSpec, failure: Failure) -> dict[str, Any]:
-    row = blank_row(spec, failure.status, _sentence(failure.reason) if failure.reason else "")
+    row = blank_row(spec, failure.status, sentence(failure.reason) if failure.reason else "")
     row.update(error_type=failure.error_type, error_text=failure.error_text)
     return row
 
@@ -102,7 +103,7 @@ def measured_row(plan: Planned, measured: Measured, references: References) -> d
     sentences += _loader_sentences(plan.spec, measured, references, row)
     sentences += [_cause_sentence(measured, references), _packed_sentence(plan, measured, row), measured.adapter,
                   _missing_sentence(measured, sentences[0]), plan.spilled, _others_sentence(measured, row)]  # fmt: skip
-    row["reason"] = " ".join(_sentence(s) for s in sentences if s)
+    row["reason"] = " ".join(sentence(s) for s in sentences if s)
     row["facts"] = facts_of(plan, measured)
     return row
 
@@ -214,9 +215,3 @@ def _missing_sentence(measured: Measured, said: str) -> str:
     many = f"{len(keys)} tensors are" if len(keys) > 1 else "1 tensor is"
     harmless = ": a new head, or nothing that the answer needs" * (measured.failure is None)
     return f"{many} not in the checkpoint and newly initialised, {keys[0]!r} among them{harmless}."
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."

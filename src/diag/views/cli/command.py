@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from diag.values.text import sentence
+
 
 @dataclass(frozen=True)
 class Command:
@@ -27,7 +29,7 @@ class Command:
     @property
     def description(self) -> str:
         """`does` as a sentence."""
-        return f"{self.does[:1].upper()}{self.does[1:]}."
+        return sentence(self.does)
 
     @property
     def epilog(self) -> str:

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from diag.values.text import first_line
 from diag.views.markup import View, escape, notice, tag
 from diag.views.shown import findings_view
 
@@ -118,7 +119,7 @@ def card(error: BaseException, names: dict[str, Any] | None = None) -> View:
     ours = is_ours(error)
     if not found or (not ours and all(item.cause == "unknown" for item in found)):
         return _not_ours(error)
-    what = f"{type(error).__name__}: {_first_line(error)}"
+    what = f"{type(error).__name__}: {first_line(error)[:300]}"
     words = f"The cause of {what}" if ours else f"{what} is not about devices; the model near it shows this:"
     head = View(tag("p", tag("strong", escape(words)), role="status"), words)
     return head + findings_view(found) + _how_to_go_on(found.subject.model, names or {})
@@ -206,7 +207,7 @@ def _safely(act: Any, error: BaseException) -> Any:
     try:
         return act(error)
     except Exception as ours:
-        words = f"diag could not look at this {type(error).__name__}: {type(ours).__name__}: {_first_line(ours)}"
+        words = f"diag could not look at this {type(error).__name__}: {type(ours).__name__}: {first_line(ours)[:300]}"
         return View(notice("warn", words, []), words)
 
 
@@ -219,10 +220,6 @@ def _show(view: Any) -> None:
 
 def _say(words: str) -> None:
     _show(View(tag("p", escape(words), role="status"), words))
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")[:300]
 
 
 def _loaded(shell: Any) -> Any:

@@ -12,6 +12,7 @@ import nbformat
 
 from diag.errors import DiagError
 from diag.values.spec import LoadSpec
+from diag.values.text import first_line
 from diag.views.files import redacted
 from diag.views.report import gating
 from diag.views.report.convert import verdict_of
@@ -62,12 +63,12 @@ def how_it_ended(nb: Any) -> Ended:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 why = f"{output.get('ename')}: {output.get('evalue')}".strip()
-                return Ended(ERROR, position, len(nb.cells), _first_line(cell), str(redacted(why)))
+                return Ended(ERROR, position, len(nb.cells), first_line(cell.source), str(redacted(why)))
     last, cell = begun[-1]
     never = [position for position, _ in code if position > last]
     if never or (gating_cell(cell) and not cell.get("outputs")):
         why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ended(DIED, last, len(nb.cells), _first_line(cell), why)
+        return Ended(DIED, last, len(nb.cells), first_line(cell.source), why)
     return Ended(FINISHED, cells=len(nb.cells))
 
 
@@ -146,7 +147,3 @@ def _unsound(nb: Any) -> str:
 
 def _is_code(cell: Any) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip())
-
-
-def _first_line(cell: Any) -> str:
-    return next((line.strip() for line in cell.source.splitlines() if line.strip()), "")

@@ -25,6 +25,7 @@ from papermill.execute import remove_error_markers
 from papermill.iorw import papermill_io
 
 from diag.values.redact import redact
+from diag.values.text import last_line
 from diag.views.files import RedactedFile, redacted
 from diag.views.markup import visible
 
@@ -276,4 +277,4 @@ def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
 
 def _last_line(cell: Any) -> str:
     """What names a cell best: imports come first in it, its point last."""
-    return redact(next((line.strip() for line in reversed(cell.source.splitlines()) if line.strip()), ""))
+    return redact(last_line(cell.source))

@@ -9,7 +9,7 @@ import pandas as pd
 
 import diag
 from diag.sweep.results.gate import Gate
-from diag.values.text import count_text, wrapped
+from diag.values.text import capital, count_text, wrapped
 from diag.values.units import format_seconds, format_size, is_missing
 from diag.views.markup import View, breakable, escape, notice, table, tag
 from diag.views.plots import status
@@ -152,7 +152,7 @@ def _advice(best: Advice | None, smallest: Advice | None) -> tuple[str, list[str
         return tag("p", "None of them can be used as it is; the reasons are below.", class_="lead"), ["None works."]
     where = "here" if best.hardware == THIS_MACHINE else f"on {machine_text(best.hardware)}"
     html = tag("p", f"Use {tag('code', breakable(best.code))} {escape(where)}.", class_="lead")
-    html += tag("p", escape(_capital(best.because) + "."))
+    html += tag("p", escape(capital(best.because) + "."))
     words = [f"Use {best.code} {where}: {best.because}."]
     if smallest is not None:
         html += tag("p", f"Short of memory? {tag('code', breakable(smallest.code))} {escape(smallest.because)}.")
@@ -165,7 +165,7 @@ def _grid(machine: str, rows: pd.DataFrame) -> View:
     maps = list(dict.fromkeys(map(str, rows["device_map"])))
     cells = {(str(row["device_map"]), str(row["quantization"])): row for _, row in rows.iterrows()}
     lines = [(breakable(map_text(name)), *(_grid_cell(cells.get((name, kind))) for kind in kinds)) for name in maps]
-    caption = _capital(machine_text(machine))
+    caption = capital(machine_text(machine))
     html = table(("device map", *kinds), lines, caption, cards=False)
     width = max(map(len, map(map_text, maps)), default=0) + 2
     texts = [" " * width + "".join(f"{map_text(kind, 16):<18}" for kind in kinds)]
@@ -274,7 +274,3 @@ def _value(name: str, value: Any) -> str:
     if len(text) > 60:
         return tag("span", breakable(text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]} …"), class_="long")
     return breakable(text)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

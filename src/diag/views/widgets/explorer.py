@@ -8,6 +8,7 @@ import pandas as pd
 
 from diag.models.totals import by_device
 from diag.values.outcome import LoadOutcome
+from diag.values.text import sentence
 from diag.values.units import format_size
 from diag.views.markup import View, breakable, escape, table, tag
 from diag.views.plots import strips_of
@@ -43,7 +44,7 @@ class PlacementExplorer(Live):
     def view(self) -> View:
         rows = Page(len(self.chosen), size=_STATIC_ROWS)
         rest = f"; the others are in the DataFrame: explorer.chosen[{rows.rows.stop}:]" if rows.count > 1 else ""
-        says = f"{rows.says[:1].upper()}{rows.says[1:]}{rest}."
+        says = sentence(f"{rows.says}{rest}")
         folded = tag("details", tag("summary", escape(says)) + _page(self.chosen, rows, says))
         lines = Page(len(self.chosen), size=_TEXT_ROWS)
         return View(_summary(self.chosen, self.table) + folded, _text(self.chosen, self.table, lines))
@@ -78,7 +79,7 @@ class PlacementExplorer(Live):
 
     def _show_page(self) -> None:
         says = self._pager.page.says
-        self._rows.value = scoped(_page(self.chosen, self._pager.page, f"{says[:1].upper()}{says[1:]}."))
+        self._rows.value = scoped(_page(self.chosen, self._pager.page, sentence(says)))
 
 
 def _table_of(what: Any) -> pd.DataFrame:
