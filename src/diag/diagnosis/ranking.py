@@ -75,7 +75,7 @@ def _readings(trace: Trace) -> Iterator[Point]:
     """What frames and wording give; a text by itself says the same whichever exception is looked at."""
     for file in causes.FILES:
         if file.from_text is not None:
-            yield from (point for point in file.from_text(Evidence(trace=trace)) if not point.cause)
+            yield from (point for point in file.from_text(trace) if not point.cause)
         if trace.is_ambiguous:
             yield from _from_texts(tuple(text for text in file.cause.texts if text.near_meta), trace)
 
@@ -83,7 +83,7 @@ def _readings(trace: Trace) -> Iterator[Point]:
 def _points_of(file: CauseFile, trace: Trace) -> Iterator[Point]:
     yield from _from_texts(tuple(text for text in file.cause.texts if not text.near_meta), trace)
     if file.from_text is not None:
-        yield from file.from_text(Evidence(trace=trace))
+        yield from file.from_text(trace)
     if trace.is_ambiguous:
         yield from _from_texts(tuple(text for text in file.cause.texts if text.near_meta), trace)
 

@@ -1,7 +1,7 @@
 """The registry of causes: it finds the files of this folder and asks each its questions. Standard library only.
 
 A file holds `CAUSE`, the record, and the answers it has: `from_state(evidence)` (what a model shows at rest),
-`from_error(evidence)` (what a live exception adds), `from_text(evidence)` (points for what a text says),
+`from_error(evidence)` (what a live exception adds), `from_text(trace)` (points for what a text says),
 `behind(finding, evidence)` (whether it stands behind what was found first), `fixes(finding, situation)` (safest first).
 No other file lists causes. To write a new one, read `diag/diagnosis/evidence/__init__.py` and one neighbour.
 
@@ -19,15 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Cause, Point
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Evidence, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE
 from diag.errors import SpecError, listed
 from diag.values.finding import Finding, Fix
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from diag.diagnosis.mending.situation import Situation
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class CauseFile:
     cause: Cause
     from_state: Callable[[Evidence], Iterator[Finding]] | None = None
     from_error: Callable[[Evidence], Iterator[Finding]] | None = None
-    from_text: Callable[[Evidence], Iterator[Point]] | None = None
+    from_text: Callable[[Trace], Iterator[Point]] | None = None
     behind: Callable[[Finding, Evidence], Finding | None] | None = None
     fixes: Callable[[Finding, Situation], tuple[Fix, ...]] | None = None
 

@@ -1,18 +1,12 @@
 """adapter-on-offloaded-base: A PEFT adapter was put on, or merged into, an offloaded base."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack
-from diag.diagnosis.mending.ways import reload_with_map
+from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY, NO_FOLDER, SILENT
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="adapter-on-offloaded-base",
@@ -90,10 +84,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.facts.rewritten, silent=True, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     in_peft = trace.passes("/peft/")
     if trace.meets_meta and (in_peft or "lora_" in trace.code):
         yield Point(8, f"{trace.order}, inside an adapter's forward")
@@ -111,4 +102,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_with_map(situation, "cpu", "a base that is not offloaded can take an adapter")
+    return situation.reload_with_map("cpu", "a base that is not offloaded can take an adapter")

@@ -1,18 +1,12 @@
 """compiled-hooks: torch.compile met accelerate's hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import bring_in, reload_with_map
+from diag.diagnosis.evidence import Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="compiled-hooks",
@@ -50,9 +44,8 @@ CAUSE = Cause(
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.compiling:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.compiling:
         return
     if trace.mixed is not None:
         yield Point(9, "the mix was met while torch.compile traced the model")
@@ -61,4 +54,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return (*bring_in(situation), *reload_with_map(situation, "none", "a model without hooks can be compiled"))
+    return (*situation.bring_in(), *situation.reload_with_map("none", "a model without hooks can be compiled"))

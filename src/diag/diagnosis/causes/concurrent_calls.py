@@ -1,19 +1,12 @@
 """concurrent-calls: several threads called one offloaded model at once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Cause, Point
-from diag.diagnosis.evidence import Evidence, Handling
-from diag.diagnosis.evidence.trace import WeightUse
-from diag.diagnosis.mending.ways import bring_in, reload_with_map
+from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="concurrent-calls",
@@ -51,9 +44,8 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("likely", e.site.tensors, module=e.site.where, silent=False, because=because, check=check)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.meets_meta:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.meets_meta:
         return
     if trace.weight_use is WeightUse.AFTER_HOOK:
         served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
@@ -65,4 +57,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     why = "a model that is not offloaded can be called by several threads"
-    return (*bring_in(situation), *reload_with_map(situation, "single", why))
+    return (*situation.bring_in(), *situation.reload_with_map("single", why))

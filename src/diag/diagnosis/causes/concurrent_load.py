@@ -1,18 +1,12 @@
 """concurrent-load: two threads loaded models at the same time."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import reload_alike
+from diag.diagnosis.evidence import Evidence, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY, HEADLINE
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="concurrent-load",
@@ -63,10 +57,7 @@ def behind(found: Finding, e: Evidence) -> Finding | None:
     return CAUSE.finding("likely", empty.tensors, silent=False, because=because, check=check)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if (
         trace.copies_meta
         and trace.passes("sentence_transformers")
@@ -78,4 +69,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_alike(situation)
+    return situation.reload_alike()

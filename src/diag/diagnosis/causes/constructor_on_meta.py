@@ -1,11 +1,9 @@
 """constructor-on-meta: the model's own code needs numbers while it is being built without any."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Trace
 from diag.diagnosis.symptoms import ITEM
 
 CAUSE = Cause(
@@ -42,9 +40,8 @@ CAUSE = Cause(
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.value_asked:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.value_asked:
         return
     said = "the value of a meta tensor was asked for"
     builders = ("__init__", "post_init", "_init_weights", "build", "setup")

@@ -1,18 +1,12 @@
 """device-map-incomplete: the device map does not cover the model, or names modules that do not exist."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import reload_with_map
+from diag.diagnosis.evidence import Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="device-map-incomplete",
@@ -80,9 +74,8 @@ _BY_HAND = (
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.meets_real:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.meets_real:
         return
     called = " ".join(f"{frame.function} {frame.code}" for frame in trace.frames)
     if not re.search(r"rotary|inv_freq", called + trace.flat):
@@ -95,4 +88,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_with_map(situation, "auto", "a map that the loader computes covers every tensor")
+    return situation.reload_with_map("auto", "a map that the loader computes covers every tensor")

@@ -1,17 +1,11 @@
 """device-mismatch: two real devices met in one operation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point
-from diag.diagnosis.evidence import Evidence, names_of
-from diag.diagnosis.mending.ways import in_place, reload_with_map
+from diag.diagnosis.evidence import Evidence, Trace, names_of
+from diag.diagnosis.mending.situation import Situation, in_place
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="device-mismatch",
@@ -68,16 +62,16 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", names, module=where, silent=False, because=because)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    if e.trace and e.trace.mixed and e.trace.meets_real:
-        mixed = e.trace.mixed
+def from_text(trace: Trace) -> Iterator[Point]:
+    if trace.mixed and trace.meets_real:
+        mixed = trace.mixed
         pair = f": {mixed.expected} and {mixed.other}" if mixed.expected else ""
         said = f"two real devices met in one operation{pair}; nothing is on meta"
         yield Point(10 if mixed.expected else 7, said)
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    reload = reload_with_map(situation, "auto", "hooks move the inputs of every module")
+    reload = situation.reload_with_map("auto", "hooks move the inputs of every module")
     if not situation.is_whole_model or situation.has_align_hooks or "meta" in situation.devices:
         return reload
     if len(situation.devices) == 1:

@@ -1,11 +1,9 @@
 """distributed-loader-conflict: DeepSpeed, FSDP or a launcher meets a device map or a low-memory load."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Trace
 from diag.diagnosis.symptoms import COPY
 
 CAUSE = Cause(
@@ -101,10 +99,7 @@ CAUSE = Cause(
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.copying_parameter:
         ranks = trace.says("deepspeed", "fsdp", "zero3", "rank", "torchrun", "accelerate/commands/launch")
         given = "load_state_dict was given meta tensors as the source"

@@ -1,11 +1,9 @@
 """environment-mismatch: versions or builds do not fit together."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Trace
 
 CAUSE = Cause(
     id="environment-mismatch",
@@ -99,7 +97,6 @@ CAUSE = Cause(
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace and trace.says("`.to`isnotsupportedfor") and trace.passes("accelerate/big_modeling.py"):
+def from_text(trace: Trace) -> Iterator[Point]:
+    if trace.says("`.to`isnotsupportedfor") and trace.passes("accelerate/big_modeling.py"):
         yield Point(12, "accelerate itself called .to() while dispatching: versions that do not fit together")

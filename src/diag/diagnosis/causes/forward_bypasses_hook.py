@@ -1,19 +1,12 @@
 """forward-bypasses-hook: the hook is there, but the module's forward no longer goes through it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
-from diag.diagnosis.evidence import Evidence, Handling, Lack
-from diag.diagnosis.evidence.trace import WeightUse
-from diag.diagnosis.mending.ways import TO_EMPTY, in_place
+from diag.diagnosis.evidence import Evidence, Handling, Lack, Trace, WeightUse
+from diag.diagnosis.mending.situation import TO_EMPTY, Situation, in_place
 from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="forward-bypasses-hook",
@@ -62,9 +55,8 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.meets_meta:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.meets_meta:
         return
     if trace.site and trace.forward_called_directly:
         how = "the forward was called directly, and a hook only runs when the module is called"

@@ -1,18 +1,12 @@
 """hooks-removed: offloaded weights were stranded when their hooks were taken off."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Lack
-from diag.diagnosis.mending.ways import refill, reload_alike
+from diag.diagnosis.evidence import Evidence, Lack, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY, HEADLINE, LATER_META, SILENT
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="hooks-removed",
@@ -60,10 +54,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", lost.names, because=(lost.said, because), silent=lost.silent)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.meets_meta and trace.mixed:
         if trace.forward_without_hook:
             yield Point(6 if trace.dispatched else 3, f"{trace.order}, and no offload hook is in the trace")
@@ -75,4 +66,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return (*refill(finding, situation), *reload_alike(situation))
+    return (*situation.refill(finding), *situation.reload_alike())

@@ -1,20 +1,14 @@
 """input-on-meta: the inputs were sent to the model's device, which is meta."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Handling
-from diag.diagnosis.mending.ways import bring_in, in_place
+from diag.diagnosis.evidence import Evidence, Handling, Trace
+from diag.diagnosis.mending.situation import Situation, in_place
 from diag.diagnosis.symptoms import COPY, HEADLINE
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="input-on-meta",
@@ -87,10 +81,7 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield replace(found, situation=_MADE_BY_LIBRARY)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     said = "a meta tensor was to be copied to a real device"
     if trace.copies_meta:
         if trace.passes("accelerate/utils/operations.py") or trace.calls("send_to_device"):
@@ -113,7 +104,7 @@ def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
             "real (device_map='auto' with more memory does), or bring the weights in: diag.materialise(model). Moving "
             "the inputs changes nothing."
         )
-        return (*bring_in(situation), Fix("edit", situation=finding.situation, because=because))
+        return (*situation.bring_in(), Fix("edit", situation=finding.situation, because=because))
     if not situation.has_model:
         return ()
     because = "the model is healthy: send the inputs to the device where it starts."

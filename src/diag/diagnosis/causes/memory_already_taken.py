@@ -1,22 +1,16 @@
 """memory-already-taken: the map spilled because something else held the memory."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import reload_unquantized
+from diag.diagnosis.evidence import Evidence, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import ON_CPU_OR_DISK, OUT_OF_MEMORY
 from diag.values.finding import Finding, Fix
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="memory-already-taken",
@@ -65,8 +59,8 @@ class _Held:
     total: int
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    if e.trace and (says := held_by_others(e.trace.report.text)):
+def from_text(trace: Trace) -> Iterator[Point]:
+    if says := held_by_others(trace.report.text):
         yield Point(1, says, cause="out-of-memory")
 
 
@@ -137,4 +131,4 @@ def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_unquantized(situation)
+    return situation.reload_unquantized()

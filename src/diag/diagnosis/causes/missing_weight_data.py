@@ -1,19 +1,13 @@
 """missing-weight-data: the weight is offloaded, but its data is not where the hook looks."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack
-from diag.diagnosis.mending.ways import complete_the_files, reload_alike
+from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE, VALUE
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="missing-weight-data",
@@ -69,10 +63,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", unserved.names, because=(UNSERVED,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.needed_value:
         yield Point(6, trace.no_value_for)
     offload = trace.passes("accelerate/utils/offload.py", "accelerate/hooks.py")
@@ -91,4 +82,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     meanwhile = " Until then keep these modules off disk in the map."
-    return (*reload_alike(situation), *complete_the_files(finding, situation, meanwhile=meanwhile))
+    return (*situation.reload_alike(), *situation.complete_the_files(finding, meanwhile=meanwhile))

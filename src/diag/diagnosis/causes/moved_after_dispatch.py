@@ -1,19 +1,13 @@
 """moved-after-dispatch: A dispatched model was moved."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Handling, names_of
-from diag.diagnosis.mending.ways import bring_in, in_place
+from diag.diagnosis.evidence import Evidence, Handling, Trace, names_of
+from diag.diagnosis.mending.situation import Situation, in_place
 from diag.diagnosis.symptoms import COPY
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="moved-after-dispatch",
@@ -165,9 +159,8 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.copies_meta:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.copies_meta:
         return
     suffix = trace.says("to_empty()insteadof")
     if trace.calls("cpu", "xpu", "npu") and not suffix:
@@ -182,7 +175,7 @@ def from_text(e: Evidence) -> Iterator[Point]:
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     names = finding.tensors
     if not (names and situation.is_whole_model and situation.are_here(names)):
-        return bring_in(situation)
+        return situation.bring_in()
     moved = "moves these tensors back to the devices where their hooks run them."
     whole = "takes the hooks off and puts the whole model on one device, all or nothing."
     back = in_place("put-back", moved, nbytes=situation.nbytes_of(names))

@@ -1,18 +1,12 @@
 """never-materialised: the model was built without data, and nothing ever filled it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Lack
-from diag.diagnosis.mending.ways import put_the_adapter_on_again, reload_alike
+from diag.diagnosis.evidence import Evidence, Lack, Trace
+from diag.diagnosis.mending.situation import Situation, put_the_adapter_on_again
 from diag.diagnosis.symptoms import COPY, HEADLINE, ITEM, LATER_META, VALUE
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="never-materialised",
@@ -127,10 +121,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.facts.bare_meta, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.meets_meta:
         if trace.forward_without_hook:
             yield Point(2 if trace.dispatched else 5, f"{trace.order}, and no offload hook is in the trace")
@@ -154,7 +145,7 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    reload = reload_alike(situation)
+    reload = situation.reload_alike()
     if not (situation.adapter_is_unknown and situation.names_adapter_part(finding.tensors)):
         return reload
     how = (

@@ -1,16 +1,9 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.ways import reload_alike
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import NO_FOLDER
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="offload-folder-missing",
@@ -68,4 +61,4 @@ CAUSE = Cause(
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_alike(situation)
+    return situation.reload_alike()

@@ -1,16 +1,9 @@
 """out-of-memory: A device or the host ran out of memory."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from diag.diagnosis.cause import Cause, Text
-from diag.diagnosis.mending.ways import reload_unquantized, reload_with_map
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import OUT_OF_MEMORY
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="out-of-memory",
@@ -73,4 +66,4 @@ CAUSE = Cause(
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     why = "what does not fit goes to the CPU and to disk"
-    return (*reload_with_map(situation, "auto", why), *reload_unquantized(situation))
+    return (*situation.reload_with_map("auto", why), *situation.reload_unquantized())

@@ -1,17 +1,11 @@
 """quantization-skipped: quantization was asked for, and some or all layers are not quantized."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Text
 from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import reload_alike
+from diag.diagnosis.mending.situation import Situation
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="quantization-skipped",
@@ -77,4 +71,4 @@ def from_state(e: Evidence) -> Iterator[Finding]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_alike(situation)
+    return situation.reload_alike()

@@ -1,17 +1,11 @@
 """quantization-state-lost: packed weights lost their quantization state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Lack
-from diag.diagnosis.mending.ways import reload_alike
+from diag.diagnosis.evidence import Evidence, Lack, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="quantization-state-lost",
@@ -108,11 +102,11 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.facts.off_meta_state, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    if e.trace and e.trace.copies_meta and e.trace.passes("/bitsandbytes/"):
+def from_text(trace: Trace) -> Iterator[Point]:
+    if trace.copies_meta and trace.passes("/bitsandbytes/"):
         said = "a meta tensor was to be copied to a real device inside bitsandbytes"
         yield Point(8, f"{said}: the quantization state is on meta")
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_alike(situation)
+    return situation.reload_alike()

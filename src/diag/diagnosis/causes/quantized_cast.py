@@ -1,15 +1,8 @@
 """quantized-cast: A quantized model was cast to another dtype."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.ways import reload_alike
+from diag.diagnosis.mending.situation import Situation
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="quantized-cast",
@@ -56,4 +49,4 @@ CAUSE = Cause(
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_alike(situation)
+    return situation.reload_alike()

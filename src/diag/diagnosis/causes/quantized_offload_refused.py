@@ -1,16 +1,9 @@
 """quantized-offload-refused: A quantized load was refused because its map holds cpu or disk."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.ways import reload_unquantized, reload_with_map
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import ON_CPU_OR_DISK
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="quantized-offload-refused",
@@ -83,4 +76,4 @@ CAUSE = Cause(
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     why = "the whole model on one device, so that nothing is offloaded"
-    return (*reload_with_map(situation, "single", why), *reload_unquantized(situation))
+    return (*situation.reload_with_map("single", why), *situation.reload_unquantized())

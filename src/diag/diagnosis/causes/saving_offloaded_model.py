@@ -1,18 +1,12 @@
 """saving-offloaded-model: A state dict that holds placeholders was saved."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence, Handling
-from diag.diagnosis.mending.ways import bring_in
+from diag.diagnosis.evidence import Evidence, Handling, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="saving-offloaded-model",
@@ -92,10 +86,7 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", handed, module=e.site.where, silent=False, because=because)
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.copying_parameter:
         given = "load_state_dict was given meta tensors as the source"
         yield Point(6, f"{given}, as state_dict() of an offloaded model holds")
@@ -108,4 +99,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return bring_in(situation) if situation.is_hooked else ()
+    return situation.bring_in() if situation.is_hooked else ()

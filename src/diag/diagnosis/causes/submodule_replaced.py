@@ -1,18 +1,12 @@
 """submodule-replaced: A module was swapped after loading and stands outside the device map."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause
 from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, ModelFacts
-from diag.diagnosis.mending.ways import refill, reload_alike
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import SILENT
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="submodule-replaced",
@@ -66,4 +60,4 @@ def _with_other_values(e: Evidence, facts: ModelFacts) -> Iterator[Finding]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return (*refill(finding, situation), *reload_alike(situation))
+    return (*situation.refill(finding), *situation.reload_alike())

@@ -1,18 +1,12 @@
 """tied-weights-split: tied weights were separated."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, names_of
-from diag.diagnosis.mending.ways import in_place, reload_with_map
+from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace, names_of
+from diag.diagnosis.mending.situation import Situation, in_place
 from diag.diagnosis.symptoms import SILENT, VALUE
 from diag.values.finding import Certainty, Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="tied-weights-split",
@@ -93,14 +87,14 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", names_of(e.meeting.split_ties), silent=False, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    if e.trace and e.trace.needed_value:
-        tied = e.trace.says("tie_word_embeddings", "tie_weights", "tied", "lm_head")
-        yield Point(7 if tied else 3, e.trace.no_value_for)
+def from_text(trace: Trace) -> Iterator[Point]:
+    if trace.needed_value:
+        tied = trace.says("tie_word_embeddings", "tie_weights", "tied", "lm_head")
+        yield Point(7 if tied else 3, trace.no_value_for)
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    reload = reload_with_map(situation, "auto", "a map that the loader computes keeps tied tensors together")
+    reload = situation.reload_with_map("auto", "a map that the loader computes keeps tied tensors together")
     apart = len(finding.tensors) > 1 and not situation.are_one_tensor(finding.tensors)
     if not (situation.has_model and apart):
         return reload

@@ -1,17 +1,11 @@
 """training-offloaded-layers: offloaded layers are not trained."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.mending.ways import reload_with_map
+from diag.diagnosis.evidence import Evidence, Trace
+from diag.diagnosis.mending.situation import Situation
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="training-offloaded-layers",
@@ -53,9 +47,8 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.facts.frozen_out, silent=True, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.says("meta"):
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.says("meta"):
         return
     in_training = trace.calls("train", "training_step", "_inner_training_loop")
     if in_training and trace.says("load_in_4bit", "4bit", "4-bit"):
@@ -63,4 +56,4 @@ def from_text(e: Evidence) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return reload_with_map(situation, "single", "only layers that are on a device are trained")
+    return situation.reload_with_map("single", "only layers that are on a device are trained")

@@ -1,20 +1,14 @@
 """uninitialised-values: nothing is on meta, but some values were never loaded."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Text
 from diag.diagnosis.evidence import Evidence, ModelFacts
-from diag.diagnosis.mending.ways import complete_the_files, in_place, refill, reload_alike
+from diag.diagnosis.mending.situation import Situation, in_place
 from diag.diagnosis.symptoms import SILENT
 from diag.models.adapters import is_adapter_part
 from diag.values.finding import Finding, Fix, Requirement
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="uninitialised-values",
@@ -118,13 +112,13 @@ def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     names = finding.tensors
     if names and all(map(is_adapter_part, names)):
         return (Fix("edit", requires=(Requirement("trained-adapter"),), because=_DEAD_ADAPTER),)
-    reload = reload_alike(situation)
+    reload = situation.reload_alike()
     if situation.has_model and names and situation.are_unsaved_buffers(names):
         because = "computes the buffers anew, as the model's constructor does."
         return (in_place("restore-buffers", because), *reload)
-    if complete := complete_the_files(finding, situation):
+    if complete := situation.complete_the_files(finding):
         return (*reload, *complete)
-    return (*refill(finding, situation), *reload)
+    return (*situation.refill(finding), *reload)
 
 
 _DEAD_ADAPTER = (

@@ -1,11 +1,9 @@
 """unknown: none of the known causes explains this."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Trace
 
 CAUSE = Cause(
     id="unknown",
@@ -32,9 +30,8 @@ CAUSE = Cause(
 )
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None or not trace.meets_meta:
+def from_text(trace: Trace) -> Iterator[Point]:
+    if not trace.meets_meta:
         return
     backward = trace.calls("backward") and not trace.dispatched
     if backward or trace.passes("opacus", "functorch"):

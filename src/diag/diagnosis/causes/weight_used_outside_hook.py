@@ -1,20 +1,13 @@
 """weight-used-outside-hook: A healthy offloaded weight was read from outside its module's forward."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
-from diag.diagnosis.evidence import Evidence, Handling
-from diag.diagnosis.evidence.trace import Trace, WeightUse
-from diag.diagnosis.mending.ways import bring_in
+from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
+from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY, HEADLINE, LATER_META
 from diag.values.finding import Finding, Fix
-
-if TYPE_CHECKING:
-    from diag.diagnosis.mending.situation import Situation
 
 CAUSE = Cause(
     id="weight-used-outside-hook",
@@ -66,10 +59,7 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
 
 
-def from_text(e: Evidence) -> Iterator[Point]:
-    trace = e.trace
-    if trace is None:
-        return
+def from_text(trace: Trace) -> Iterator[Point]:
     if trace.meets_meta:
         yield from _in_an_operation(trace)
     if trace.copies_meta and (walks_parameters(trace) or trace.passes(*_WALKERS)):
@@ -104,4 +94,4 @@ def _in_an_operation(trace: Trace) -> Iterator[Point]:
 
 
 def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
-    return bring_in(situation)
+    return situation.bring_in()

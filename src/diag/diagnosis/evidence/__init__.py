@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from diag.diagnosis.evidence.trace import Trace
+from diag.diagnosis.evidence.trace import Trace as Trace
+from diag.diagnosis.evidence.trace import WeightUse as WeightUse
 from diag.values.finding import Finding
 from diag.values.spec import LoadSpec
 

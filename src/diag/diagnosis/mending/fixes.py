@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from diag.diagnosis.mending.plans import plan
-from diag.diagnosis.mending.ways import reload_as
+from diag.diagnosis.mending.situation import reload_as
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.values.finding import Finding, Findings, Fix
 from diag.values.outcome import LoadOutcome, Proof

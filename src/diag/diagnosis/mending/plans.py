@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diag.diagnosis import causes
-from diag.diagnosis.mending.situation import Situation
-from diag.diagnosis.mending.ways import put_the_adapter_on_again
+from diag.diagnosis.mending.situation import Situation, put_the_adapter_on_again
 from diag.values.finding import Finding, Fix
 from diag.values.spec import LoadSpec
 
@@ -30,7 +29,13 @@ def fixes_for(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     own = answer(finding, situation) if answer else ()
     by_hand = [one for one in own if one.by_hand]
     last = by_hand[0] if by_hand else _by_hand(finding, situation)
-    return (*(one for one in own if one.kind == "in-place" or _is_open(one, last)), last)
+    specs: list[LoadSpec | None] = [None]
+    reloads = []
+    for one in own:
+        if one.kind == "reload" and one.spec not in specs and can_reload(last, one.spec):
+            reloads.append(one)
+            specs.append(one.spec)
+    return (*(one for one in own if one.kind == "in-place"), *reloads, last)
 
 
 def with_fixes(findings: list[Finding], situation: Situation) -> list[Finding]:
@@ -40,10 +45,6 @@ def with_fixes(findings: list[Finding], situation: Situation) -> list[Finding]:
 def can_reload(last: Fix, spec: LoadSpec | None) -> bool:
     """Whether loading this spec can help, going by what the finding's last fix requires."""
     return all(one.is_met_by(spec) for one in last.requires)
-
-
-def _is_open(one: Fix, last: Fix) -> bool:
-    return one.kind == "reload" and can_reload(last, one.spec)
 
 
 def _by_hand(finding: Finding, situation: Situation) -> Fix:

@@ -1,22 +1,51 @@
-"""What fixes need to know of the model, its spec and its files, looked up when a cause asks for it."""
+"""What fixes need to know of the model, its spec and its files, and the ways out that several causes share.
+
+Everything is looked up when a cause asks for it: every file of `causes/` imports this one, so it loads no library.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from diag.diagnosis.evidence.values import has_local_files
-from diag.errors import DiagError, SpecError
-from diag.loading.checkpoint.stored import checkpoint_name, plain_name, sources
-from diag.models.adapters import carries_adapter, is_adapter_part
-from diag.models.hooks import align_hooks
-from diag.models.tensors import Entry, entries, tie_sources
-from diag.values.finding import Finding
+from diag.errors import DiagError
+from diag.values.finding import Finding, Fix, Requirement
 from diag.values.spec import LoadSpec
+from diag.values.units import format_size
+
+if TYPE_CHECKING:
+    from diag.models.tensors import Entry
+
+TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
+_FIX_CALL = "diag.fix(diag.diagnose(model))"
+
+
+def in_place(repair: str, because: str, code: str = _FIX_CALL, *, nbytes: int | None = None, avoid: str = "") -> Fix:
+    """A repair of the model in memory that `diag.fix` knows by name; nothing is written to files."""
+    return Fix("in-place", because=because, code=code, nbytes=nbytes, avoid=avoid, repair=repair)
+
+
+def put_the_adapter_on_again(how: str) -> Fix:
+    """For a model with an adapter whose files nothing in the model names: a load without them is another model."""
+    because = (
+        "The model carries an adapter, and nothing in the model says where its files are: "
+        f"{how} With its folder diag does both."
+    )
+    code = "diag.fix(found, spec=diag.LoadSpec('<base>', device_map='cpu', adapter='<folder of the adapter>'))"
+    return Fix("edit", requires=(Requirement("adapter-folder"),), because=because, code=code)
+
+
+def reload_as(spec: LoadSpec, why: str) -> Fix:
+    """The fix that loads again with this spec; an adapter's base is kept off the disk."""
+    if spec.adapter is not None and _may_use_disk(spec):
+        spec = spec.replace(device_map="cpu")
+        why += "; without disk, since PEFT would write over the base's files there"
+    size = _checkpoint_bytes(spec)
+    memory = "" if size is None else f" It reads {format_size(size)} of weights again."
+    because = f"loads again: {why}.{memory}"
+    return Fix("reload", because=because, code=f"diag.load(diag.{spec!r})", spec=spec, nbytes=size, avoid=TO_EMPTY)
 
 
 class Situation:
@@ -25,6 +54,55 @@ class Situation:
     def __init__(self, model: object = None, spec: LoadSpec | None = None) -> None:
         self._model = model
         self.spec = spec or _spec_from(model)
+
+    # --- ways out, as values; empty where one does not apply ---
+
+    def bring_in(self) -> tuple[Fix, ...]:
+        """For a model that is healthy and offloaded: nothing is offloaded any more."""
+        if not self.has_model:
+            return ()
+        because = "brings the offloaded weights in and takes the hooks off, all or nothing."
+        nbytes = self.offloaded_bytes
+        return (in_place("materialise", because, "diag.materialise(model)", nbytes=nbytes, avoid=TO_EMPTY),)
+
+    def refill(self, finding: Finding) -> tuple[Fix, ...]:
+        """The finding's tensors from the base's files, which hold nothing of an adapter."""
+        names = finding.tensors
+        if not self.has_model or not names or self.names_adapter_part(names):
+            return ()
+        because = "reads these tensors from the checkpoint's files into the model."
+        return (in_place("refill", because, nbytes=self.nbytes_of(names), avoid=TO_EMPTY),)
+
+    def reload_alike(self) -> tuple[Fix, ...]:
+        why = "the same load, done as intended, with the values of these files and nothing that was put in later"
+        return (reload_as(self.spec, why),) if self.spec else ()
+
+    def reload_with_map(self, device_map: str, why: str) -> tuple[Fix, ...]:
+        return (reload_as(self.spec.replace(device_map=device_map), why),) if self.spec else ()
+
+    def reload_unquantized(self) -> tuple[Fix, ...]:
+        if self.spec is None:
+            return ()
+        spec = self.spec.replace(device_map="auto", quantization="none")
+        return (reload_as(spec, "unquantized weights can be offloaded when the device is full"),)
+
+    def complete_the_files(self, finding: Finding, *, meanwhile: str = "") -> tuple[Fix, ...]:
+        """What to do where no file holds tensors of the finding: reading them again would change nothing."""
+        lacking = self.lacking(finding)
+        if not lacking:
+            return ()
+        held = f"{len(lacking)} of them" if len(lacking) < len(finding.tensors) else "any of them"
+        unused, rename = self.unused_keys, ""
+        if unused:
+            rename = f" It holds {len(unused)} that the model has no place for, such as {unused[0]}: rename these keys."
+        because = (
+            "The checkpoint's files have no such tensors, so reading them again changes nothing: "
+            f"{self.checkpoint!r} does not hold {held}.{rename} Get the complete checkpoint; a head that is new has "
+            f"to be trained.{meanwhile}"
+        )
+        return (Fix("edit", requires=(Requirement("complete-files", self.checkpoint),), because=because),)
+
+    # --- the model ---
 
     @property
     def has_model(self) -> bool:
@@ -38,34 +116,39 @@ class Situation:
     @cached_property
     def adapter_is_unknown(self) -> bool:
         """The model carries an adapter whose files the spec does not name."""
+        from diag.models.adapters import carries_adapter
+
         return carries_adapter(self._model) and (self.spec is None or self.spec.adapter is None)
 
     @cached_property
     def is_hooked(self) -> bool:
-        if not isinstance(self._model, nn.Module):
-            return self.has_model
-        return any("_hf_hook" in vars(module) for module in self._model.modules())
+        modules = getattr(self._model, "modules", None)
+        return any("_hf_hook" in vars(module) for module in modules()) if modules else self.has_model
 
     @cached_property
     def has_align_hooks(self) -> bool:
-        return isinstance(self._model, nn.Module) and any(align_hooks(module) for module in self._model.modules())
+        from diag.models.hooks import align_hooks
+
+        modules = getattr(self._model, "modules", tuple)
+        return any(align_hooks(module) for module in modules())
 
     @cached_property
     def devices(self) -> tuple[str, ...]:
         """Where tensors of the model are, `meta` included."""
-        return tuple(sorted({str(e.tensor.device) for e in self._entries if e.kind != "quant_state"}))
+        return tuple(sorted({str(e.tensor.device) for e in self._by_name.values() if e.kind != "quant_state"}))
 
     @cached_property
     def input_device(self) -> str:
         from diag.diagnosis.mending.repairs import input_device
 
-        return str(input_device(self._model)) if isinstance(self._model, nn.Module) else ""
+        return str(input_device(self._model))
 
     @cached_property
     def offloaded_bytes(self) -> int | None:
-        if not isinstance(self._model, nn.Module):
+        if not self.is_whole_model:
             return None
-        return sum(p.nbytes for p in self._model.parameters() if p.is_meta)
+        on_meta = {id(e.tensor): e.tensor for e in self._by_name.values() if e.kind == "parameter" and e.tensor.is_meta}
+        return sum(tensor.nbytes for tensor in on_meta.values())
 
     def nbytes_of(self, names: Iterable[str]) -> int:
         return sum(self._by_name[name].tensor.nbytes for name in names if name in self._by_name)
@@ -82,16 +165,23 @@ class Situation:
         return len({id(self._by_name[name].tensor) for name in names if name in self._by_name}) == 1
 
     def names_adapter_part(self, names: Iterable[str]) -> bool:
+        from diag.models.adapters import is_adapter_part
+
         return any(map(is_adapter_part, names))
 
     # --- the checkpoint's files ---
 
     @cached_property
     def checkpoint(self) -> str:
+        from diag.loading.checkpoint.stored import checkpoint_name
+
         return checkpoint_name(self._model, self.spec)
 
     def lacking(self, finding: Finding) -> list[str]:
         """The finding's saved tensors that are in none of the local files; empty where that can't be told."""
+        from diag.loading.checkpoint.stored import plain_name
+        from diag.models.tensors import tie_sources
+
         if not self._stored:
             return []
         tied = tie_sources(self._model)
@@ -101,12 +191,17 @@ class Situation:
     @property
     def unused_keys(self) -> list[str]:
         """What the files hold and the model has no place for."""
-        return sorted(self._stored - {plain_name(entry.name) for entry in self._entries})
+        from diag.loading.checkpoint.stored import plain_name
+
+        return sorted(self._stored - {plain_name(name) for name in self._by_name})
 
     @cached_property
     def _stored(self) -> set[str]:
         """The model's names for what its local files hold; headers are read, nothing is downloaded."""
-        if not isinstance(self._model, nn.Module):
+        from diag.diagnosis.evidence.values import has_local_files
+        from diag.loading.checkpoint.stored import sources
+
+        if not self.is_whole_model:
             return set()
         try:
             return set(sources(self._model, self.spec)) if has_local_files(self._model, self.spec) else set()
@@ -114,17 +209,30 @@ class Situation:
             return set()
 
     @cached_property
-    def _entries(self) -> tuple[Entry, ...]:
-        return tuple(entries(self._model)) if isinstance(self._model, nn.Module) else ()
-
-    @cached_property
     def _by_name(self) -> dict[str, Entry]:
-        return {entry.name: entry for entry in self._entries}
+        from diag.models.tensors import entries
+
+        return {entry.name: entry for entry in entries(self._model)} if self.is_whole_model else {}
+
+
+def _may_use_disk(spec: LoadSpec) -> bool:
+    """Whether this load may leave weights on disk: it says so, or it decides by the free memory."""
+    if isinstance(spec.device_map, Mapping):
+        return "disk" in map(str, spec.device_map.values())
+    return spec.device_map not in ("none", "cpu", "single")
+
+
+def _checkpoint_bytes(spec: LoadSpec) -> int | None:
+    if not os.path.isdir(spec.model):
+        return None
+    return sum(f.stat().st_size for f in os.scandir(spec.model) if f.name.endswith((".safetensors", ".bin"))) or None
 
 
 def _spec_from(model: Any) -> LoadSpec | None:
     """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
     files a model does not name: without them it would be another model."""
+    from diag.errors import SpecError
+    from diag.models.adapters import carries_adapter
 
     if carries_adapter(model):
         return None
