@@ -46,7 +46,8 @@ def diagnose(
     'out-of-memory'
     """
     if isinstance(model, LoadOutcome):
-        model, error, spec = model.model, error or model.error, spec or model.spec
+        outcome = model
+        model, error, spec = outcome.model, error or outcome.error, spec or outcome.spec
     if isinstance(model, BaseException):
         model, error = None, model
     _check_something(model, error, text, placement)
@@ -186,7 +187,7 @@ def _judged(e: Evidence) -> list[Finding]:
 
 
 def _from_state(e: Evidence) -> list[Finding]:
-    found = []
+    found: list[Finding] = []
     for file in causes.FILES:
         if file.from_state is not None and (e.rows or e.inputs_on_meta):
             found += file.from_state(e)

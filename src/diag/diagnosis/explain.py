@@ -135,7 +135,7 @@ def render(found: Findings) -> str:
     return f"{head}\n\n{found}"
 
 
-def as_json(found: Findings) -> list[dict]:
+def as_json(found: Findings) -> list[dict[str, object]]:
     """The findings as plain JSON values."""
     return [
         {"cause": f.cause, "certainty": f.certainty, "severity": f.severity, "title": f.title, "module": f.module,

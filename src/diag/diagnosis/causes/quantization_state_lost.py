@@ -92,8 +92,8 @@ CAUSE = Cause(
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.STATE_ON_META):
         certainty: Certainty = "shown" if e.facts else "likely"
-        because = (lost.said, "The scales of packed weights are on meta.")
-        yield CAUSE.finding(certainty, lost.names, because=because, silent=lost.silent)
+        because = "The scales of packed weights are on meta."
+        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
     if e.facts and e.facts.stateless:
         because = "The weights are packed bytes, and nothing says what the bytes mean."
         yield CAUSE.finding("shown", e.facts.stateless, because=(because,))

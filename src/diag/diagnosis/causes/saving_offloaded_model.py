@@ -66,24 +66,26 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         return
     handed = e.site.placeholders
     if e.handling is Handling.SAVED_SHARED:
-        because = (
+        both = (
             "The error is that tied names share memory, which save_file() does not take.",
             "The state dict also holds placeholders of offloaded weights.",
         )
-        yield CAUSE.finding("likely", handed, silent=False, because=because)
+        yield CAUSE.finding("likely", handed, silent=False, because=both)
     elif e.handling is Handling.GIVEN_TO_ANOTHER:
-        because = ("load_state_dict was given placeholders; this model's own tensors have their data.",)
+        because = "load_state_dict was given placeholders; this model's own tensors have their data."
         check = (
             "Where does the state dict come from? If from an offloaded model, call diag.materialise() on that one "
             "first; a model that was built on meta has nothing to give."
         )
-        yield CAUSE.finding("likely", handed, module=e.site.root_class, silent=False, because=because, check=(check,))
+        yield CAUSE.finding(
+            "likely", handed, module=e.site.root_class, silent=False, because=(because,), check=(check,)
+        )
     elif e.handling is Handling.SAVED:
-        because = ("The weights are offloaded and healthy; placeholders were saved.",)
-        yield CAUSE.finding("shown", handed or e.site.tensors, module=e.site.where, silent=False, because=because)
+        because = "The weights are offloaded and healthy; placeholders were saved."
+        yield CAUSE.finding("shown", handed or e.site.tensors, module=e.site.where, silent=False, because=(because,))
     elif e.handling is Handling.STATE_DICT_READ:
-        because = ("The weights are offloaded and healthy; a state dict was read.",)
-        yield CAUSE.finding("shown", handed, module=e.site.where, silent=False, because=because)
+        because = "The weights are offloaded and healthy; a state dict was read."
+        yield CAUSE.finding("shown", handed, module=e.site.where, silent=False, because=(because,))
 
 
 def from_text(trace: Trace) -> Iterator[Point]:

@@ -68,16 +68,16 @@ CAUSE = Cause(
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.TIE_SPLIT):
         certainty: Certainty = "shown" if e.facts else "likely"
-        because = (lost.said, "Their tied partner has data.")
-        yield CAUSE.finding(certainty, lost.names, because=because, silent=lost.silent)
+        because = "Their tied partner has data."
+        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
     if unserved := e.unserved.get(Lack.TIE_SPLIT):
-        because = (UNSERVED, "It is tied to a tensor that the map left in place.")
-        yield CAUSE.finding("shown", unserved.names, because=because)
+        because = "It is tied to a tensor that the map left in place."
+        yield CAUSE.finding("shown", unserved.names, because=(UNSERVED, because))
     if e.broken_ties:
         names = tuple(dict.fromkeys(name for pair in e.broken_ties for name in pair))
         pairs = "; ".join(f"{a} and {b}" for a, b in e.broken_ties)
-        because = (f"The model declares them tied, and their values differ: {pairs}.",)
-        yield CAUSE.finding("shown", names, silent=True, because=because)
+        because = f"The model declares them tied, and their values differ: {pairs}."
+        yield CAUSE.finding("shown", names, silent=True, because=(because,))
 
 
 def from_error(e: Evidence) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -31,10 +32,11 @@ def rows_of(table: pd.DataFrame, reasons: Mapping[str, Backing] | None = None) -
     rows = []
     for values in table.to_dict("records"):
         verdict = reasons.get(values["name"])
-        texts = {name: _text(values.get(name)) for name in _TEXT_COLUMNS}
-        numbers = {name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")}
-        reason, undecided = (verdict.reason, verdict.undecided) if verdict else ("", False)
-        rows.append(Row(**texts, **numbers, reason=reason or "", undecided=bool(undecided)))
+        fields: dict[str, Any] = {name: _text(values.get(name)) for name in _TEXT_COLUMNS}
+        fields |= {name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")}
+        if verdict is not None:
+            fields |= {"reason": verdict.reason, "undecided": verdict.undecided}
+        rows.append(Row(**fields))
     return tuple(rows)
 
 

@@ -127,7 +127,7 @@ def _strings(value: Any) -> list[str]:
     return []
 
 
-def _strings_of_dict(value: dict) -> list[str]:
+def _strings_of_dict(value: dict[str, object]) -> list[str]:
     """The strings in order; a name and its message become `name: message`, placed after the stack, as in Python."""
     kind = next((value[k] for k in ("name", "ename", "type", "exception", "error_type") if _is_error(value.get(k))), "")
     message = next((value[k] for k in ("message", "evalue", "msg", "detail", "error") if _is_text(value.get(k))), "")
