@@ -11,13 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nvidia_driver
 import psutil
 import pytest
 
 from diag.machine import environment as env
-from diag.machine.holders import gpu_holders
-from diag.machine.memory import host_memory
-from diag.machine.torch_devices import ask_torch
+from diag.machine.here import free_memory
+from diag.machine.holders import gpu_holders, nvidia_gpus
+from diag.machine.memory import HostMemory, host_memory
+from diag.machine.torch_devices import accelerators, ask_torch
 
 GIB = 2**30
 
@@ -87,16 +89,15 @@ def test_disks_tell_the_room_even_of_folders_that_are_not_there_yet(monkeypatch,
     assert 0 < disk.free_bytes <= disk.total_bytes
 
 
-def test_device_names_begin_with_the_cpu_and_count_the_accelerators(real_machine):
+def test_the_accelerators_are_those_that_torch_counts(real_machine):
     import torch
 
     count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-    assert env.device_names()[0] == "cpu"
-    assert len(env.device_names()) == 1 + count
+    assert len(accelerators()) == count
 
 
-def test_free_memory_can_be_given_to_a_load():
-    free = env.free_memory()
+def test_free_memory_can_be_given_to_a_load(real_machine):
+    free = free_memory()
     assert 0 < free["cpu"] <= psutil.virtual_memory().total
     assert all(key == "cpu" or isinstance(key, int) for key in free)
 
@@ -105,7 +106,6 @@ def test_free_memory_can_be_given_to_a_load():
 def test_the_accelerators_free_memory_is_told_without_a_context_in_this_process():
     device = ask_torch().devices[0]
     assert 0 < device.free_bytes <= device.total_bytes
-    assert env.free_memory()[0] > 0
 
 
 # torch broken, missing, crashing, hanging
@@ -161,7 +161,7 @@ def test_the_module_can_be_imported_and_asked_where_no_library_can_be():
 
 def test_asking_torch_leaves_it_unimported_in_this_process():
     done = run_python(
-        "import sys; from diag.machine.environment import free_memory; free_memory(); print('torch' in sys.modules)"
+        "import sys; from diag.machine.torch_devices import ask_torch; ask_torch(); print('torch' in sys.modules)"
     )
     assert done.stdout.strip() == "False"
 
@@ -197,7 +197,7 @@ def test_a_version_2_limit_counts_less_what_is_used_and_not_given_back(tmp_path)
     files = {"memory.max": f"{GIB}\n", "memory.high": "max\n", "memory.current": f"{GIB // 2}\n"}
     files["memory.stat"] = f"anon 5\ninactive_file {GIB // 4}\nslab 3\n"
     root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
-    assert host_memory(root) == env.HostMemory(GIB // 4 * 3, GIB, "cgroup")
+    assert host_memory(root) == HostMemory(GIB // 4 * 3, GIB, "cgroup")
 
 
 def test_memory_high_is_a_limit_too(tmp_path):
@@ -211,14 +211,14 @@ def test_the_tightest_of_the_enclosing_groups_counts(tmp_path):
     inner = {"job/step/memory.max": str(GIB // 2), "job/step/memory.current": "0"}
     files = {f"sys/fs/cgroup/{name}": text for name, text in {**outer, **inner}.items()}
     root = tree(tmp_path, {**V2, **files, "proc/self/cgroup": "0::/job/step\n"})
-    assert host_memory(root) == env.HostMemory(100, GIB // 2, "cgroup")
+    assert host_memory(root) == HostMemory(100, GIB // 2, "cgroup")
 
 
 def test_a_version_1_limit_is_found_where_the_container_mounts_it(tmp_path):
     files = {"memory.limit_in_bytes": str(GIB), "memory.usage_in_bytes": str(GIB // 2)}
     files["memory.stat"] = f"cache 1\ntotal_inactive_file {GIB // 8}\n"
     root = tree(tmp_path, {**V1, **{f"sys/fs/cgroup/memory/{name}": text for name, text in files.items()}})
-    assert host_memory(root) == env.HostMemory(GIB // 8 * 5, GIB, "cgroup")
+    assert host_memory(root) == HostMemory(GIB // 8 * 5, GIB, "cgroup")
 
 
 def test_version_1s_number_for_no_limit_changes_nothing(tmp_path):
@@ -267,48 +267,41 @@ def test_a_real_limit_around_this_process_is_seen():
 
 # Who holds the GPU
 
-SMI = """#!{python}
-import sys
-if "--query-gpu" in sys.argv[1]:
-    print("GPU-aaa, 20480")
-    print("GPU-bbb, 0")
-else:
-    print("GPU-aaa, {pid}, /home/alice/venv/bin/python, 10240")
-    print("GPU-aaa, 999999999, ollama, with a comma, 4096")
-    print("GPU-aaa, [N/A], [Insufficient Permissions], [N/A]")
-"""
 
-
-@pytest.fixture
-def smi(tmp_path, monkeypatch):
-    """A program that prints what nvidia-smi printed, found first on the path."""
-
-    def write(text: str) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(text)
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-
-    return write
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="a script is no program there")
-def test_the_holders_of_gpu_memory_are_named_largest_first_with_the_rest(smi):
-    smi(SMI.format(python=sys.executable, pid=os.getpid()))
-    holders = gpu_holders()
-    assert [(h.program, h.owner, h.nbytes) for h in holders] == [
+def test_the_holders_of_gpu_memory_are_named_largest_first_with_the_rest(tmp_path, monkeypatch):
+    processes = (
+        (os.getpid(), "/home/alice/venv/bin/python", 10 * GIB),
+        (999999999, "ollama, with a comma", 4 * GIB),
+        (999999998, None, None),
+    )
+    nvidia_driver.install(
+        tmp_path, monkeypatch, nvidia_driver.gpu("GPU-aaa", 20 * GIB, *processes), nvidia_driver.gpu("GPU-bbb")
+    )
+    assert [(h.program, h.owner, h.nbytes) for h in gpu_holders()] == [
         ("~/venv/bin/python", "this process", 10 * GIB),
         ("not listed", "unknown", 6 * GIB),
-        ("ollama,with a comma", "unknown", 4 * GIB),
-        ("[Insufficient Permissions]", "unknown", None),
+        ("ollama, with a comma", "unknown", 4 * GIB),
+        ("not named", "unknown", None),
     ]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a script is no program there")
-@pytest.mark.parametrize("body", ["exit 9", "echo nonsense", "echo 'No devices were found'; exit 6", "echo a,b,c,d"])
-def test_a_driver_that_is_broken_gives_no_holders_and_no_error(smi, body):
-    smi(f"#!/bin/sh\n{body}\n")
-    assert all(holder.nbytes is None for holder in gpu_holders())
+@pytest.mark.parametrize("init", ["raise NVMLError('Driver Not Loaded')", "raise OSError('libnvidia-ml.so.1')"])
+def test_a_driver_that_is_broken_gives_no_holders_and_no_error(tmp_path, monkeypatch, init):
+    nvidia_driver.install(tmp_path, monkeypatch, nvidia_driver.gpu("GPU-aaa", GIB), init=init)
+    assert gpu_holders() == ()
+
+
+def test_a_question_that_the_driver_does_not_answer_leaves_the_others_answered(tmp_path, monkeypatch):
+    known = nvidia_driver.gpu("GPU-aaa", None, (999999999, "ollama", GIB), mode=3)
+    nvidia_driver.install(tmp_path, monkeypatch, known)
+    (gpu,) = nvidia_gpus()
+    assert (gpu.index, gpu.uuid, gpu.mode) == (0, "GPU-aaa", "Exclusive_Process")
+    assert [(h.program, h.nbytes) for h in gpu.holders] == [("ollama", GIB)]
+
+
+def test_without_the_drivers_library_there_are_no_gpus(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvidia_gpus() == ()
 
 
 def test_temporary_files_are_looked_for_where_python_puts_them(here):

@@ -1,10 +1,8 @@
-"""Before the first cell: room, devices, shards. Real file systems and a real program in place of nvidia-smi."""
+"""Before the first cell: room, devices, shards. Real file systems, and a driver of our own."""
 
 from __future__ import annotations
 
-import os
-import sys
-
+import nvidia_driver
 import pytest
 
 import diag
@@ -13,59 +11,43 @@ from diag.loading.needs import check_offload_folder
 from diag.sweep.preflight import check_results_place, devices_in_the_way, look_before
 from diag.values.spec import LoadSpec
 
-SMI = """#!{python}
-import sys
-if "compute_mode" in sys.argv[1]:
-    print("0, GPU-aaa, {mode}")
-elif "memory.used" in sys.argv[1]:
-    print("GPU-aaa, 4096")
-elif {held}:
-    print("GPU-aaa, 424242, ollama, 4096")
-"""
+OLLAMA = (424242, "ollama", 4 * 2**30)
 
 
 @pytest.fixture
-def smi(tmp_path, monkeypatch):
-    """A program that answers as nvidia-smi does, found first on the path."""
+def one_gpu(tmp_path, monkeypatch):
+    """Installs a driver with one GPU of this compute mode, which ollama holds or nobody."""
 
-    def write(mode: str, held: bool) -> None:
-        program = tmp_path / "nvidia-smi"
-        program.write_text(SMI.format(python=sys.executable, mode=mode, held=held))
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    def install(mode: str, held: bool) -> None:
+        number = {"Default": 0, "Prohibited": 2, "Exclusive_Process": 3}[mode]
+        gpu = nvidia_driver.gpu("GPU-aaa", 4 * 2**30, *[OLLAMA] * held, mode=number)
+        nvidia_driver.install(tmp_path, monkeypatch, gpu)
 
-    return write
-
-
-posix = pytest.mark.skipif(sys.platform == "win32", reason="a script is no program there")
+    return install
 
 
-@posix
-def test_a_gpu_in_exclusive_mode_that_another_holds_is_named_with_its_holder(smi):
-    smi("Exclusive_Process", held=True)
+def test_a_gpu_in_exclusive_mode_that_another_holds_is_named_with_its_holder(one_gpu):
+    one_gpu("Exclusive_Process", held=True)
     found = devices_in_the_way()
     assert isinstance(found, CouldNotJudgeError)
     assert "GPU 0 is in exclusive mode, and ollama (pid 424242) holds it" in found.what
     assert "4 GiB" in found.why
 
 
-@posix
 @pytest.mark.parametrize(("mode", "held"), [("Default", True), ("Exclusive_Process", False)])
-def test_a_shared_or_a_free_gpu_is_in_nobodys_way(smi, mode, held):
-    smi(mode, held)
+def test_a_shared_or_a_free_gpu_is_in_nobodys_way(one_gpu, mode, held):
+    one_gpu(mode, held)
     assert devices_in_the_way() is None
 
 
-@posix
-def test_a_gpu_that_takes_no_work_is_named(smi):
-    smi("Prohibited", held=False)
+def test_a_gpu_that_takes_no_work_is_named(one_gpu):
+    one_gpu("Prohibited", held=False)
     assert "Prohibited" in devices_in_the_way().what
 
 
-@posix
 @pytest.mark.exhaustive
-def test_rows_of_a_held_machine_could_not_be_judged_and_simulated_ones_are(smi, tmp_path):
-    smi("Exclusive_Process", held=True)
+def test_rows_of_a_held_machine_could_not_be_judged_and_simulated_ones_are(one_gpu, tmp_path):
+    one_gpu("Exclusive_Process", held=True)
     specs = [LoadSpec("tiny", "none"), LoadSpec("tiny", "auto", hardware="1GiB+1GiB")]
     frame = diag.matrix(specs, tmp_path / "r.sqlite", progress=False)
     assert list(frame.status) == ["not_run", "ok"]

@@ -9,7 +9,7 @@ import pytest
 from diag.values.finding import Finding, Findings, Fix, Subject, names_in_words
 
 ONE = Finding(
-    "hooks-removed", "shown", "error", "a <b>title</b>", ("a.weight",), "a", ("because",), (Fix("by-hand", "do"),)
+    "hooks-removed", "shown", "error", "a <b>title</b>", ("a.weight",), "a", ("because",), (Fix("edit", because="do"),)
 )
 
 

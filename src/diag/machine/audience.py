@@ -1,42 +1,65 @@
-"""Is somebody watching this process? Bars are drawn for people, and for nobody else."""
+"""Is somebody watching this process? Bars and widgets are drawn for people, and for nobody else."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator
 
 import psutil
 
-_SERVERS = r"jupyter[-_ ]?(lab|notebook|server|hub)|jupyterlab|ipykernel_launcher.*vscode"
+# A notebook server or an editor in the command line of the process that started the kernel.
+_FRONT_ENDS = re.compile(
+    r"jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron",
+    re.IGNORECASE,
+)
+
+
+def has_front_end() -> bool:
+    """True in a kernel that a notebook server or an editor started, where somebody can click.
+
+    A kernel that papermill or nbconvert started has none: a widget there would be a dead picture in the report, and
+    pull scripts from the network when it is opened. `DIAG_WIDGETS=1` or `0` decides it for front ends that are not
+    recognised.
+    """
+    forced = os.environ.get("DIAG_WIDGETS", "")
+    if forced in ("0", "1"):
+        return forced == "1"
+    if "ipykernel" not in sys.modules:
+        return False
+    try:
+        starter = psutil.Process().parent()
+        return starter is not None and _FRONT_ENDS.search(" ".join(starter.cmdline())) is not None
+    except psutil.Error:
+        return False
 
 
 def somebody_watches() -> bool:
-    """True in a terminal, and in a kernel that a notebook server started.
-
-    A kernel that papermill or nbconvert started has no front end: a widget bar there would be a dead picture in the
-    report, and pull scripts from the network when it is opened.
-    """
-    if "ipykernel" not in sys.modules:
-        return sys.stderr.isatty()
-    try:
-        command = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]
-    except (psutil.Error, AttributeError):
-        return False
-    return re.search(_SERVERS, command) is not None
+    """True in a terminal, and in a kernel with a front end."""
+    return has_front_end() if "ipykernel" in sys.modules else sys.stderr.isatty()
 
 
 @contextlib.contextmanager
-def bars_only_for_people() -> Iterator[None]:
-    """Switches transformers' loading bars off while nobody watches, and back to what they were."""
+def without_bars() -> Iterator[None]:
+    """Switches transformers' loading bars off, and back to what they were.
+
+    In a notebook they are widgets, which redirecting stderr does not catch.
+    """
     from transformers.utils import logging
 
-    if somebody_watches() or not logging.is_progress_bar_enabled():
-        yield
-        return
+    shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.enable_progress_bar()
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def bars_only_for_people() -> Iterator[None]:
+    """Without bars while nobody watches."""
+    with contextlib.nullcontext() if somebody_watches() else without_bars():
+        yield

@@ -5,7 +5,6 @@ Works where torch is broken or missing: nothing here imports it, a process of it
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata
 import os
 import platform
@@ -15,49 +14,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from diag.machine.folders import cache_folder, hub_cache_folder, nearest_existing
 from diag.machine.holders import Holder, gpu_holders
 from diag.machine.memory import HostMemory, host_memory
-from diag.machine.torch_devices import Device, TorchState, ask_torch
+from diag.machine.torch_devices import TorchState, ask_torch
 from diag.values.redact import redact, redact_values
+from diag.values.units import format_size
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Device",
-    "Disk",
-    "Environment",
-    "Holder",
-    "HostMemory",
-    "TorchState",
-    "device_names",
-    "environment",
-    "free_memory",
-    "host_memory",
-    "versions",
-]
-
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "bitsandbytes",
-    "peft",
-    "diffusers",
-    "safetensors",
-    "tokenizers",
-    "huggingface-hub",
-    "gguf",
-    "numpy",
-    "pandas",
-    "papermill",
-    "nbconvert",
-    "ipykernel",
-    "ipywidgets",
-    "deepspeed",
-    "optimum",
+LIBRARIES = tuple(
+    """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf numpy pandas
+    papermill nbconvert ipykernel ipywidgets deepspeed optimum""".split()
 )
 _SETTINGS = re.compile(
     r"(HF_|HUGGING|TRANSFORMERS_|DIFFUSERS_|ACCELERATE_|PYTORCH_|TORCH|CUDA|NVIDIA_|HIP_|ROCR_|HSA_|ONEAPI_|ZE_"
@@ -91,7 +62,7 @@ class Environment:
     disks: tuple[Disk, ...]
     settings: Mapping[str, str]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for JSON."""
         return asdict(self)
 
@@ -123,13 +94,7 @@ class Environment:
     def __str__(self) -> str:
         lines, last = [], ""
         for section, name, value, free, total in self._rows():
-            size = (
-                ""
-                if total is None
-                else f"  ({_gib(free)} free of {_gib(total)})"
-                if free is not None
-                else f"  {_gib(total)}"
-            )
+            size = "" if total is None else f"  ({_room(free, total)})"
             lines.append(f"{section if section != last else '':<9}{name:<26}{value}{size}")
             last = section
         return "\n".join(lines)
@@ -146,7 +111,7 @@ def environment(environ: Mapping[str, str] | None = None) -> Environment:
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpus=_usable_cpus(),
-        versions={name: version for name, version in present.items() if name not in ("python",)},
+        versions={name: version for name, version in present.items() if name != "python"},
         absent=tuple(name for name in LIBRARIES if name not in present),
         torch=TorchState(torch.version, torch.built_for, torch.devices, redact(torch.error)),
         host=host_memory(),
@@ -176,58 +141,32 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
     return redact_values(wanted, environ)
 
 
-@functools.cache
-def _devices_once() -> tuple[Device, ...]:
-    return ask_torch().devices
-
-
-def device_names() -> list[str]:
-    """`cpu` and each accelerator with model and size, for example `cuda:0 NVIDIA H100 80GB HBM3 79.2 GiB`.
-
-    The accelerators are asked for once in a process.
-    """
-    return ["cpu", *(f"{d.name} {d.model} {_gib(d.total_bytes)}" for d in _devices_once())]
-
-
-def free_memory() -> dict[int | str, int]:
-    """Bytes that are free now: by index of each accelerator, and of the host under `cpu`. Fit for `max_memory`.
-
-    On unified memory (mps) there is no `cpu` entry: the same bytes would be counted twice.
-    """
-    devices = ask_torch().devices
-    free: dict[int | str, int] = {i: d.free_bytes for i, d in enumerate(devices) if d.free_bytes is not None}
-    if not any(device.name.startswith("mps") for device in devices):
-        free["cpu"] = host_memory().free
-    return free
-
-
 def _usable_cpus() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _disks() -> tuple[Disk, ...]:
-    from diag.loading.samples.cache import root
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    hub = Path(os.environ.get("HF_HOME") or cache / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or hub / "hub")
-    places = {"hub cache": hub, "diag cache": root(), "temporary files": Path(tempfile.gettempdir())}
-    return tuple(_disk(use, place.expanduser()) for use, place in places.items())
+    places = {
+        "hub cache": hub_cache_folder(),
+        "diag cache": cache_folder(),
+        "temporary files": Path(tempfile.gettempdir()),
+    }
+    return tuple(_disk(use, place) for use, place in places.items())
 
 
 def _disk(use: str, place: Path) -> Disk:
-    there = next((folder for folder in [place, *place.parents] if folder.is_dir()), place)
+    shown = redact(str(place))
     try:
-        usage = shutil.disk_usage(there)
+        usage = shutil.disk_usage(nearest_existing(place))
     except OSError:
-        return Disk(use, redact(str(place)), None, None)
-    return Disk(use, redact(str(place)), usage.free, usage.total)
+        return Disk(use, shown, None, None)
+    return Disk(use, shown, usage.free, usage.total)
 
 
 def _who(holder: Holder) -> str:
     return holder.program if holder.pid is None else f"{holder.program} (pid {holder.pid})"
 
 
-def _gib(nbytes: int | None) -> str:
-    return "?" if nbytes is None else f"{nbytes / 2**30:.1f} GiB"
+def _room(free: int | None, total: int) -> str:
+    return format_size(total) if free is None else f"{format_size(free)} free of {format_size(total)}"

@@ -1,18 +1,17 @@
-"""Who holds GPU memory: the processes that the NVIDIA driver lists, with what it can't name as a remainder."""
+"""Who holds GPU memory, and who may use a GPU: what the NVIDIA driver tells through its library, NVML."""
 
 from __future__ import annotations
 
-import csv
 import os
-import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 from diag.values.redact import redact
 
-_PLACES = ("/usr/lib/wsl/lib/nvidia-smi", r"C:\Windows\System32\nvidia-smi.exe")
-_SECONDS = 20
+# nvmlComputeMode_t in nvml.h, in the words of nvidia-smi
+_MODES = {0: "Default", 1: "Exclusive_Thread", 2: "Prohibited", 3: "Exclusive_Process"}
 
 
 @dataclass(frozen=True)
@@ -30,63 +29,64 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class ComputeMode:
-    """Who may use a GPU: `mode` is Default, Exclusive_Process or Prohibited, as nvidia-smi says it."""
+class Gpu:
+    """One NVIDIA GPU. `mode` says who may use it: Default, Exclusive_Process, Prohibited, or empty if not told.
 
-    index: str
+    What is used beyond the listed processes is one more holder with the program `not listed`.
+    """
+
+    index: int
     uuid: str
     mode: str
-
-
-def compute_modes() -> tuple[ComputeMode, ...]:
-    """The compute mode of every NVIDIA GPU; empty without nvidia-smi. Never raises."""
-    rows = _ask("--query-gpu=index,uuid,compute_mode")
-    return tuple(ComputeMode(*row[:3]) for row in rows if len(row) >= 3)
+    holders: tuple[Holder, ...]
 
 
 def gpu_holders() -> tuple[Holder, ...]:
-    """The holders on every NVIDIA GPU, largest first; empty without nvidia-smi. Never raises.
-
-    What is used beyond the listed processes is one more row with the program `not listed`.
-    """
-    gpus = _ask("--query-gpu=uuid,memory.used")
-    listed = [
-        _holder(row) for row in _ask("--query-compute-apps=gpu_uuid,pid,process_name,used_memory") if len(row) >= 4
-    ]
-    for uuid, used, *_ in gpus:
-        known = sum(holder.nbytes or 0 for holder in listed if holder.uuid == uuid)
-        if (rest := (_mib(used) or 0) - known) > 0:
-            listed.append(Holder(uuid, None, "not listed", "unknown", rest))
-    return tuple(sorted(listed, key=lambda holder: -(holder.nbytes or 0)))
+    """The holders on every NVIDIA GPU, largest first; empty without a driver. Never raises."""
+    found = (holder for gpu in nvidia_gpus() for holder in gpu.holders)
+    return tuple(sorted(found, key=lambda holder: -(holder.nbytes or 0)))
 
 
-def _ask(query: str) -> Sequence[list[str]]:
-    program = shutil.which("nvidia-smi") or next((place for place in _PLACES if os.path.exists(place)), None)
-    if program is None:
-        return ()
-    command = [program, query, "--format=csv,noheader,nounits"]
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Every GPU that the NVIDIA driver lists now, in the driver's order; empty without a driver. Never raises."""
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS)
-    except (OSError, subprocess.SubprocessError):
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no library, no driver, or a driver that is broken
         return ()
-    if done.returncode != 0:
-        return ()
-    return [[field.strip() for field in row] for row in csv.reader(done.stdout.splitlines()) if len(row) >= 2]
+
+    def ask(question: Callable[..., Any], *about: object) -> Any:
+        """The driver's answer, or None where it has none for this GPU or this user."""
+        try:
+            return question(*about)
+        except pynvml.NVMLError:
+            return None
+
+    try:
+        handles = [ask(pynvml.nvmlDeviceGetHandleByIndex, i) for i in range(ask(pynvml.nvmlDeviceGetCount) or 0)]
+        return tuple(_gpu(pynvml, ask, index, handle) for index, handle in enumerate(handles) if handle is not None)
+    finally:
+        ask(pynvml.nvmlShutdown)
 
 
-def _holder(row: list[str]) -> Holder:
-    uuid, pid, *program, used = row
-    number = int(pid) if pid.isdigit() else None
-    return Holder(uuid, number, redact(",".join(program)), _owner(number), _mib(used))
+def _gpu(nvml: ModuleType, ask: Callable[..., Any], index: int, handle: object) -> Gpu:
+    uuid = ask(nvml.nvmlDeviceGetUUID, handle) or ""
+    mode = _MODES.get(ask(nvml.nvmlDeviceGetComputeMode, handle), "")
+    holders = []
+    for process in ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
+        program = redact(ask(nvml.nvmlSystemGetProcessName, process.pid) or "not named")
+        holders.append(Holder(uuid, process.pid, program, _owner(process.pid), process.usedGpuMemory))
+    # version 2 leaves out what the driver keeps for itself, as nvidia-smi does; drivers before 510 don't have it
+    read = nvml.nvmlDeviceGetMemoryInfo
+    memory = ask(read, handle, nvml.nvmlMemory_v2) or ask(read, handle)
+    rest = (memory.used if memory else 0) - sum(holder.nbytes or 0 for holder in holders)
+    if rest > 0:
+        holders.append(Holder(uuid, None, "not listed", "unknown", rest))
+    return Gpu(index, uuid, mode, tuple(holders))
 
 
-def _mib(text: str) -> int | None:
-    return int(text) * 2**20 if text.isdigit() else None
-
-
-def _owner(pid: int | None) -> str:
-    if pid is None:
-        return "unknown"
+def _owner(pid: int) -> str:
     if pid == os.getpid():
         return "this process"
     try:

@@ -6,6 +6,7 @@ take GPU memory and forbid it to fork.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -59,3 +60,9 @@ def ask_torch(seconds: float = SECONDS) -> TorchState:
         return TorchState(error=f"torch ended its process: {died}. {last_line(done.stderr)}".strip())
     answer = json.loads(line.removeprefix(torch_child.MARK))
     return TorchState(**{**answer, "devices": tuple(Device(**device) for device in answer["devices"])})
+
+
+@functools.cache
+def accelerators() -> tuple[Device, ...]:
+    """The accelerators as torch sees them, asked once in a process."""
+    return ask_torch().devices

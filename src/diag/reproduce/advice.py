@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diag.errors import DiagError, MetaWithoutDataError
+from diag.machine.audience import without_bars
 from diag.reproduce import get
 from diag.reproduce.common import checkpoint_state, logits
-from diag.reproduce.scenario import Stage, without_bars
+from diag.reproduce.scenario import Stage
 from diag.reproduce.scenarios import hooks_removed
 from diag.values.finding import Findings
 from diag.values.spec import LoadSpec

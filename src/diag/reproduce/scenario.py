@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from diag.errors import DiagError
+from diag.machine.audience import without_bars
 from diag.values.finding import Findings
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
@@ -191,17 +192,3 @@ def _quiet(notes: list[str]) -> Iterator[None]:
             yield
         finally:
             logging.disable(before)
-
-
-@contextlib.contextmanager
-def without_bars() -> Iterator[None]:
-    """No progress bars of transformers: in a notebook they are widgets, which redirecting stderr does not catch."""
-    from transformers.utils import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

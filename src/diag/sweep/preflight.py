@@ -14,7 +14,7 @@ from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
 from diag.loading.checkpoint import hub
 from diag.loading.checkpoint.files import find_checkpoint, is_local
 from diag.machine.folders import nearest_existing
-from diag.machine.holders import compute_modes, gpu_holders
+from diag.machine.holders import nvidia_gpus
 from diag.proving.savedrequest import check_request, is_saved_request
 from diag.values.functions import import_function, is_function_name
 from diag.values.spec import LoadSpec
@@ -93,9 +93,8 @@ def _access(model: str) -> hub.Access | None:
 
 def devices_in_the_way() -> DiagError | None:
     """Why this machine's accelerators can't be used now: exclusive mode and held by another, or prohibited."""
-    holders = [holder for holder in gpu_holders() if holder.pid is not None and holder.owner != "this process"]
-    for gpu in compute_modes():
-        held = [holder for holder in holders if holder.uuid == gpu.uuid]
+    for gpu in nvidia_gpus():
+        held = [holder for holder in gpu.holders if holder.pid is not None and holder.owner != "this process"]
         if gpu.mode == "Prohibited":
             return CouldNotJudgeError(
                 f"GPU {gpu.index} takes no work: its compute mode is Prohibited.",
@@ -104,7 +103,7 @@ def devices_in_the_way() -> DiagError | None:
         if gpu.mode.startswith("Exclusive") and held:
             one = held[0]
             return CouldNotJudgeError(
-                f"GPU {gpu.index} is in exclusive mode, and {one.program or 'a process'} (pid {one.pid}) holds it.",
+                f"GPU {gpu.index} is in exclusive mode, and {one.program} (pid {one.pid}) holds it.",
                 why=f"compute mode {gpu.mode} admits one process at a time; {format_size(one.nbytes or 0)} are held.",
                 next_step="wait for that process, choose another GPU with CUDA_VISIBLE_DEVICES, or simulate one.",
             )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diag.machine.environment import Device, Environment, Holder, environment
+from diag.machine.environment import Environment, environment
+from diag.machine.holders import Holder
+from diag.machine.torch_devices import Device
 from diag.values.units import format_size
 from diag.views.markup import View, escape, notice, tag
 

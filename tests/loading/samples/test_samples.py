@@ -344,20 +344,6 @@ def test_a_disk_without_room_is_found_before_anything_is_made(own_cache):
         cache.folder("huge", make, needs=2**60)
 
 
-def test_the_cache_follows_the_system_and_diag_cache(monkeypatch, tmp_path):
-    monkeypatch.delenv("DIAG_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert cache.root() == tmp_path / "xdg" / "diag"
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert cache.root() == Path.home() / "Library" / "Caches" / "diag"
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    assert cache.root() == tmp_path / "local" / "diag" / "cache"
-    monkeypatch.setenv("DIAG_CACHE", str(tmp_path / "mine"))
-    assert cache.root() == tmp_path / "mine"
-
-
 # Real weights
 
 

@@ -17,6 +17,7 @@ from page_reader import outside_resources
 
 import diag
 from diag.errors import DiagError
+from diag.machine.torch_devices import accelerators
 from diag.values.exits import Exit
 from diag.views.report import report
 from diag.views.report.notebooks import REPORT, find_notebook
@@ -160,7 +161,7 @@ def test_a_model_name_becomes_a_file_name_without_folders():
 
 def test_without_an_accelerator_a_pair_of_gpus_is_simulated_that_one_would_not_do_for():
     machines = default_hardware("tiny")
-    if len(diag.environment.device_names()) > 1:
+    if accelerators():
         pytest.skip("this machine has an accelerator")
     assert machines[0] == "this machine"
     (pair,) = [diag.Hardware.parse(text) for text in machines[1:]]

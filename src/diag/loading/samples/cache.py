@@ -7,29 +7,18 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diag.errors import CheckpointError
+from diag.machine.folders import cache_folder
 from diag.values.units import format_size
 
 MANIFEST = "diag-sample.json"
 STALE_SECONDS = 3600
 _LOCK_SECONDS = 900
-
-
-def root() -> Path:
-    """Where samples live: `DIAG_CACHE`, else `diag` in the user's cache folder of this system."""
-    if chosen := os.environ.get("DIAG_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diag" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "diag"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diag"
 
 
 def fingerprint(*recipe: str) -> str:
@@ -47,7 +36,7 @@ def find(key: str) -> Path | None:
 
 
 def _samples() -> Path:
-    return root() / "samples"
+    return cache_folder() / "samples"
 
 
 def folder(key: str, make: Callable[[Path], None], *, needs: int) -> Path:

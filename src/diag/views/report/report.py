@@ -157,13 +157,13 @@ def default_hardware(model: str) -> list[str]:
 
     Each of the pair holds a little more than half of the checkpoint, so that one is not enough and both are.
     """
-    from diag.machine.environment import device_names
+    from diag.machine.torch_devices import accelerators
 
     try:
         nbytes = _weights_size(model)
     except DiagError:  # the run itself will say what is wrong
         return [THIS_MACHINE]
-    if len(device_names()) > 1 or not 0 < nbytes <= _SIMULATE_UP_TO:
+    if accelerators() or not 0 < nbytes <= _SIMULATE_UP_TO:
         return [THIS_MACHINE]
     return [THIS_MACHINE, f"2x{_round_size(nbytes * _SHARE)}"]
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from functools import cached_property
 from typing import Any
 
-import psutil
-
+from diag.machine.audience import has_front_end
 from diag.views.markup import View, escape, fragment, notice, style_tag
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
-_FRONT_ENDS = re.compile(
-    r"jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron",
-    re.IGNORECASE,
-)
 
 
 class Live:
@@ -49,23 +41,6 @@ class Live:
 
     def __repr__(self) -> str:
         return self.beside().text
-
-
-def has_front_end() -> bool:
-    """True in a kernel that a notebook server or an editor started, where somebody can click.
-
-    `DIAG_WIDGETS=1` or `0` decides it for front ends that are not recognised.
-    """
-    forced = os.environ.get("DIAG_WIDGETS", "")
-    if forced in ("0", "1"):
-        return forced == "1"
-    if "ipykernel" not in sys.modules:
-        return False
-    try:
-        command = " ".join(psutil.Process().parent().cmdline())  # type: ignore[union-attr]
-    except (psutil.Error, AttributeError):
-        return False
-    return _FRONT_ENDS.search(command) is not None
 
 
 def html(content: str = "", **traits: Any) -> Any:
