@@ -27,7 +27,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 RUNTIME = [Requirement(text) for text in PROJECT["dependencies"]]
 ALL = [*RUNTIME, *(Requirement(text) for name in EXTRAS for text in EXTRAS[name])]
 # Import names that differ from the distribution's.
-DISTRIBUTION = {"PIL": "pillow"}
+DISTRIBUTION = {"PIL": "pillow", "pynvml": "nvidia-ml-py"}
 # Imported, and not declared because a declared library always brings it: which one.
 BROUGHT_BY = {"IPython": "ipykernel"}
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LIBRARIES = tuple(
-    """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf numpy pandas
-    papermill nbconvert ipykernel ipywidgets deepspeed optimum""".split()
+    """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf numpy
+    pandas papermill nbconvert ipykernel ipywidgets deepspeed optimum""".split()
 )
 _SETTINGS = re.compile(
     r"(HF_|HUGGING|TRANSFORMERS_|DIFFUSERS_|ACCELERATE_|PYTORCH_|TORCH|CUDA|NVIDIA_|HIP_|ROCR_|HSA_|ONEAPI_|ZE_"

@@ -340,7 +340,7 @@ def test_a_disk_without_room_is_found_before_anything_is_made(own_cache):
     def make(target: Path) -> None:
         raise AssertionError("made although there is no room")
 
-    with pytest.raises(CheckpointError, match=r"MiB are needed, .* MiB are free"):
+    with pytest.raises(CheckpointError, match=r"iB are needed, .* GiB are free"):
         cache.folder("huge", make, needs=2**60)
 
 
