@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from diag.diagnosis.evidence import Lost
 from diag.values.finding import Certainty, Finding, FixKind, Severity
 from diag.values.text import wrapped
 
@@ -148,6 +149,10 @@ class Cause:
             sources=self.links[:4],
             check=check,
         )
+
+    def lacking(self, lost: Lost, *because: str) -> Finding:
+        """The finding for tensors that lack their data for one reason."""
+        return self.finding(lost.certainty, lost.names, because=(lost.said, *because), silent=lost.silent)
 
     def __str__(self) -> str:
         parts = [wrapped(f"{self.id}: {self.title}", indent=2), "", wrapped(self.explanation), ""]

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace
+from diag.diagnosis.evidence import Evidence, Lack, Trace
 from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import COPY, NO_FOLDER, SILENT
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="adapter-on-offloaded-base",
@@ -71,11 +71,9 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.ADAPTER_ON_OFFLOADED):
-        because = "PEFT's layers are in the model, and the map offloads these blocks of the base."
-        certainty: Certainty = "shown" if e.facts else "likely"
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "PEFT's layers are in the model, and the map offloads these blocks of the base.")
     if unserved := e.unserved.get(Lack.ADAPTER_ON_OFFLOADED):
-        yield CAUSE.finding("shown", unserved.names, because=(UNSERVED,))
+        yield CAUSE.lacking(unserved)
     if e.facts and e.facts.rewritten:
         because = (
             f"The base's files hold {len(e.facts.rewritten)} tensors only under PEFT's names: they were written over, "

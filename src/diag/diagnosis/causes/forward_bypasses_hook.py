@@ -6,7 +6,7 @@ from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
 from diag.diagnosis.evidence import Evidence, Handling, Lack, Trace, WeightUse
 from diag.diagnosis.mending.situation import TO_EMPTY, Situation, in_place
 from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="forward-bypasses-hook",
@@ -44,9 +44,7 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.FORWARD_BYPASSED):
-        because = "A hook holds them, and the module's forward no longer reaches it."
-        certainty: Certainty = "shown" if e.facts else "likely"
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "A hook holds them, and the module's forward no longer reaches it.")
 
 
 def from_error(e: Evidence) -> Iterator[Finding]:

@@ -50,8 +50,7 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.HOOK_LOST):
-        because = "Their hooks were taken off or exchanged, and the weights stayed behind on meta."
-        yield CAUSE.finding("shown", lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "Their hooks were taken off or exchanged, and the weights stayed behind on meta.")
 
 
 def from_text(trace: Trace) -> Iterator[Point]:

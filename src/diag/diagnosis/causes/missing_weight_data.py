@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace
+from diag.diagnosis.evidence import Evidence, Lack, Trace
 from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE, VALUE
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="missing-weight-data",
@@ -56,11 +56,9 @@ _WEIGHT_NAME = re.compile(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.NOT_IN_STORE):
-        because = f"A hook serves them, and {lost.reason or 'its store has no data for them'}."
-        certainty: Certainty = "shown" if e.facts else "likely"
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, f"A hook serves them, and {lost.reason or 'its store has no data for them'}.")
     if unserved := e.unserved.get(Lack.NOT_IN_STORE):
-        yield CAUSE.finding("shown", unserved.names, because=(UNSERVED,))
+        yield CAUSE.lacking(unserved)
 
 
 def from_text(trace: Trace) -> Iterator[Point]:

@@ -115,7 +115,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         parameters = [row for row in e.rows if row.kind == "parameter"]
         empty = sum(row.is_orphan for row in parameters)
         because = f"{empty} of {len(parameters)} parameters have no data, and no hook serves them."
-        yield CAUSE.finding("shown", lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, because)
     if e.facts and e.facts.bare_meta and not e.orphans:
         because = "Plain attributes that were built on meta: no load fills them."
         yield CAUSE.finding("shown", e.facts.bare_meta, because=(because,))

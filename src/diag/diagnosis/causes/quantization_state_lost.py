@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from diag.diagnosis.cause import Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Lack, Trace
 from diag.diagnosis.mending.situation import Situation
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="quantization-state-lost",
@@ -91,9 +91,7 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.STATE_ON_META):
-        certainty: Certainty = "shown" if e.facts else "likely"
-        because = "The scales of packed weights are on meta."
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "The scales of packed weights are on meta.")
     if e.facts and e.facts.stateless:
         because = "The weights are packed bytes, and nothing says what the bytes mean."
         yield CAUSE.finding("shown", e.facts.stateless, because=(because,))

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, ModelFacts
+from diag.diagnosis.evidence import Evidence, Lack, ModelFacts
 from diag.diagnosis.mending.situation import Situation
 from diag.diagnosis.symptoms import SILENT
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="submodule-replaced",
@@ -35,11 +35,9 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.NEWCOMER):
-        because = "Their modules were not there when the model was loaded."
-        certainty: Certainty = "shown" if e.facts else "likely"
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "Their modules were not there when the model was loaded.")
     if unserved := e.unserved.get(Lack.NEWCOMER):
-        yield CAUSE.finding("shown", unserved.names, because=(UNSERVED,))
+        yield CAUSE.lacking(unserved)
     if e.facts and (e.new_names or e.facts.strays):
         yield from _with_other_values(e, e.facts)
 

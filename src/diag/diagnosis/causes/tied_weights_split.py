@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
-from diag.diagnosis.evidence import UNSERVED, Evidence, Lack, Trace, names_of
+from diag.diagnosis.evidence import Evidence, Lack, Trace, names_of
 from diag.diagnosis.mending.situation import Situation, in_place
 from diag.diagnosis.symptoms import SILENT, VALUE
-from diag.values.finding import Certainty, Finding, Fix
+from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
     id="tied-weights-split",
@@ -67,12 +67,9 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Iterator[Finding]:
     if lost := e.lost.get(Lack.TIE_SPLIT):
-        certainty: Certainty = "shown" if e.facts else "likely"
-        because = "Their tied partner has data."
-        yield CAUSE.finding(certainty, lost.names, because=(lost.said, because), silent=lost.silent)
+        yield CAUSE.lacking(lost, "Their tied partner has data.")
     if unserved := e.unserved.get(Lack.TIE_SPLIT):
-        because = "It is tied to a tensor that the map left in place."
-        yield CAUSE.finding("shown", unserved.names, because=(UNSERVED, because))
+        yield CAUSE.lacking(unserved, "It is tied to a tensor that the map left in place.")
     if e.broken_ties:
         names = tuple(dict.fromkeys(name for pair in e.broken_ties for name in pair))
         pairs = "; ".join(f"{a} and {b}" for a, b in e.broken_ties)

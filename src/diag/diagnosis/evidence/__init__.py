@@ -13,10 +13,8 @@ from enum import Enum, auto
 
 from diag.diagnosis.evidence.trace import Trace as Trace
 from diag.diagnosis.evidence.trace import WeightUse as WeightUse
-from diag.values.finding import Finding
+from diag.values.finding import Certainty, Finding
 from diag.values.spec import LoadSpec
-
-UNSERVED = "Its hook fetches it before each forward from a store that has no such key."
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,16 @@ class Lack(Enum):
 
 @dataclass(frozen=True)
 class Lost:
-    """Tensors that lack their data for one reason. `said` counts them; `reason` is the hook's own reason, or empty."""
+    """Tensors that lack their data for one reason. `said` says so, `reason` is the hook's own reason, or empty.
 
-    rows: tuple[Row, ...]
+    `silent`: the forward computes with random memory and raises nothing; None where that is not known.
+    """
+
     names: tuple[str, ...]
     said: str
-    reason: str
-    silent: bool  # the forward computes with random memory and raises nothing
+    certainty: Certainty
+    reason: str = ""
+    silent: bool | None = None
 
 
 class Handling(Enum):

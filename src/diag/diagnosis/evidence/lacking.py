@@ -19,10 +19,15 @@ def with_state(e: Evidence, rows: tuple[Row, ...], facts: ModelFacts | None) -> 
     known = facts or ModelFacts()
     new = frozenset(row.name for row in rows if _is_new(row, known))
     e = replace(e, rows=rows, facts=facts, new_names=new, broken_ties=_broken_ties(known))
-    e = replace(e, orphans=tuple(r for r in rows if r.is_orphan), offloaded=_with_backing(rows, "offloaded"))
-    unserved = {row: _why_unserved(row, e, known) for row in rows if row.name in known.unserved}
+    offloaded = tuple(row for row in rows if row.backing == "offloaded")
+    e = replace(e, orphans=tuple(row for row in rows if row.is_orphan), offloaded=offloaded)
+    lost = _grouped((_why_orphaned(row, e, known), row) for row in e.orphans)
+    unserved = _grouped((_why_unserved(row, e, known), row) for row in rows if row.name in known.unserved)
+    said = "Its hook fetches it before each forward from a store that has no such key."
     return replace(
-        e, lost=_grouped({r: _why_orphaned(r, e, known) for r in e.orphans}, e), unserved=_grouped(unserved, e)
+        e,
+        lost={lack: _lost(lack, group, e) for lack, group in lost.items()},
+        unserved={lack: Lost(names_of(group), said, "shown") for lack, group in unserved.items()},
     )
 
 
@@ -51,21 +56,19 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _with_backing(rows: Iterable[Row], backing: str) -> tuple[Row, ...]:
-    return tuple(row for row in rows if row.backing == backing)
-
-
-def _grouped(lacks: Mapping[Row, Lack], e: Evidence) -> dict[Lack, Lost]:
+def _grouped(pairs: Iterable[tuple[Lack, Row]]) -> dict[Lack, list[Row]]:
     groups: dict[Lack, list[Row]] = {}
-    for row, lack in lacks.items():
+    for lack, row in pairs:
         groups.setdefault(lack, []).append(row)
-    return {lack: _lost(tuple(rows), e) for lack, rows in groups.items()}
+    return groups
 
 
-def _lost(rows: tuple[Row, ...], e: Evidence) -> Lost:
+def _lost(lack: Lack, rows: list[Row], e: Evidence) -> Lost:
     are = "is" if len(rows) == 1 else "are"
     said = f"{len(rows)} of {len(e.rows)} tensors {are} on meta, and nobody has the data."
-    return Lost(rows, names_of(rows), said, rows[0].reason, silent=e.trace is None and _raises_nothing(rows))
+    plain = e.facts is not None or lack in (Lack.NEVER_FILLED, Lack.HOOK_LOST)  # a table alone shows these, too
+    silent = e.trace is None and _raises_nothing(rows)
+    return Lost(names_of(rows), said, "shown" if plain else "likely", rows[0].reason, silent)
 
 
 def _raises_nothing(rows: Iterable[Row]) -> bool:
