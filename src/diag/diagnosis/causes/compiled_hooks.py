@@ -12,10 +12,8 @@ CAUSE = Cause(
     id="compiled-hooks",
     rank=60,
     title="torch.compile met accelerate's hooks",
-    explanation=(
-        "Hooks exchange parameters around every forward, which a compiler can't follow. By default it leaves "
-        "them out and works with breaks; with fullgraph=True, export, or a map over several GPUs it stops."
-    ),
+    explanation="Hooks exchange parameters around every forward, which a compiler can't follow. By default it leaves "
+    "them out and works with breaks; with fullgraph=True, export, or a map over several GPUs it stops.",
     proves=("Hooks are on the model, and the exception comes from torch._dynamo.",),
     rules_out=("The model has no hooks.",),
     check="Does the same call work without torch.compile?",
@@ -24,10 +22,8 @@ CAUSE = Cause(
     seen_as=("Skip calling `torch.compiler.disable()`d function…", HEADLINE),
     texts=(
         Text(
-            (
-                r"dynamo failed to run fakes|fakens?tensor device propagation|torch\.compiler\.disable\(\)`"
-                r"?d function"
-            ),
+            r"dynamo failed to run fakes|fakens?tensor device propagation|torch\.compiler\.disable\(\)`"
+            r"?d function",
             9,
             "torch.compile traced the model",
         ),

@@ -12,12 +12,10 @@ CAUSE = Cause(
     id="device-map-incomplete",
     rank=150,
     title="The device map does not cover the model, or names modules that do not exist",
-    explanation=(
-        "A map written by hand has to give every parameter a device, directly or through a parent. A typo, an "
-        "older layout (rotary_emb moved to the top of the model in recent versions) or a new head leaves "
-        "something out. With several devices accelerate refuses; with one device, and for buffers, it does not, "
-        "and the rest stays where it was."
-    ),
+    explanation="A map written by hand has to give every parameter a device, directly or through a parent. A typo, "
+    "an older layout (rotary_emb moved to the top of the model in recent versions) or a new head leaves something "
+    "out. With several devices accelerate refuses; with one device, and for buffers, it does not, and the rest stays "
+    "where it was.",
     proves=("Names in the map match no module, or tensors are covered by no name of it.",),
     rules_out=("The map has '' as a default, or every tensor has a mapped device.",),
     check="Which names does the message list, and does the map name a parent of each?",

@@ -12,11 +12,9 @@ CAUSE = Cause(
     rank=290,
     title="Two real devices met in one operation",
     shown_on="simulated",
-    explanation=(
-        "Nothing is on meta: an operation got one tensor on a GPU and another on the CPU or on a second GPU. "
-        "Inputs left on the CPU without hooks to move them, a block with a skip connection split over two GPUs, "
-        "or a part that a helper parked on the CPU are the usual reasons."
-    ),
+    explanation="Nothing is on meta: an operation got one tensor on a GPU and another on the CPU or on a second GPU. "
+    "Inputs left on the CPU without hooks to move them, a block with a skip connection split over two GPUs, or a "
+    "part that a helper parked on the CPU are the usual reasons.",
     proves=("Tensors of one module, or a module and its input, are on different real devices, without a hook.",),
     rules_out=("Hooks move the inputs of every module that is elsewhere.",),
     check="Which two devices does the text name, and is one of them the inputs'?",

@@ -11,18 +11,14 @@ CAUSE = Cause(
     rank=90,
     title="DeepSpeed, FSDP or a distributed launch together with a device map or a low-memory load",
     shown_on="needs several processes and DeepSpeed or FSDP",
-    explanation=(
-        "ZeRO-3 and FSDP split the weights over processes themselves; a device map wants to place them too. "
-        "Ranks other than 0 build on meta and wait for their shards. Where both are active, or the order of "
-        "TrainingArguments and from_pretrained is wrong, ranks are left with meta or empty tensors."
-    ),
+    explanation="ZeRO-3 and FSDP split the weights over processes themselves; a device map wants to place them too. "
+    "Ranks other than 0 build on meta and wait for their shards. Where both are active, or the order of "
+    "TrainingArguments and from_pretrained is wrong, ranks are left with meta or empty tensors.",
     proves=("The loader refuses the combination, or a ZeRO-3 or FSDP setting is active while a map is given.",),
     rules_out=("One process, no DeepSpeed or FSDP setting.",),
     check="Is the run started with torchrun, accelerate launch or deepspeed, and does the load pass device_map?",
-    fix=(
-        "Drop device_map (and low_cpu_mem_usage) under ZeRO-3 or FSDP; for data parallel runs give each rank its "
-        "own device: device_map={'': local_rank}."
-    ),
+    fix="Drop device_map (and low_cpu_mem_usage) under ZeRO-3 or FSDP; for data parallel runs give each rank its own "
+    "device: device_map={'': local_rank}.",
     avoid=("device_map='auto' in a distributed launch: every rank would split the model over all GPUs.",),
     seen_as=("DeepSpeed Zero-3 is not compatible with …", COPY),
     texts=(
@@ -56,10 +52,8 @@ CAUSE = Cause(
             group=1,
         ),
         Text(
-            (
-                r"(?:fsdp|fully ?sharded|param_init_fn|reset_parameters).{0,120}meta|meta.{0,80}(?:param_in"
-                r"it_fn|fsdp_cpu_ram_efficient)"
-            ),
+            r"(?:fsdp|fully ?sharded|param_init_fn|reset_parameters).{0,120}meta|meta.{0,80}(?:param_in"
+            r"it_fn|fsdp_cpu_ram_efficient)",
             8,
             "FSDP met parameters on meta",
         ),

@@ -9,12 +9,9 @@ CAUSE = Cause(
     id="environment-mismatch",
     rank=280,
     title="Versions or builds do not fit together",
-    explanation=(
-        "Model code, transformers, accelerate, PyTorch and the driver are released apart. Code written for "
-        "transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied weights); "
-        "a CPU build of PyTorch meets a request for CUDA; hf_device_map is looked for where recent versions set "
-        "none."
-    ),
+    explanation="Model code, transformers, accelerate, PyTorch and the driver are released apart. Code written for "
+    "transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied weights); a CPU "
+    "build of PyTorch meets a request for CUDA; hf_device_map is looked for where recent versions set none.",
     proves=("The error names an attribute, argument or build of another version.",),
     rules_out=("The same code runs with this environment's own example.",),
     check="Which versions does `python -m diag env` or pip list show, and which does the model card ask for?",
@@ -34,19 +31,15 @@ CAUSE = Cause(
             "model code for transformers 4: _tied_weights_keys became a mapping in transformers 5",
         ),
         Text(
-            (
-                r"not compiled with (?:cuda|rocm|xpu|mps)|cuda driver version is insufficient|"
-                r"no kernel image is available|torch\.cuda\.is_available\(\) is false|invalid device ordina"
-                r"l"
-            ),
+            r"not compiled with (?:cuda|rocm|xpu|mps)|cuda driver version is insufficient|"
+            r"no kernel image is available|torch\.cuda\.is_available\(\) is false|invalid device ordina"
+            r"l",
             9,
             "this PyTorch build and this machine do not fit together",
         ),
         Text(
-            (
-                r"cannot import name '\w+' from '(?:transformers|accelerate|peft|torch|diffusers|"
-                r"bitsandbytes|huggingface_hub)"
-            ),
+            r"cannot import name '\w+' from '(?:transformers|accelerate|peft|torch|diffusers|"
+            r"bitsandbytes|huggingface_hub)",
             8,
             "versions of the libraries do not fit together",
             group=1,
@@ -65,10 +58,8 @@ CAUSE = Cause(
             "code expects a device map; recent versions set none after a load on one device",
         ),
         Text(
-            (
-                r"unexpected keyword argument '(?:device_map|dtype|torch_dtype|offload_\w+|"
-                r"skip_keys|assign|low_cpu_mem_usage|force_hooks)'"
-            ),
+            r"unexpected keyword argument '(?:device_map|dtype|torch_dtype|offload_\w+|"
+            r"skip_keys|assign|low_cpu_mem_usage|force_hooks)'",
             8,
             "a library of another version was expected",
         ),

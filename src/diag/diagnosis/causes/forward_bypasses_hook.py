@@ -12,19 +12,15 @@ CAUSE = Cause(
     id="forward-bypasses-hook",
     rank=120,
     title="The hook is there, but the module's forward no longer goes through it",
-    explanation=(
-        "accelerate puts its hook in place of module.forward. Fused kernels, patches and some acceleration "
-        "libraries assign another forward afterwards, or call the class's forward directly. The hook object is "
-        "still on the module, so everything looks right, but nobody brings the weights in. A norm or a biased "
-        "Linear raises; a Linear without bias computes with random memory and raises nothing."
-    ),
+    explanation="accelerate puts its hook in place of module.forward. Fused kernels, patches and some acceleration "
+    "libraries assign another forward afterwards, or call the class's forward directly. The hook object is still on "
+    "the module, so everything looks right, but nobody brings the weights in. A norm or a biased Linear raises; a "
+    "Linear without bias computes with random memory and raises nothing.",
     proves=("A hook whose store holds the weight is on the module, and module.forward never reaches it.",),
     rules_out=("The forward is a wrapper (logging, timing) that still calls accelerate's.",),
     check="Does the code or a library assign module.forward, or call type(module).forward(...), after loading?",
-    fix=(
-        "Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, "
-        "which accelerate's wrapper calls."
-    ),
+    fix="Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, "
+    "which accelerate's wrapper calls.",
     avoid=("moving the input: the weight is what is missing.", NO_TO_EMPTY),
     seen_as=(HEADLINE, LATER_META),
     shows_as=(SILENT,),

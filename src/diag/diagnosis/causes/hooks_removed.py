@@ -12,22 +12,18 @@ CAUSE = Cause(
     id="hooks-removed",
     rank=100,
     title="Offloaded weights were stranded when their hooks were taken off",
-    explanation=(
-        "accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves placeholders "
-        "on meta. A hook on each module brings the numbers in just before its forward and takes them out after "
-        "it. remove_hook_from_module() or remove_hook_from_submodules() takes the hooks off and, with them, the "
-        "only way to the numbers: weights that were never real in this process stay on meta for good."
-    ),
+    explanation="accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves "
+    "placeholders on meta. A hook on each module brings the numbers in just before its forward and takes them out "
+    "after it. remove_hook_from_module() or remove_hook_from_submodules() takes the hooks off and, with them, the "
+    "only way to the numbers: weights that were never real in this process stay on meta for good.",
     proves=(
         "hf_device_map sends modules to cpu or disk, their tensors are on meta, and no hook serves them.",
         "The root's .to() is no longer accelerate's guard although the map is set.",
     ),
     rules_out=("Hooks with offload=True are still on the modules, or no map ever asked for offload.",),
     check="Does the code call remove_hook_from_module(), remove_hook_from_submodules() or remove_all_hooks()?",
-    fix=(
-        "Load the model again. Where the hooks are still there, diag.materialise(model) copies the numbers in "
-        "first and takes the hooks off afterwards."
-    ),
+    fix="Load the model again. Where the hooks are still there, diag.materialise(model) copies the numbers in first "
+    "and takes the hooks off afterwards.",
     avoid=(NO_TO_EMPTY, "dispatching the same model again: accelerate has no numbers to hook either."),
     seen_as=(HEADLINE, LATER_META, COPY),
     shows_as=(SILENT,),

@@ -14,26 +14,20 @@ CAUSE = Cause(
     id="input-on-meta",
     rank=250,
     title="The inputs were sent to the model's device, which is meta",
-    explanation=(
-        "model.device, and next(model.parameters()).device, are the device of the first parameter. When the "
-        "embedding is offloaded that is 'meta', so inputs.to(model.device) throws the numbers of the inputs "
-        "away. The error then comes from somewhere else: the hook that moves inputs, or generate()."
-    ),
+    explanation="model.device, and next(model.parameters()).device, are the device of the first parameter. When the "
+    "embedding is offloaded that is 'meta', so inputs.to(model.device) throws the numbers of the inputs away. The "
+    "error then comes from somewhere else: the hook that moves inputs, or generate().",
     proves=("An input is on meta, and the weights are healthy.", "model.device is meta and hooks are live."),
     rules_out=("The inputs are on a real device.",),
     check="Does the code say inputs.to(model.device), or use next(model.parameters()).device?",
-    fix=(
-        "inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs "
-        "on the CPU works too, because the hooks move them."
-    ),
+    fix="inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs on "
+    "the CPU works too, because the hooks move them.",
     avoid=("changing the device map until the embedding is on a GPU: it hides the line that is wrong.",),
     seen_as=(COPY, HEADLINE),
     texts=(
         Text(
-            (
-                r"\.to\((?:self\.)?(?:\w+\.)*(?:model|encoder|decoder|unet|transformer|vae)\.device\)|"
-                r"next\([\w.]*parameters\(\)\)\.device"
-            ),
+            r"\.to\((?:self\.)?(?:\w+\.)*(?:model|encoder|decoder|unet|transformer|vae)\.device\)|"
+            r"next\([\w.]*parameters\(\)\)\.device",
             3,
             "inputs were sent to the device of the model's first parameter",
         ),

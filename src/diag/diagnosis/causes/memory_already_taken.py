@@ -17,18 +17,14 @@ CAUSE = Cause(
     rank=260,
     title="The map spilled because something else held the memory",
     shown_on="simulated",
-    explanation=(
-        "'auto' plans with the memory that is free at that moment. Another worker, another user, a notebook that "
-        "still holds an earlier model, or a container limit that accelerate does not see makes it smaller than "
-        "the card, and layers are offloaded to the CPU or to disk although the model would fit."
-    ),
+    explanation="'auto' plans with the memory that is free at that moment. Another worker, another user, a notebook "
+    "that still holds an earlier model, or a container limit that accelerate does not see makes it smaller than the "
+    "card, and layers are offloaded to the CPU or to disk although the model would fit.",
     proves=("The device's total would hold the model, its free memory does not, and others hold the rest.",),
     rules_out=("The model is larger than the whole device.",),
     check="What does nvidia-smi show beside this process, and was a model loaded earlier in this kernel?",
-    fix=(
-        "Free the memory: stop the holder, delete the earlier model and restart the kernel; then load again. "
-        "max_memory= says how much may be used."
-    ),
+    fix="Free the memory: stop the holder, delete the earlier model and restart the kernel; then load again. "
+    "max_memory= says how much may be used.",
     fix_kind="environment",
     avoid=("shrinking the dtype until it fits: the holder will be there again tomorrow.",),
     seen_as=(ON_CPU_OR_DISK, OUT_OF_MEMORY),

@@ -13,22 +13,18 @@ CAUSE = Cause(
     id="missing-weight-data",
     rank=170,
     title="The weight is offloaded, but its data is not where the hook looks",
-    explanation=(
-        "A hook reads a disk-offloaded weight from a file on every forward: for safetensors that is the original "
-        "checkpoint. If the checkpoint has no such tensor (a new head, renamed keys), loading succeeds and the "
-        "first forward fails with a KeyError; if the file was removed, with FileNotFoundError. Attaching or "
-        "removing a hook says 'weight is on the meta device, we need a value'."
-    ),
+    explanation="A hook reads a disk-offloaded weight from a file on every forward: for safetensors that is the "
+    "original checkpoint. If the checkpoint has no such tensor (a new head, renamed keys), loading succeeds and the "
+    "first forward fails with a KeyError; if the file was removed, with FileNotFoundError. Attaching or removing a "
+    "hook says 'weight is on the meta device, we need a value'.",
     proves=(
         "A hook with offload=True serves the tensor, and its store has no such key, or holds only a placeholder.",
         "The file that the store names does not exist.",
     ),
     rules_out=("The store has the key and the file is there.",),
     check="Did loading report the tensor as missing, and are the checkpoint's files still in place?",
-    fix=(
-        "Repair the checkpoint, or keep newly initialised layers off disk in the map; keep the files where they "
-        "are for as long as the model lives."
-    ),
+    fix="Repair the checkpoint, or keep newly initialised layers off disk in the map; keep the files where they are "
+    "for as long as the model lives.",
     avoid=("ignoring the 'newly initialized' line: on a real device that is random, on disk it is a KeyError.",),
     seen_as=("KeyError: '….weight'", VALUE, "No such file or directory: …", HEADLINE),
     cases=(

@@ -13,19 +13,15 @@ CAUSE = Cause(
     id="moved-after-dispatch",
     rank=20,
     title="A dispatched model was moved",
-    explanation=(
-        "After a load with a device map every module has its place, and hooks move the data. .to(), .cuda(), "
-        ".cpu() or a pipeline's device= then fight the hooks. accelerate guards .to() and .cuda() on the whole "
-        "model; .cpu() and any submodule reach the placeholders and raise 'Cannot copy out of meta tensor'. The "
-        "model itself is unharmed."
-    ),
+    explanation="After a load with a device map every module has its place, and hooks move the data. .to(), .cuda(), "
+    ".cpu() or a pipeline's device= then fight the hooks. accelerate guards .to() and .cuda() on the whole model; "
+    ".cpu() and any submodule reach the placeholders and raise 'Cannot copy out of meta tensor'. The model itself is "
+    "unharmed.",
     proves=("The failing call is .to(), .cuda() or .cpu() on a model with live offload hooks.",),
     rules_out=("No hook serves the meta tensors: then there is no data, and moving is not the problem.",),
     check="Does the traceback end in .to(), .cuda(), .cpu(), or in a pipeline that was given device=?",
-    fix=(
-        "Remove the call. To have the model on one device, load it there (device_map='single'), or bring the "
-        "data in first: diag.materialise(model, device=...)."
-    ),
+    fix="Remove the call. To have the model on one device, load it there (device_map='single'), or bring the data in "
+    "first: diag.materialise(model, device=...).",
     avoid=(
         "to_empty(), although PyTorch's message proposes it: it throws the weights away.",
         "reloading because 'the model is broken': after the failed call it still answers right.",
@@ -63,26 +59,20 @@ CAUSE = Cause(
             "a diffusers pipeline with offload hooks was moved",
         ),
         Text(
-            (
-                r"pipelines? (?:loaded|with) .*cannot be moved|cannot (?:be )?mov\w+ .*(?:dispatched|"
-                r"offloaded) model"
-            ),
+            r"pipelines? (?:loaded|with) .*cannot be moved|cannot (?:be )?mov\w+ .*(?:dispatched|"
+            r"offloaded) model",
             9,
             "a dispatched model was moved",
         ),
         Text(
-            (
-                r"`\.(?:to|cuda)` is not supported for `?(?:4-bit|8-bit)|calling `?cuda\(\)`? is not suppor"
-                r"ted for `?(?:4-bit|8-bit)"
-            ),
+            r"`\.(?:to|cuda)` is not supported for `?(?:4-bit|8-bit)|calling `?cuda\(\)`? is not suppor"
+            r"ted for `?(?:4-bit|8-bit)",
             10,
             "a bitsandbytes model was moved after loading",
         ),
         Text(
-            (
-                r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|"
-                r"vae|encoder|decoder)\.cpu\(\)"
-            ),
+            r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|"
+            r"vae|encoder|decoder)\.cpu\(\)",
             4,
             "a model was moved",
             near_meta=True,

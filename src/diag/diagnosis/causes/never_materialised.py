@@ -13,26 +13,20 @@ CAUSE = Cause(
     rank=190,
     title="The model was built without data, and nothing ever filled it",
     versions="transformers 5 refuses torch.device('meta') around from_pretrained, but not init_empty_weights().",
-    explanation=(
-        "A tensor on the device 'meta' has a shape and a dtype, but no numbers. Libraries build a model that way "
-        "first, because it is fast and takes no memory, and fill it with the checkpoint afterwards. Here the "
-        "second half did not happen: the load ran inside init_empty_weights() or a meta device context, with "
-        "device_map='meta', or load_state_dict() was called without assign=True, which reports success and "
-        "changes nothing on meta parameters. Some operations raise, others return a meta tensor or random memory."
-    ),
+    explanation="A tensor on the device 'meta' has a shape and a dtype, but no numbers. Libraries build a model that "
+    "way first, because it is fast and takes no memory, and fill it with the checkpoint afterwards. Here the second "
+    "half did not happen: the load ran inside init_empty_weights() or a meta device context, with device_map='meta', "
+    "or load_state_dict() was called without assign=True, which reports success and changes nothing on meta "
+    "parameters. Some operations raise, others return a meta tensor or random memory.",
     proves=(
         "Parameters are on meta, and no accelerate hook with a store of weights serves them.",
         "The model has no hf_device_map although nothing of it is real.",
     ),
     rules_out=("Every meta tensor has a live hook whose store holds it: then it is offloaded, which is healthy.",),
-    check=(
-        "Was from_pretrained called inside init_empty_weights() or torch.device('meta'), or was load_state_dict "
-        "called without assign=True?"
-    ),
-    fix=(
-        "Load again outside of any meta context, with device_map='auto' or 'none'. With load_state_dict, pass "
-        "assign=True and recompute the buffers that are not saved."
-    ),
+    check="Was from_pretrained called inside init_empty_weights() or torch.device('meta'), or was load_state_dict "
+    "called without assign=True?",
+    fix="Load again outside of any meta context, with device_map='auto' or 'none'. With load_state_dict, pass "
+    "assign=True and recompute the buffers that are not saved.",
     avoid=(NO_TO_EMPTY, ".to(device): there are no numbers to move, so it raises 'Cannot copy out of meta tensor'."),
     seen_as=(LATER_META, COPY, VALUE, HEADLINE, ITEM),
     texts=(

@@ -9,18 +9,14 @@ CAUSE = Cause(
     id="offload-folder-missing",
     rank=160,
     title="The map needs disk, and no folder was given",
-    explanation=(
-        "Weights that go to disk are read from the checkpoint itself when it is safetensors. A .bin checkpoint, "
-        "weights that are converted while loading, or a model that is already in memory have to be written "
-        "somewhere first, and nobody said where."
-    ),
+    explanation="Weights that go to disk are read from the checkpoint itself when it is safetensors. A .bin "
+    "checkpoint, weights that are converted while loading, or a model that is already in memory have to be written "
+    "somewhere first, and nobody said where.",
     proves=("The refusal asks for offload_folder or offload_dir.",),
     rules_out=("The map holds no disk.",),
     check="Is the checkpoint .bin, and does the map hold 'disk'?",
-    fix=(
-        "Pass offload_folder= (transformers, PEFT) or offload_dir= (accelerate's dispatch_model), or convert the "
-        "checkpoint to safetensors."
-    ),
+    fix="Pass offload_folder= (transformers, PEFT) or offload_dir= (accelerate's dispatch_model), or convert the "
+    "checkpoint to safetensors.",
     avoid=("a folder in /tmp that a cleaner empties: the weights are read on every forward.",),
     seen_as=(
         "The current `device_map` had weights offloaded to the disk, which needed to be re-saved.…",
@@ -35,10 +31,8 @@ CAUSE = Cause(
             group=1,
         ),
         Text(
-            (
-                r"we need an `?offload_(?:dir|folder)`? to dispatch|we need either a `?state_dict`? or an `"
-                r"?offload_(?:dir|folder)"
-            ),
+            r"we need an `?offload_(?:dir|folder)`? to dispatch|we need either a `?state_dict`? or an `"
+            r"?offload_(?:dir|folder)",
             10,
             "the map needs disk, and no folder was given",
             group=1,

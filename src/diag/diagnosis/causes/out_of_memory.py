@@ -10,18 +10,14 @@ CAUSE = Cause(
     rank=270,
     title="A device or the host ran out of memory",
     shown_on="simulated",
-    explanation=(
-        "An allocation was larger than what was left. While loading, the weights do not fit; while running, "
-        "activations and the key-value cache came on top. A host that runs out is often killed without a word "
-        "(exit 137, SIGKILL)."
-    ),
+    explanation="An allocation was larger than what was left. While loading, the weights do not fit; while running, "
+    "activations and the key-value cache came on top. A host that runs out is often killed without a word (exit 137, "
+    "SIGKILL).",
     proves=("The allocator says so, or the process was killed by the system.",),
     rules_out=("Nothing was being allocated.",),
     check="Did it happen while loading or while running, and on which device?",
-    fix=(
-        "Load with device_map='auto' and a max_memory that leaves room for activations, quantize, or shorten the "
-        "inputs."
-    ),
+    fix="Load with device_map='auto' and a max_memory that leaves room for activations, quantize, or shorten the "
+    "inputs.",
     avoid=("emptying the cache in a loop: it gives back only what nobody uses.",),
     seen_as=(OUT_OF_MEMORY,),
     texts=(
@@ -40,10 +36,8 @@ CAUSE = Cause(
             group=2,
         ),
         Text(
-            (
-                r"cannot allocate memory|unable to allocate [\d.]+ [kmgt]ib|\(os error 1455\)|"
-                r"paging file is too small"
-            ),
+            r"cannot allocate memory|unable to allocate [\d.]+ [kmgt]ib|\(os error 1455\)|"
+            r"paging file is too small",
             8,
             "the host ran out of memory",
             group=2,
@@ -51,10 +45,8 @@ CAUSE = Cause(
         Text(r"cublas_status_alloc_failed", 8, "cuBLAS could not allocate its workspace"),
         Text(r"(?<!outof)memoryerror", 8, "the host ran out of memory", group=2),
         Text(
-            (
-                r"exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process"
-                r"|died with.*sigkill:? ?9"
-            ),
+            r"exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process"
+            r"|died with.*sigkill:? ?9",
             7,
             "the process was killed, as the system does when memory runs out",
         ),

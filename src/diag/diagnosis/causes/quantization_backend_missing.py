@@ -8,18 +8,14 @@ CAUSE = Cause(
     title="The library that does the quantization is absent, too old, or can't find its native part",
     shown_on="the library can't be taken away from a running process; the texts are recognised",
     versions="texts about CUDA Setup belong to bitsandbytes before 0.45; recent wheels run on the CPU too",
-    explanation=(
-        "transformers only asks for the quantization; bitsandbytes, GPTQModel and others do it. If the package "
-        "is missing, older than transformers needs, or its compiled library does not fit the driver, loading "
-        "stops, or the handle is None and the first layer fails with a strange AttributeError."
-    ),
+    explanation="transformers only asks for the quantization; bitsandbytes, GPTQModel and others do it. If the "
+    "package is missing, older than transformers needs, or its compiled library does not fit the driver, loading "
+    "stops, or the handle is None and the first layer fails with a strange AttributeError.",
     proves=("The library can't be imported here, or the error comes from loading its native part.",),
     rules_out=("A tiny quantized model loads and runs in this environment.",),
     check="What does `python -m bitsandbytes` print?",
-    fix=(
-        "Install or upgrade the library in this environment (pip install -U bitsandbytes), and match its CUDA "
-        "build to the driver."
-    ),
+    fix="Install or upgrade the library in this environment (pip install -U bitsandbytes), and match its CUDA build "
+    "to the driver.",
     fix_kind="environment",
     avoid=("copying a library file from another installation over it.",),
     seen_as=(
@@ -34,10 +30,8 @@ CAUSE = Cause(
             "bitsandbytes did not find its native library",
         ),
         Text(
-            (
-                r"has no attribute '(?:cquantize|cdequantize|cget_|cadam|cgemm|cigemm|cint8|"
-                r"clion)\w*|undefined symbol: c(?:get|quantize|dequantize)\w+"
-            ),
+            r"has no attribute '(?:cquantize|cdequantize|cget_|cadam|cgemm|cigemm|cint8|"
+            r"clion)\w*|undefined symbol: c(?:get|quantize|dequantize)\w+",
             10,
             "the native library of bitsandbytes is not the one that this version expects",
         ),
@@ -47,10 +41,8 @@ CAUSE = Cause(
             "transformers found no usable bitsandbytes",
         ),
         Text(
-            (
-                r"no module named '?bitsandbytes|no package metadata was found for (?:the )?'?bitsandbytes|"
-                r"name '(?:bnb|bitsandbytes)' is not defined"
-            ),
+            r"no module named '?bitsandbytes|no package metadata was found for (?:the )?'?bitsandbytes|"
+            r"name '(?:bnb|bitsandbytes)' is not defined",
             10,
             "bitsandbytes is not installed",
         ),
@@ -68,27 +60,21 @@ CAUSE = Cause(
             group=1,
         ),
         Text(
-            (
-                r"bitsandbytes.*(?:was )?compiled without gpu support|bitsandbytes library load error|"
-                r"failed to load bitsandbytes"
-            ),
+            r"bitsandbytes.*(?:was )?compiled without gpu support|bitsandbytes library load error|"
+            r"failed to load bitsandbytes",
             8,
             "bitsandbytes runs without its GPU library",
         ),
         Text(
-            (
-                r"no gpu found\. a gpu is needed for quantization|cuda is required but not available for bi"
-                r"tsandbytes|are supported by the bitsandbytes version"
-            ),
+            r"no gpu found\. a gpu is needed for quantization|cuda is required but not available for bi"
+            r"tsandbytes|are supported by the bitsandbytes version",
             9,
             "bitsandbytes of this version finds no device that it supports",
         ),
         Text(
-            (
-                r"(?:loading|using) an? \w+ (?:quantized )?(?:model|quantization) requires|"
-                r"(?:auto-?gptq|gptqmodel|auto-?awq|hqq|quanto|torchao|compressed-tensors|"
-                r"eetq|aqlm)\b.*(?:is not installed|to be installed|is required|not available)"
-            ),
+            r"(?:loading|using) an? \w+ (?:quantized )?(?:model|quantization) requires|"
+            r"(?:auto-?gptq|gptqmodel|auto-?awq|hqq|quanto|torchao|compressed-tensors|"
+            r"eetq|aqlm)\b.*(?:is not installed|to be installed|is required|not available)",
             9,
             "the library of this quantization is not installed",
         ),

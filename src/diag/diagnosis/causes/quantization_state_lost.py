@@ -11,15 +11,11 @@ CAUSE = Cause(
     id="quantization-state-lost",
     rank=200,
     title="Packed weights lost their quantization state",
-    versions=(
-        "bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0; bitsandbytes 0.50 restores a lost 4-bit "
-        "state from the module where it can"
-    ),
-    explanation=(
-        "A 4-bit or 8-bit weight is a block of bytes; scale factors stored beside it say what the bytes mean. "
-        "Copying the weight by hand, rebuilding it as nn.Parameter, deep copies by tools, or moving only the "
-        "bytes loses the scales. Then the layer fails, or the bytes are used as numbers or quantized once more."
-    ),
+    versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0; bitsandbytes 0.50 restores a lost 4-bit "
+    "state from the module where it can",
+    explanation="A 4-bit or 8-bit weight is a block of bytes; scale factors stored beside it say what the bytes "
+    "mean. Copying the weight by hand, rebuilding it as nn.Parameter, deep copies by tools, or moving only the bytes "
+    "loses the scales. Then the layer fails, or the bytes are used as numbers or quantized once more.",
     proves=(
         "A packed weight (uint8 or int8 in a quantized layer) has no quant_state or no scales.",
         "The quantization state is on meta while the weight is real.",
@@ -35,10 +31,8 @@ CAUSE = Cause(
     ),
     texts=(
         Text(
-            (
-                r"'(?:params4bit|int8params|parameter|tensor)' object has no attribute '(?:absmax|"
-                r"quant_state|cb|scb|compress_statistics|quant_type|blocksize|code|bnb_quantized)'"
-            ),
+            r"'(?:params4bit|int8params|parameter|tensor)' object has no attribute '(?:absmax|"
+            r"quant_state|cb|scb|compress_statistics|quant_type|blocksize|code|bnb_quantized)'",
             9,
             "a packed weight without its quantization state was used",
             group=1,
@@ -49,10 +43,8 @@ CAUSE = Cause(
             "a weight that is already packed was quantized again",
         ),
         Text(
-            (
-                r"'nonetype' object has no attribute '(?:absmax|scb|cb|quant_state|quant_type|"
-                r"state2|nested|blocksize)'"
-            ),
+            r"'nonetype' object has no attribute '(?:absmax|scb|cb|quant_state|quant_type|"
+            r"state2|nested|blocksize)'",
             8,
             "a packed weight without its quantization state was used",
             group=1,

@@ -9,10 +9,8 @@ CAUSE = Cause(
     rank=10,
     title="A quantized model was cast to another dtype",
     versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0",
-    explanation=(
-        "Packed weights have no dtype to cast: .half(), .float() or .to(dtype) would destroy them, so "
-        "transformers refuses. Moving to another device is allowed in recent versions."
-    ),
+    explanation="Packed weights have no dtype to cast: .half(), .float() or .to(dtype) would destroy them, so "
+    "transformers refuses. Moving to another device is allowed in recent versions.",
     proves=("The refusal names a cast of a quantized model.",),
     rules_out=("The model is not quantized.",),
     check="Which line calls .half(), .float() or .to() with a dtype?",

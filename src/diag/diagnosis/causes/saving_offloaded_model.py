@@ -12,11 +12,9 @@ CAUSE = Cause(
     id="saving-offloaded-model",
     rank=30,
     title="A state dict that holds placeholders was saved",
-    explanation=(
-        "state_dict() of an offloaded model holds meta tensors. save_pretrained() of a dispatched model fetches "
-        "the data; save_file(), torch.save() and a model under cpu_offload() do not, and fail, or write a file "
-        "without weights."
-    ),
+    explanation="state_dict() of an offloaded model holds meta tensors. save_pretrained() of a dispatched model "
+    "fetches the data; save_file(), torch.save() and a model under cpu_offload() do not, and fail, or write a file "
+    "without weights.",
     proves=("The failing call is a save, and tensors of the model are on meta.",),
     rules_out=("The state dict holds no meta tensor.",),
     check="Which call saves: save_pretrained of a dispatched model, or something else?",

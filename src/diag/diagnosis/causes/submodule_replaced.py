@@ -13,11 +13,9 @@ CAUSE = Cause(
     rank=110,
     title="A module was swapped after loading and stands outside the device map",
     severity="silent",
-    explanation=(
-        "The map and the hooks belong to the modules that were there when the model was dispatched. A module "
-        "that is put in later (another MLP, an adapter, a quantized layer) has no hook: its inputs are not "
-        "moved, its weights are not brought in, and its values are not the checkpoint's."
-    ),
+    explanation="The map and the hooks belong to the modules that were there when the model was dispatched. A module "
+    "that is put in later (another MLP, an adapter, a quantized layer) has no hook: its inputs are not moved, its "
+    "weights are not brought in, and its values are not the checkpoint's.",
     proves=(
         "A module has no hook while all its neighbours under the same map have one.",
         "Its class or its tensors are not those of the model's own definition.",

@@ -12,11 +12,9 @@ CAUSE = Cause(
     rank=80,
     title="Offloaded layers are not trained",
     severity="silent",
-    explanation=(
-        "Gradients go to the temporary copy that the hook brings in; the registered parameter is a placeholder, "
-        "its grad stays None, and the optimizer skips it. Loss falls, because the other layers learn, and "
-        "nothing warns. For quantized models accelerate refuses in words."
-    ),
+    explanation="Gradients go to the temporary copy that the hook brings in; the registered parameter is a "
+    "placeholder, its grad stays None, and the optimizer skips it. Loss falls, because the other layers learn, and "
+    "nothing warns. For quantized models accelerate refuses in words.",
     proves=("Trainable parameters are on meta, or the optimizer holds meta parameters.",),
     rules_out=("Every trainable parameter is real: an adapter on layers that are not offloaded is fine.",),
     check="Is any trainable parameter on meta after loading?",

@@ -13,20 +13,15 @@ CAUSE = Cause(
     id="weight-used-outside-hook",
     rank=240,
     title="A healthy offloaded weight was read from outside its module's forward",
-    explanation=(
-        "While a module rests, its offloaded weight is a placeholder on meta; the numbers are there only during "
-        "its own forward. Code that reads module.weight directly meets the placeholder: a parent that indexes an "
-        "embedding's weight, a container's own parameter, resizing the embedding, or a library that walks "
-        "named_parameters() and looks at values."
-    ),
+    explanation="While a module rests, its offloaded weight is a placeholder on meta; the numbers are there only "
+    "during its own forward. Code that reads module.weight directly meets the placeholder: a parent that indexes an "
+    "embedding's weight, a container's own parameter, resizing the embedding, or a library that walks "
+    "named_parameters() and looks at values.",
     proves=("The model's placement is healthy, and the failing line is not in the forward of the weight's owner.",),
     rules_out=("A plain model(ids) fails too, inside the owner's forward: then the hook or the data is gone.",),
     check="Does a plain model(**inputs) work, and only the other call fail?",
-    fix=(
-        "Call the module instead of reading its weight, or read inside "
-        "accelerate.utils.align_module_device(module), or load so that this module is not offloaded; "
-        "diag.materialise(model) brings everything in."
-    ),
+    fix="Call the module instead of reading its weight, or read inside accelerate.utils.align_module_device(module), "
+    "or load so that this module is not offloaded; diag.materialise(model) brings everything in.",
     avoid=(".to(device) on the placeholder: there is nothing to copy.", NO_TO_EMPTY),
     seen_as=(LATER_META, HEADLINE, COPY),
     cases=(
