@@ -8,12 +8,13 @@ PROGRAMS := Scripts
 else
 PROGRAMS := bin
 endif
-RUN := $(VENV)/$(PROGRAMS)/python -m diag
-CHECK := $(VENV)/$(PROGRAMS)/python tools/check.py
+PYTHON := $(VENV)/$(PROGRAMS)/python
+RUN := $(PYTHON) -m diag
+CHECK := $(PYTHON) tools/check.py
 MODEL ?= smollm2
 ARGS ?=
 
-.PHONY: report test test-all test-compat check lab clean
+.PHONY: report test test-all test-compat check lab new-cause docs-causes clean
 .DEFAULT_GOAL := report
 
 report: $(READY)
@@ -46,6 +47,14 @@ check: $(READY)
 
 lab: $(READY)
 	@$(RUN) lab $(ARGS)
+
+# make new-cause ID=my-cause: the cause's file, its test and its scenario, to be filled in
+new-cause: $(READY)
+	@$(PYTHON) tools/new_cause.py $(ID)
+
+# docs/troubleshooting.md, from the records in src/diag/diagnosis/causes
+docs-causes: $(READY)
+	@$(PYTHON) tools/make_docs.py --causes
 
 $(READY): requirements.lock pyproject.toml install.sh
 	@sh install.sh $(VENV)

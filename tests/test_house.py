@@ -13,6 +13,7 @@ BEING_MOVED = {
     "imports_point_down",
     "no_names_as_text",
     "no_circles_of_files",
+    "no_circles_of_folders",
     "cause_ids_at_home",
     "lines_within_columns",
     "few_any",
@@ -52,7 +53,7 @@ SOUND = {
     "diagnosis/causes/out_of_memory.py": 'CAUSE = Cause(id="out-of-memory")\nTITLE = "what hooks-removed is not"\n',
     "diagnosis/causes/unknown.py": 'CAUSE = Cause(id="unknown")\n',
     "reproduce/scenarios/hooks_removed.py": 'CAUSE = "hooks-removed"\n',
-    "views/page.py": 'IS_UNKNOWN = "unknown"\n',
+    "views/page.py": 'IS_UNKNOWN = "unknown"\nimport_module(f"{__name__}.{name}")\n',
     **{f"diagnosis/causes/cause_{number}.py": "" for number in range(12)},
 }
 MANY_LINES = "x = 1\n" * 299
@@ -81,6 +82,10 @@ BREAKS = {
     "no_circles_of_files": [
         {"models/hooks.py": "from diag.models import maps\n", "models/maps.py": "from diag.models import hooks\n"},
         {"models/hooks.py": "from . import maps\n", "models/maps.py": "def late():\n    from .hooks import Store\n"},
+        {
+            "diagnosis/causes/__init__.py": "FOUND = list(pkgutil.iter_modules(__path__))\n",
+            "diagnosis/causes/cause_1.py": "from diag.diagnosis.causes import FOUND\n",
+        },
     ],
     "no_circles_of_folders": [
         {

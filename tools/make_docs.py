@@ -1,7 +1,8 @@
-"""Executed copies of the walkthrough for readers on the web: `python -m tools/make_docs.py [FOLDER] [NAME …]`.
+"""Executed copies of the walkthrough for readers on the web: `python tools/make_docs.py [FOLDER] [NAME …]`.
 
 A copy holds the outputs that a page can show: no widget state (GitHub does not render a notebook with
-`metadata.widgets`), no progress bars, no paths of the machine that made it.
+`metadata.widgets`), no progress bars, no paths of the machine that made it. `--causes` writes
+docs/troubleshooting.md from the records of the causes instead; `make docs-causes` calls it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 
 import nbformat
 
+from diag.diagnosis import causes
 from diag.views.files import write_notebook
 from diag.views.markup import style_tag
 from diag.views.report.execute import run_notebook
 from diag.views.report.notebooks import find_notebook
 
+ROOT = Path(__file__).resolve().parents[1]
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHOWN = ("text/html", "text/plain", "text/markdown", "image/png", "image/svg+xml")
 _SCRATCH = re.compile(r"/tmp/(diag-[a-z]+)-[a-z0-9_]{8}")
@@ -29,12 +32,20 @@ _SCRATCH = re.compile(r"/tmp/(diag-[a-z]+)-[a-z0-9_]{8}")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the named notebooks (all numbered ones) and writes their copies; 1 where one of them failed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--causes"]:
+        write_causes(ROOT / "docs" / "troubleshooting.md")
+        return 0
     folder = Path(arguments[0]) if arguments else Path("docs")
     names = arguments[1:] or [path.name for path in walkthrough()]
     failed = [name for name in names if not make_copy(find_notebook(name), folder / name)]
     for name in failed:
         print(f"{name} did not run to its end; its copy was not written.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def write_causes(page: Path) -> None:
+    """The page on the causes, from their records."""
+    page.write_text(causes.as_markdown(), encoding="utf-8")
 
 
 def walkthrough() -> list[Path]:
@@ -106,8 +117,7 @@ def _shorter(text: str) -> str:
 
 def _places() -> Iterable[tuple[str, str]]:
     """Where this machine keeps the environment, the checkout and its scratch files, the longest first."""
-    root = str(Path(__file__).resolve().parents[3])
-    places = {sys.prefix: ".venv", root: ".", tempfile.gettempdir(): "/tmp"}
+    places = {sys.prefix: ".venv", str(ROOT): ".", tempfile.gettempdir(): "/tmp"}
     return sorted(places.items(), key=lambda item: -len(item[0]))
 
 

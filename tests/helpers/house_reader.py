@@ -80,7 +80,8 @@ class House:
     @cached_property
     def imports(self) -> tuple[Import, ...]:
         """Every import of one module of the package by another."""
-        found = [item for module in self.files for item in (*self._statements(module), *self._texts(module))]
+        ways = (self._statements, self._texts, self._found_by_folder)
+        found = [item for module in self.files for way in ways for item in way(module)]
         return tuple(item for item in dict.fromkeys(found) if item.source != item.target)
 
     def _statements(self, module: str) -> Iterator[Import]:
@@ -112,10 +113,15 @@ class House:
                 for name in _MODULE_NAMED.findall(node.value) + _MODULE_IN_CODE.findall(node.value):
                     if target := self._longest_module(name.strip(".")):
                         yield Import(module, target, node.lineno, as_text=True)
-            elif isinstance(node, ast.Call) and _name_of(node.func) in ("import_module", "__import__"):
-                texts = (part.value for argument in node.args for part in ast.walk(argument) if _is_text(part))
-                if any(text.startswith(("diag.", ".")) for text in texts):
-                    yield Import(module, "diag", node.lineno, as_text=True)
+            elif isinstance(node, ast.Call) and _imports_by_name(node):
+                yield Import(module, "diag", node.lineno, as_text=True)
+
+    def _found_by_folder(self, module: str) -> Iterator[Import]:
+        """What a registry imports: a folder's __init__ that lists the folder with pkgutil imports each of its files."""
+        if "pkgutil.iter_modules(" in self.text[module] and self.files[module].stem == "__init__":
+            for other in self.files:
+                if other.rpartition(".")[0] == module:
+                    yield Import(module, other, 1)
 
     def _longest_module(self, name: str) -> str | None:
         """The module that `diag.a.b.name` comes from; None for what is not of the package."""
@@ -152,9 +158,20 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def _name_of(function: ast.expr) -> str:
-    """`import_module` for `importlib.import_module`."""
-    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+def _beginning(node: ast.AST) -> str:
+    """The text that a string, an f-string or a sum begins with; empty where it begins with a value."""
+    while isinstance(node, ast.BinOp):
+        node = node.left
+    if isinstance(node, ast.JoinedStr) and node.values:
+        node = node.values[0]
+    return node.value if _is_text(node) else ""
+
+
+def _imports_by_name(call: ast.Call) -> bool:
+    """`import_module("diag.…")` and `__import__(".…")`, whether the name is complete or put together."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    texts = (_beginning(argument) for argument in call.args)
+    return name in ("import_module", "__import__") and any(text.startswith(("diag.", ".")) for text in texts)
 
 
 def room_of(module: str) -> str:

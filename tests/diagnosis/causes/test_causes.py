@@ -37,6 +37,21 @@ def test_every_entry_explains_proves_rules_out_and_says_what_to_do(cause):
     assert entry.avoid
 
 
+@pytest.mark.parametrize("cause", causes.ids())
+def test_nothing_is_left_to_fill_in(cause):
+    """`make new-cause` writes FILL IN wherever a person has to."""
+    name = cause.replace("-", "_")
+    record, test = f"src/diag/diagnosis/causes/{name}.py", f"tests/diagnosis/causes/test_{name}.py"
+    files = (record, test, f"src/diag/reproduce/scenarios/{name}.py")
+    left = [f"{file}:{number}" for file in files for number in _lines_to_fill_in(ROOT / file)]
+    assert not left, f"to be filled in: {', '.join(left)}"
+
+
+def _lines_to_fill_in(path):
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    return [number for number, line in enumerate(lines, start=1) if "FILL IN" in line]
+
+
 def test_an_unknown_id_names_the_nearest_one():
     with pytest.raises(DiagError, match="did you mean 'hooks-removed'"):
         causes.get("hook-removed")
@@ -54,7 +69,7 @@ def test_explaining_a_text_needs_neither_torch_nor_pandas():
 
 def test_the_troubleshooting_page_is_the_catalogue():
     page = ROOT / "docs" / "troubleshooting.md"
-    assert page.read_text(encoding="utf-8") == causes.as_markdown(), "write it again from causes.as_markdown()"
+    assert page.read_text(encoding="utf-8") == causes.as_markdown(), "`make docs-causes` writes it again"
 
 
 @pytest.mark.parametrize("text", sorted({text for entry in ENTRIES for text in entry.seen_as}))
