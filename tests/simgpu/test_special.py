@@ -68,4 +68,4 @@ def test_streams_and_events_order_nothing(two_gpus):
 def test_the_memory_summary_tells_use_and_capacity(two_gpus):
     kept = torch.ones(2**18, device=D)
     text = torch.simgpu.memory_summary()
-    assert "in use" in text and "1 MiB" in text and "1 GiB" in text and kept.numel()
+    assert "in use" in text and "1.00 MiB" in text and "1.00 GiB" in text and kept.numel()

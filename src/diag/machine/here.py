@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from diag import simgpu
+from diag.machine.memory import host_memory
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
 
 
 def use_hardware(hardware: Hardware | None) -> None:
-    """Makes this process plan and load on `hardware`; None is the real machine. simgpu is imported only if asked."""
-    if hardware is not None:
-        from diag import simgpu
+    """Makes this process plan and load on `hardware`; None is the real machine.
 
-        simgpu.activate(hardware)
-    elif "diag.simgpu" in sys.modules:
-        sys.modules["diag.simgpu"].park()
+    Plans for simulated hardware count the host memory that a container leaves, as plans for this machine do.
+    """
+    if hardware is None:
+        simgpu.park()
+    else:
+        simgpu.activate(hardware, _free_host_bytes)
+
+
+def _free_host_bytes() -> int:
+    return host_memory().free
 
 
 def accelerator_name() -> str | None:
@@ -39,8 +45,6 @@ def device_count() -> int:
 
 def free_memory() -> dict[Any, int]:
     """Free bytes by accelerator index, and of the host under "cpu": the smaller of what machine and cgroup allow."""
-    from diag.machine.environment import host_memory
-
     name = accelerator_name()
     free: dict[Any, int] = {}
     if name is not None:
@@ -48,7 +52,7 @@ def free_memory() -> dict[Any, int]:
         for index in range(module.device_count()):
             free[index] = int(module.mem_get_info(index)[0])
     if name != "mps":  # unified memory: a budget for the CPU beside it would count it twice
-        free["cpu"] = host_memory().free
+        free["cpu"] = _free_host_bytes()
     return free
 
 
@@ -62,9 +66,7 @@ def usable_memory(spec: LoadSpec, frozen: Mapping[Any, int] | None = None) -> di
     if spec.max_memory is not None:
         return dict(spec.max_memory)
     if spec.hardware is not None:
-        from diag import simgpu
-
-        free = dict(simgpu.max_memory(spec.hardware))
+        free = dict(simgpu.max_memory(spec.hardware, _free_host_bytes))
     else:
         free = dict(frozen) if frozen is not None else free_memory()
     single = sum(isinstance(key, int) for key in free) == 1

@@ -1,8 +1,8 @@
 """Simulated GPUs: devices `simgpu:0 …` of PyTorch whose memory is the CPU's.
 
-Tensors have data and models compute their true answer; placement, offload, mismatches and memory
-are as on a machine with GPUs. Importing this package loads nothing; `activate` does. What the
-simulation can't show is in docs/simulated-gpus.md.
+Tensors have data and models compute their true answer; placement, offload, mismatches and memory are as on a machine
+with GPUs. Importing this package loads nothing; `activate` does. Open `kernels.py` first; what the simulation can't
+show is in docs/simulated-gpus.md.
 
 >>> from diag.values.hardware import Hardware
 >>> activate(Hardware.parse("2x1GiB"))        # doctest: +SKIP
@@ -13,37 +13,38 @@ tensor([2., 2.], device='simgpu:1')
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from diag.values.hardware import Hardware
+from diag.errors import DiagError
+from diag.values.hardware import Hardware
 
-__all__ = ["activate", "host_bytes", "is_active", "max_memory", "park"]
+__all__ = ["activate", "is_active", "max_memory", "park"]
 
 _lock = threading.Lock()
 _registered = False
 _current: Hardware | None = None
 
 
-def activate(hardware: Hardware) -> None:
+def activate(hardware: Hardware, free_host_bytes: Callable[[], int] | None = None) -> None:
     """Gives this process the simulated GPUs of `hardware`, and nothing else that it had as accelerator.
 
-    The device type is registered once and stays until the process ends. A second call changes
-    the number of devices, their sizes and what others hold, and starts the peaks anew.
-    Raises DiagError on a PyTorch this was not tested with, where another library has taken the
-    slot for a device type, and where live tensors do not fit the new hardware; then nothing changes.
+    The device type is registered once and stays until the process ends. A second call changes the number of devices,
+    their sizes and what others hold, and starts the peaks anew. `free_host_bytes` says how much host memory plans may
+    count on, for the rest of the process; without one it is what the system calls available. Raises DiagError on a
+    PyTorch this was not tested with, where another library has taken the slot for a device type, and where live
+    tensors do not fit the new hardware; then nothing changes.
     """
     global _current, _registered
     with _lock:
         if not _registered:
             _register()
             _registered = True
-        from diag.simgpu import memory
-        from diag.simgpu.module import backend
+        from diag.simgpu import backend, memory
 
         if hardware != _current or not backend.visible:
             _check_fits(hardware)
-            memory.configure(hardware.gpus, hardware.taken)
+            memory.configure(hardware)
+        memory.free_host_bytes = free_host_bytes or memory.free_host_bytes
         backend.visible = len(hardware.gpus)
         _current = hardware
 
@@ -54,7 +55,7 @@ def park() -> None:
     Live simulated tensors and models go on working. `activate` brings the devices back.
     """
     if _registered:
-        from diag.simgpu.module import backend
+        from diag.simgpu import backend
 
         backend.visible = 0
 
@@ -63,51 +64,37 @@ def is_active() -> bool:
     """Whether simulated GPUs are visible in this process now."""
     if not _registered:
         return False
-    from diag.simgpu.module import backend
+    from diag.simgpu import backend
 
     return backend.visible > 0
 
 
-def max_memory(hardware: Hardware) -> dict[int | str, int]:
-    """Bytes to plan with, as `from_pretrained(max_memory=…)` takes them: each GPU, then the host.
+def max_memory(hardware: Hardware, free_host_bytes: Callable[[], int] | None = None) -> dict[int | str, int]:
+    """Bytes to plan with, as `from_pretrained(max_memory=…)` takes them: each GPU, then the host as "cpu".
 
-    What others hold is taken off, and so is what lives on the devices now if `hardware` is active.
+    What others hold is taken off, and so is what lives on the devices now if `hardware` is active. `free_host_bytes`
+    is as in `activate`.
     """
-    held = [0] * len(hardware.gpus)
-    if is_active() and hardware == _current:
-        from diag.simgpu import memory
+    from diag.simgpu import memory
 
-        held = memory.used[: len(hardware.gpus)]
-    sizes = zip(hardware.gpus, hardware.taken, held)
+    held = memory.used if is_active() and hardware == _current else [0] * len(hardware.gpus)
     planned: dict[int | str, int] = {
-        index: max(0, size - others - mine) for index, (size, others, mine) in enumerate(sizes)
+        index: max(0, free - mine) for index, (free, mine) in enumerate(zip(hardware.free, held))
     }
-    planned["cpu"] = host_bytes(hardware)
+    planned["cpu"] = memory.host_bytes(hardware.host, free_host_bytes)
     return planned
 
 
-def host_bytes(hardware: Hardware | None = None) -> int:
-    """Bytes of host memory to plan with: the simulated size, or what is available here if less."""
-    from diag.machine.memory import host_memory
-
-    hardware = _current if hardware is None else hardware
-    available = host_memory().free
-    return available if hardware is None or hardware.host is None else min(hardware.host, available)
-
-
 def _register() -> None:
-    from diag.simgpu import dispatch, private
-    from diag.simgpu.module import backend
-    from diag.simgpu.patches import libraries as library_patches
-    from diag.simgpu.patches import refusals, sharing
-    from diag.simgpu.patches import torch as torch_patches
+    from diag.simgpu import backend, dispatch, private
+    from diag.simgpu.patches import libraries, pytorch, refusals, sharing
 
     private.check_torch()
-    torch_patches.remember_accelerator()
+    pytorch.remember_accelerator()
     private.register(backend, backend.is_available)
     dispatch.install()
-    torch_patches.install()
-    library_patches.install()
+    pytorch.install()
+    libraries.install()
     refusals.install()
     sharing.install()
 
@@ -116,7 +103,6 @@ def _check_fits(hardware: Hardware) -> None:
     """Raises DiagError when tensors that are alive do not fit the new devices."""
     import gc
 
-    from diag.errors import DiagError
     from diag.simgpu import memory
 
     def too_large() -> list[str]:

@@ -1,82 +1,35 @@
-"""What an operation over two devices answers: PyTorch's own two sentences."""
+"""Which simulated GPU a number, a name or a torch.device stands for, and which one is current in this thread."""
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-from typing import Any, NoReturn
+import threading
 
 import torch
+from torch.types import Device
 
-from diag.simgpu import private
+from diag.simgpu import memory, private
 
-# Operations that take index tensors from the CPU, as on a GPU.
-_CPU_INDICES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index"}
-
-
-def refuse_mix(op: Any, args: tuple[Any, ...]) -> None:
-    """Raises RuntimeError for tensors on several devices, in the words this kind of operation uses."""
-    tensors = list(_named_tensors(op, args))
-    devices = [value.device for _, value in tensors]
-    if private.schema(op).name in _CPU_INDICES and _indices_may_be_here(tensors, devices):
-        return
-    if torch.Tag.pointwise in op.tags or private.schema(op).name in _CPU_INDICES:
-        _refuse_pair([(name, value) for name, value in tensors if not (name == "indices" and value.is_cpu)])
-    _refuse_argument(op, tensors)
+_local = threading.local()
 
 
-def _indices_may_be_here(tensors: list[tuple[str, torch.Tensor]], devices: list[torch.device]) -> bool:
-    """Indices are on the CPU or where the indexed tensor is; values are where it is, or a single number."""
-    home = devices[0]
-    for (name, value), device in zip(tensors[1:], devices[1:]):
-        if device == home or (name == "indices" and device.type == "cpu"):
-            continue
-        if name == "indices":
-            raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({home})")
-        if not (device.type == "cpu" and value.dim() == 0):
-            return False
-    return True
+def current_index() -> int:
+    return getattr(_local, "index", 0)
 
 
-def _refuse_pair(tensors: list[tuple[str, torch.Tensor]]) -> NoReturn:
-    common = next(value.device for _, value in tensors if not value.is_cpu)
-    other = next(value.device for _, value in tensors if value.device != common and (value.dim() or not value.is_cpu))
-    raise RuntimeError(
-        f"Expected all tensors to be on the same device, but found at least two devices, {common} and {other}!"
-    )
+def set_current_index(index: int) -> None:
+    _local.index = index
 
 
-def _refuse_argument(op: Any, tensors: list[tuple[str, torch.Tensor]]) -> NoReturn:
-    common = tensors[0][1].device
-    name, device = next((name, value.device) for name, value in tensors if value.device != common)
-    schema = private.schema(op)
-    base, overload = schema.name.split("::")[-1], schema.overload_name
-    method = f"wrapper_{private.NAME}_{base if is_structured(base, overload) else f'{overload}_{base}'}"
-    raise RuntimeError(
-        f"Expected all tensors to be on the same device, but got {name} is on {device}, different from other "
-        f"tensors on {common} (when checking argument in method {method})"
-    )
-
-
-@functools.cache
-def is_structured(name: str, overload: str) -> bool:
-    """Whether PyTorch generates an operation's checks from a structured kernel, whose wrapper names no overload.
-
-    Reads torchgen/packaged/ATen/native/native_functions.yaml (torch 2.13.0; dest/register_dispatch_key.py makes the
-    names); only an error comes here.
-    """
-    listed = Path(torch.__file__).parent.parent / "torchgen" / "packaged" / "ATen" / "native" / "native_functions.yaml"
-    try:
-        text = listed.read_text(encoding="utf-8")
-    except OSError:
-        return False
-    start = text.find(f"- func: {name}{'.' * bool(overload)}{overload}(")
-    return "\n  structured" in text[start : text.find("\n- func:", start + 1)] if start >= 0 else False
-
-
-def _named_tensors(op: Any, args: tuple[Any, ...]):
-    names = [argument.name for argument in private.schema(op).arguments]
-    for name, value in zip(names, args):
-        for one in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(one, torch.Tensor):
-                yield name, one
+def index_of(device: Device) -> int:
+    """The index of a device; None, and a device without an index, mean the current one. RuntimeError if none such."""
+    if isinstance(device, str):
+        device = torch.device(device)
+    if isinstance(device, torch.device):
+        device = device.index
+    index = current_index() if device is None else int(device)
+    if not 0 <= index < private.MAX_DEVICES or (not memory.capacity[index] and not memory.used[index]):
+        count = sum(1 for size in memory.capacity if size)
+        raise RuntimeError(
+            f"{private.NAME} error: invalid device ordinal: {index}. This simulation has {count} device(s)."
+        )
+    return index

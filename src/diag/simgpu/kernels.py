@@ -6,17 +6,19 @@ because a forward pass of a small model is thousands of operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Number
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from diag.simgpu import memory, private
-from diag.simgpu.devices import refuse_mix
-from diag.simgpu.module import backend
+from diag.simgpu.devices import index_of
+from diag.simgpu.mixed import refuse_mix
+from diag.simgpu.private import Op
 
-Kernel = Callable[..., Any]
+Kernel: TypeAlias = Callable[..., object]
+Arguments: TypeAlias = tuple[object, ...]
 _Tensor = torch.Tensor
 
 
@@ -31,7 +33,7 @@ class Shape(NamedTuple):
     is_view: bool
 
 
-def read_schema(op: Any) -> Shape:
+def read_schema(op: Op) -> Shape:
     schema = private.schema(op)
     tensors: list[int] = []
     keywords: list[str] = []
@@ -59,7 +61,7 @@ def read_schema(op: Any) -> Shape:
     )
 
 
-def compile_kernel(op: Any) -> Kernel:
+def compile_kernel(op: Op) -> Kernel:
     """The function that answers `op` for simulated tensors."""
     shape = read_schema(op)
     if shape.is_view:
@@ -71,12 +73,12 @@ def compile_kernel(op: Any) -> Kernel:
     return _plain_kernel(op, shape)
 
 
-def gatherer(op: Any, positions: tuple[int, ...]) -> Callable[[tuple[Any, ...]], tuple[list[Any], int]]:
+def gatherer(op: Op, positions: tuple[int, ...]) -> Callable[[Arguments], tuple[list[object], int]]:
     """A function from arguments to (the same on the CPU, device index); index -1: nothing simulated among them."""
     as_cpu = private.as_cpu
     numbers_are_fine = private.takes_numbers(op)
 
-    def gather(args: tuple[Any, ...]) -> tuple[list[Any], int]:
+    def gather(args: Arguments) -> tuple[list[object], int]:
         index = -1
         strays = False
         given = list(args)
@@ -106,8 +108,9 @@ def gatherer(op: Any, positions: tuple[int, ...]) -> Callable[[tuple[Any, ...]],
     return gather
 
 
-def _gather_list(op: Any, args: tuple[Any, ...], values: Any, index: int) -> tuple[list[Any], int, bool]:
-    out, strays = [], False
+def _gather_list(op: Op, args: Arguments, values: Iterable[object], index: int) -> tuple[list[object], int, bool]:
+    out: list[object] = []
+    strays = False
     for value in values:
         if isinstance(value, _Tensor):
             if value.is_cpu:
@@ -121,17 +124,17 @@ def _gather_list(op: Any, args: tuple[Any, ...], values: Any, index: int) -> tup
     return out, index, strays
 
 
-def gather_alone(op: Any) -> Callable[[tuple[Any, ...]], tuple[list[Any] | None, int]]:
-    """Like `gatherer`, but answers None where a gradient is wanted, or where devices are mixed or none is simulated."""
+def gather_alone(op: Op) -> Callable[[Arguments], tuple[list[object] | None, int]]:
+    """Like `gatherer`, but gives None where a gradient is wanted, and where devices are mixed or none is simulated."""
     positions = read_schema(op).tensors
     as_cpu, is_plain = private.as_cpu, private.is_plain
 
-    def gather(args: tuple[Any, ...]) -> tuple[list[Any] | None, int]:
+    def gather(args: Arguments) -> tuple[list[object] | None, int]:
         grads, home, given = torch.is_grad_enabled(), -1, list(args)
         for position in positions[: len(given)]:
             value = given[position]
             values = value if isinstance(value, (list, tuple)) else (value,)
-            found = []
+            found: list[object] = []
             for one in values:
                 if isinstance(one, _Tensor):
                     if one.is_cpu or (grads and one.requires_grad) or not is_plain(type(one)):
@@ -147,7 +150,7 @@ def gather_alone(op: Any) -> Callable[[tuple[Any, ...]], tuple[list[Any] | None,
     return gather
 
 
-def wrap(value: Any, index: int) -> Any:
+def wrap(value: object, index: int) -> object:
     """A result of the CPU as a result of the device; what is not a tensor stays."""
     if isinstance(value, _Tensor):
         return place(value, index)
@@ -169,13 +172,13 @@ def place(cpu: torch.Tensor, index: int) -> torch.Tensor:
     return private.as_simulated(cpu, index)
 
 
-def _plain_kernel(op: Any, shape: Shape) -> Kernel:
+def _plain_kernel(op: Op, shape: Shape) -> Kernel:
     """Positional tensors in; out come new tensors, values, or the arguments that were written in place."""
     gather, run = gatherer(op, shape.tensors), private.bound(op)
     returns = shape.returns
     if not any(where is not None for where in returns):
 
-        def plain(*args: Any, **kwargs: Any) -> Any:
+        def plain(*args: object, **kwargs: object) -> object:
             given, index = gather(args)
             result = run(*given, **kwargs)
             return place(result, index) if isinstance(result, _Tensor) else wrap(result, index)
@@ -184,7 +187,7 @@ def _plain_kernel(op: Any, shape: Shape) -> Kernel:
     if len(returns) == 1 and isinstance(returns[0], int):
         written = returns[0]
 
-        def in_place(*args: Any, **kwargs: Any) -> Any:
+        def in_place(*args: object, **kwargs: object) -> object:
             given, _ = gather(args)
             run(*given, **kwargs)
             return args[written]
@@ -193,23 +196,20 @@ def _plain_kernel(op: Any, shape: Shape) -> Kernel:
     return _general_kernel(op, shape)
 
 
-def _general_kernel(op: Any, shape: Shape) -> Kernel:
+def _general_kernel(op: Op, shape: Shape) -> Kernel:
     """Also tensors in keywords, `device=`, and several results of which some are arguments."""
     gather, run = gatherer(op, shape.tensors), private.bound(op)
 
-    def general(*args: Any, **kwargs: Any) -> Any:
+    def general(*args: object, **kwargs: object) -> object:
         given, index = gather(args)
         index = cpu_keywords(op, shape, args, kwargs, index)
-        target = index
-        if shape.makes_tensors:
-            target = to_cpu_device(kwargs, index)
-        result = run(*given, **kwargs)
-        return give_back(shape, result, args, {}, target)
+        target = to_cpu_device(kwargs, index) if shape.makes_tensors else index
+        return give_back(shape, run(*given, **kwargs), args, {}, target)
 
     return general
 
 
-def cpu_keywords(op: Any, shape: Shape, args: Any, kwargs: dict[str, Any], index: int) -> int:
+def cpu_keywords(op: Op, shape: Shape, args: Arguments, kwargs: dict[str, object], index: int) -> int:
     """Replaces simulated tensors in `kwargs` by their CPU tensors; returns the device index."""
     for name in shape.keywords:
         value = kwargs.get(name)
@@ -223,11 +223,11 @@ def cpu_keywords(op: Any, shape: Shape, args: Any, kwargs: dict[str, Any], index
     return index
 
 
-def to_cpu_device(kwargs: dict[str, Any], index: int) -> int:
+def to_cpu_device(kwargs: dict[str, object], index: int) -> int:
     """Turns `device=` into the CPU; returns the index the result belongs to, -1 where that is the CPU."""
     device = kwargs.get("device")
-    if device is not None:
-        index = backend.index(device) if device.type == private.NAME else -1
+    if isinstance(device, torch.device):
+        index = index_of(device) if device.type == private.NAME else -1
         if index >= 0:
             kwargs["device"] = torch.device("cpu")
     if index >= 0:
@@ -235,11 +235,10 @@ def to_cpu_device(kwargs: dict[str, Any], index: int) -> int:
     return index
 
 
-def give_back(shape: Shape, result: Any, args: Any, outs: dict[str, Any], index: int) -> Any:
+def give_back(shape: Shape, result: object, args: Arguments, outs: dict[str, object], index: int) -> object:
     """Results as the caller expects them: the very arguments that were written, new tensors wrapped."""
-    several = len(shape.returns) > 1
-    values = result if several else (result,)
-    answers = []
+    values = result if len(shape.returns) > 1 and isinstance(result, (list, tuple)) else (result,)
+    answers: list[object] = []
     for where, value in zip(shape.returns, values):
         if isinstance(where, int):
             answers.append(args[where])
@@ -247,41 +246,46 @@ def give_back(shape: Shape, result: Any, args: Any, outs: dict[str, Any], index:
             answers.append(outs[where])
         else:
             answers.append(wrap(value, index) if index >= 0 else value)
-    if not several:
-        return answers[0] if answers else None
-    return tuple(answers)
+    if len(shape.returns) > 1:
+        return tuple(answers)
+    return answers[0] if answers else None
 
 
-def _out_kernel(op: Any, shape: Shape) -> Kernel:
+def _out_kernel(op: Op, shape: Shape) -> Kernel:
     """`out=`: runs into fresh CPU tensors, then fills or replaces the memory of the output."""
     gather, run = gatherer(op, shape.tensors), private.bound(op)
 
-    def out(*args: Any, **kwargs: Any) -> Any:
+    def out(*args: object, **kwargs: object) -> object:
         given, index = gather(args)
         outputs = {name: kwargs[name] for name in shape.outs if kwargs.get(name) is not None}
         index = cpu_keywords(op, shape, args, kwargs, index)
-        for name, value in outputs.items():
-            if isinstance(value, _Tensor):
-                kwargs[name] = torch.empty(0, dtype=value.dtype, device="cpu")
-            else:
-                kwargs[name] = [torch.empty(0, dtype=v.dtype, device="cpu") for v in value]
+        kwargs.update({name: _empty_on_cpu(output) for name, output in outputs.items()})
         run(*given, **kwargs)
-        for name, value in outputs.items():
-            if isinstance(value, _Tensor):
-                fill(value, kwargs[name])
-            else:
-                for one, cpu in zip(value, kwargs[name]):
-                    fill(one, cpu)
+        for name, output in outputs.items():
+            fill(output, kwargs[name])
         written = (None,) * len(shape.returns)
         return give_back(shape, written if len(written) > 1 else None, args, outputs, index)
 
     return out
 
 
-def fill(output: torch.Tensor, cpu: torch.Tensor) -> None:
+def _empty_on_cpu(output: object) -> object:
+    """An empty CPU tensor for an output, a list of them for a list."""
+    if isinstance(output, _Tensor):
+        return torch.empty(0, dtype=output.dtype, device="cpu")
+    assert isinstance(output, (list, tuple))
+    return [_empty_on_cpu(one) for one in output]
+
+
+def fill(output: object, cpu: object) -> None:
     """Writes a CPU result into a simulated output, giving it new memory where its shape does not fit."""
-    if output.shape == cpu.shape:
-        private.as_cpu(output)[0].copy_(cpu)
+    if isinstance(output, (list, tuple)) and isinstance(cpu, list):
+        for one, result in zip(output, cpu):
+            fill(one, result)
         return
-    _, index = private.as_cpu(output)
-    private.set_memory(output, place(cpu, index))
+    assert isinstance(output, _Tensor) and isinstance(cpu, _Tensor)
+    here, index = private.as_cpu(output)
+    if output.shape == cpu.shape:
+        here.copy_(cpu)
+    else:
+        private.set_memory(output, place(cpu, index))

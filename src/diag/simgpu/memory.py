@@ -1,11 +1,15 @@
-"""How many bytes live on each simulated GPU, and the refusal when something does not fit."""
+"""How many bytes live on each simulated GPU, and the refusal when something does not fit; what the host has to give."""
 
 from __future__ import annotations
 
 import gc
-from typing import NoReturn
+from collections.abc import Callable
+
+import psutil
+import torch
 
 from diag.simgpu.private import MAX_DEVICES, NAME
+from diag.values.hardware import Hardware
 
 # One slot per device, for the life of the process: tensors may outlive a configuration.
 capacity = [0] * MAX_DEVICES
@@ -13,6 +17,13 @@ taken = [0] * MAX_DEVICES  # bytes that simulated other holders have
 limit = [0] * MAX_DEVICES  # capacity - taken
 used = [0] * MAX_DEVICES
 peak = [0] * MAX_DEVICES
+
+host: int | None = None  # the simulated host's size; None: this machine's
+
+
+def free_host_bytes() -> int:
+    """Host memory that is available, in bytes. `activate` puts another function here, which knows of containers."""
+    return psutil.virtual_memory().available
 
 
 class Lease:
@@ -40,18 +51,15 @@ def lease(index: int, nbytes: int) -> Lease:
 
 
 def make_room(index: int, nbytes: int) -> None:
-    """Returns when `nbytes` fit, after collecting garbage if need be. Raises torch.OutOfMemoryError."""
+    """Returns when `nbytes` fit, after collecting garbage if need be.
+
+    Raises torch.OutOfMemoryError in the usual words: asked, capacity, free, and who has the rest.
+    """
     if used[index] + nbytes <= limit[index]:
         return
     gc.collect()
-    if used[index] + nbytes > limit[index]:
-        refuse(index, nbytes)
-
-
-def refuse(index: int, nbytes: int) -> NoReturn:
-    """Raises torch.OutOfMemoryError in the usual words: asked, capacity, free, and who has the rest."""
-    import torch
-
+    if used[index] + nbytes <= limit[index]:
+        return
     others = f" Other processes (simulated) have {text(taken[index])} in use." if taken[index] else ""
     raise torch.OutOfMemoryError(
         f"{NAME} out of memory. Tried to allocate {text(nbytes)}. GPU {index} ({NAME}:{index}, simulated) has a "
@@ -64,14 +72,21 @@ def free(index: int) -> int:
     return max(0, limit[index] - used[index])
 
 
-def configure(capacities: tuple[int, ...], others: tuple[int, ...]) -> None:
-    """Sets sizes and what others hold, and starts the peaks anew. Slots beyond the list hold nothing."""
-    for index in range(MAX_DEVICES):
-        present = index < len(capacities)
-        capacity[index] = capacities[index] if present else 0
-        taken[index] = others[index] if present else 0
-        limit[index] = capacity[index] - taken[index]
-        peak[index] = used[index]
+def host_bytes(size: int | None, free_bytes: Callable[[], int] | None = None) -> int:
+    """Host memory to plan with: what this machine has free, and at most `size`, that of a simulated host (bytes)."""
+    available = (free_bytes or free_host_bytes)()
+    return available if size is None else min(size, available)
+
+
+def configure(hardware: Hardware) -> None:
+    """Sets sizes and what others hold, and starts the peaks anew. Slots beyond the hardware's GPUs hold nothing."""
+    global host
+    unused = [0] * (MAX_DEVICES - len(hardware.gpus))
+    capacity[:] = [*hardware.gpus, *unused]
+    taken[:] = [*hardware.taken, *unused]
+    limit[:] = [*hardware.free, *unused]
+    peak[:] = used
+    host = hardware.host
 
 
 def text(nbytes: int) -> str:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeAlias
 
 import torch
 
@@ -19,6 +20,7 @@ from diag.errors import DiagError
 TESTED_TORCH = ("2.13",)
 NAME = "simgpu"
 MAX_DEVICES = 64
+Op: TypeAlias = "torch._ops.OpOverload"
 
 _INTERFACES = (
     "torch._C._to_dlpack",
@@ -51,7 +53,7 @@ def missing_interfaces(names: tuple[str, ...] = _INTERFACES) -> list[str]:
 
 
 def _reachable(dotted: str) -> bool:
-    here: Any = torch
+    here: object = torch
     for part in dotted.split(".")[1:]:
         here = getattr(here, part, None)
     return here is not None
@@ -73,7 +75,7 @@ def check_torch(version: str | None = None) -> None:
     )
 
 
-def register(module: Any, available: Callable[[], bool]) -> None:
+def register(module: ModuleType, available: Callable[[], bool]) -> None:
     """Registers the device type `simgpu` in this process. It can't be undone."""
     from torch.utils import backend_registration
 
@@ -87,7 +89,7 @@ def register(module: Any, available: Callable[[], bool]) -> None:
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module, hook=_hooks(available))
 
 
-def _hooks(available: Callable[[], bool]) -> Any:
+def _hooks(available: Callable[[], bool]) -> torch._C._acc.PrivateUse1Hooks:
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
             return available()
@@ -101,7 +103,7 @@ def _hooks(available: Callable[[], bool]) -> Any:
     return Hooks()
 
 
-# -- one piece of memory, two device labels ------------------------------------------------------
+# -- one piece of memory, two device labels ----------------------------------------------------------------------------
 # DLPack describes memory; PyTorch makes the description of a CPU tensor and its deleter, and we
 # change the device written in it before PyTorch reads it back. No byte is copied, and the memory
 # is released by PyTorch's own C++ code.
@@ -175,22 +177,17 @@ def replace_shallow_copy_check(check: Callable[..., bool]) -> None:
     torch._has_compatible_shallow_copy_type = check  # type: ignore[assignment]
 
 
-# -- operations ----------------------------------------------------------------------------------
+# -- operations --------------------------------------------------------------------------------------------------------
 
 _CPU_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 
 
-def metadata_kernel(op: Any) -> Callable[..., Any]:
+def metadata_kernel(op: Op) -> Callable[..., torch.Tensor]:
     """PyTorch's own CPU kernel of a view operation, for tensors of any device: it reads no data."""
-    redispatch = op.redispatch
-
-    def kernel(*args: Any, **kwargs: Any) -> Any:
-        return redispatch(_CPU_KEYS, *args, **kwargs)
-
-    return kernel
+    return functools.partial(op.redispatch, _CPU_KEYS)
 
 
-def bound(op: Any) -> Callable[..., Any]:
+def bound(op: Op) -> Callable[..., Any]:
     """The operation without the Python layer above it."""
     return op._op
 
@@ -204,13 +201,18 @@ def has_kernel(name: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(name, key)
 
 
-def takes_numbers(op: Any) -> bool:
+def takes_numbers(op: Op) -> bool:
     """Whether the operation accepts a Python number where its schema says Tensor."""
-    return torch._C._should_allow_numbers_as_tensors(op._schema.name.split("::")[1])
+    return torch._C._should_allow_numbers_as_tensors(schema(op).name.split("::")[1])
 
 
-def schema(op: Any) -> Any:
+def schema(op: Op) -> torch._C.FunctionSchema:
     return op._schema
+
+
+def name_of(op: Op) -> str:
+    """Its qualified name with the overload, `aten::add.Tensor`; without one where it has a single one."""
+    return op.name()
 
 
 @functools.cache
@@ -227,7 +229,7 @@ class below_autocast:
         self._guard = torch._C._ExcludeDispatchKeyGuard(keys)
         self._guard.__enter__()
 
-    def __exit__(self, *exc: Any) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._guard.__exit__(*exc)
 
 
@@ -236,16 +238,17 @@ def modes_are_watching() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
-# -- autograd ------------------------------------------------------------------------------------
+# -- autograd ----------------------------------------------------------------------------------------------------------
 
+Backward: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 NO_QUEUE = "device_ready_queues_"  # in the assertion that a second simulated device runs into
 
 
-def engine() -> Callable[..., Any]:
+def engine() -> Backward:
     """What `Tensor.backward`, `torch.autograd.backward` and `torch.autograd.grad` call."""
     return torch.autograd.graph._engine_run_backward
 
 
-def replace_engine(run: Callable[..., Any]) -> None:
+def replace_engine(run: Backward) -> None:
     torch.autograd.graph._engine_run_backward = run
     torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]

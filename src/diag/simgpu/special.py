@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import torch
+from torch.types import Device
 
 from diag.simgpu import kernels, memory, private
-from diag.simgpu.module import backend
+from diag.simgpu.devices import index_of
+from diag.simgpu.private import Op
 
 aten = torch.ops.aten
 _Tensor = torch.Tensor
 _ALIGNMENT = 64  # of PyTorch's own CPU memory
 
 
-def to_copy(tensor: _Tensor, **kwargs: Any) -> _Tensor:
+def to_copy(
+    tensor: _Tensor,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    pin_memory: bool = False,
+    **kwargs: object,
+) -> _Tensor:
     """`.to(…)` between simulated devices, the CPU and meta; always a copy."""
     cpu, index = (tensor, -1) if tensor.is_cpu else private.as_cpu(tensor)
-    device = kwargs.pop("device", None)
-    kwargs.pop("pin_memory", None)
-    if device is None or device.type == private.NAME:
-        target = index if device is None else backend.index(device)
-        # Converted before it arrives: CUDA's copy does not hold both dtypes on the device either.
-        itemsize = (kwargs.get("dtype") or cpu.dtype).itemsize
-        memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.numel() * itemsize)
-        return kernels.place(copy_at_home(cpu, kwargs), target)
-    return aten._to_copy(cpu, device=device, **kwargs)
+    if device is not None and device.type != private.NAME:
+        return aten._to_copy(cpu, device=device, dtype=dtype, **kwargs)
+    target = index if device is None else index_of(device)
+    # Converted before it arrives: CUDA's copy does not hold both dtypes on the device either.
+    itemsize = (dtype or cpu.dtype).itemsize
+    memory.make_room(target, 0 if cpu.layout is not torch.strided else cpu.numel() * itemsize)
+    return kernels.place(copy_at_home(cpu, dtype, kwargs), target)
 
 
-def copy_at_home(cpu: _Tensor, kwargs: dict[str, Any]) -> _Tensor:
+def copy_at_home(cpu: _Tensor, dtype: torch.dtype | None, kwargs: dict[str, object]) -> _Tensor:
     """A copy that starts as far from a 64-byte boundary as its source does.
 
     Matrix kernels of the CPU round differently for other alignments, and a weight that was mapped
@@ -37,19 +45,19 @@ def copy_at_home(cpu: _Tensor, kwargs: dict[str, Any]) -> _Tensor:
     other last bits than the same weight in the CPU model.
     """
     shift = cpu.data_ptr() % _ALIGNMENT
-    if not shift or kwargs.get("dtype") not in (None, cpu.dtype) or not cpu.is_contiguous():
-        return aten._to_copy(cpu, **kwargs)
+    if not shift or dtype not in (None, cpu.dtype) or not cpu.is_contiguous():
+        return aten._to_copy(cpu, dtype=dtype, **kwargs)
     room = torch.empty(cpu.nbytes + _ALIGNMENT, dtype=torch.uint8, device="cpu")
     start = (shift - room.data_ptr()) % _ALIGNMENT
     return room[start : start + cpu.nbytes].view(cpu.dtype).view(cpu.shape).copy_(cpu)
 
 
-def grouped_mm(*args: Any, **kwargs: Any) -> _Tensor:
+def grouped_mm(*args: object, **kwargs: object) -> object:
     """Asks for matrices on 16-byte boundaries, which a copy that starts where its source starts may miss."""
     return _grouped_mm(*map(_aligned, args), **{name: _aligned(value) for name, value in kwargs.items()})
 
 
-def _aligned(value: Any) -> Any:
+def _aligned(value: object) -> object:
     if not isinstance(value, _Tensor) or value.is_cpu or private.as_cpu(value)[0].data_ptr() % 16 == 0:
         return value
     return value.clone(memory_format=torch.preserve_format)
@@ -58,12 +66,12 @@ def _aligned(value: Any) -> Any:
 _grouped_mm = kernels.compile_kernel(aten._grouped_mm.default)
 
 
-def nothing_nested(*args: Any, **kwargs: Any) -> bool:
+def nothing_nested(*args: object, **kwargs: object) -> bool:
     """Whether padding could become a nested tensor (TransformerEncoder); those do not live on simulated devices."""
     return False
 
 
-def histc(tensor: _Tensor, bins: int = 100, min: Any = 0, max: Any = 0) -> _Tensor:
+def histc(tensor: _Tensor, bins: int = 100, min: float = 0, max: float = 0) -> _Tensor:
     """Counts also whole numbers, as a GPU does and the CPU does not; models ask for that by device type."""
     cpu, index = private.as_cpu(tensor)
     counts = aten.histc(cpu if cpu.is_floating_point() else cpu.double(), bins, min, max)
@@ -91,27 +99,20 @@ def _on_cpu(tensor: _Tensor) -> _Tensor:
     return tensor if tensor.is_cpu else private.as_cpu(tensor)[0]
 
 
-def resize_(tensor: _Tensor, size: list[int], *, memory_format: Any = None) -> _Tensor:
+def resize_(tensor: _Tensor, size: Sequence[int], *, memory_format: torch.memory_format | None = None) -> _Tensor:
     """Grows into new memory when the old is too small, keeping the values; otherwise only the shape changes."""
     itemsize = tensor.element_size()
     have = tensor.untyped_storage().nbytes() - tensor.storage_offset() * itemsize
-    if _count(size) * itemsize > have:
+    if math.prod(size) * itemsize > have:
         index = private.as_cpu(tensor)[1]
-        memory.make_room(index, _count(size) * itemsize)
-        flat = torch.empty(_count(size), dtype=tensor.dtype, device="cpu")
+        memory.make_room(index, math.prod(size) * itemsize)
+        flat = torch.empty(math.prod(size), dtype=tensor.dtype, device="cpu")
         kept = have // itemsize
         if kept:
             flat[:kept] = private.as_cpu(tensor.as_strided((kept,), (1,)))[0]
         private.set_memory(tensor, kernels.place(flat, index))
     private.metadata_kernel(aten.resize_.default)(tensor, size, memory_format=memory_format)
     return tensor
-
-
-def _count(size: Any) -> int:
-    count = 1
-    for one in size:
-        count *= int(one)
-    return count
 
 
 def set_nothing(tensor: _Tensor) -> _Tensor:
@@ -130,44 +131,43 @@ def set_source_tensor(tensor: _Tensor, source: _Tensor) -> _Tensor:
     return private.metadata_kernel(aten.set_.source_Tensor)(tensor, source)
 
 
-def new_memory(op: Any) -> Callable[..., _Tensor]:
+def new_memory(op: Op) -> Callable[..., _Tensor]:
     """Factories whose size is known before any byte is asked of the host."""
     run = private.bound(op)
 
-    def make(size: list[int], *args: Any, **kwargs: Any) -> _Tensor:
+    def make(size: Sequence[int], *args: object, dtype: torch.dtype | None = None, **kwargs: object) -> _Tensor:
         index = kernels.to_cpu_device(kwargs, -1)
-        dtype = kwargs.get("dtype") or torch.get_default_dtype()
-        memory.make_room(index, _count(size) * dtype.itemsize)
-        return kernels.place(run(size, *args, **kwargs), index)
+        memory.make_room(index, math.prod(size) * (dtype or torch.get_default_dtype()).itemsize)
+        return kernels.place(run(size, *args, dtype=dtype, **kwargs), index)
 
     return make
 
 
-def zeros(size: list[int], **kwargs: Any) -> _Tensor:
+def zeros(size: Sequence[int], *, dtype: torch.dtype | None = None, **kwargs: object) -> _Tensor:
     """Forward-mode gradients ask for zeros without memory; here they get ordinary ones."""
     index = kernels.to_cpu_device(kwargs, -1)
-    return kernels.place(torch.zeros(tuple(size), **{**kwargs, "device": "cpu"}), index)
+    return kernels.place(torch.zeros(tuple(size), dtype=dtype, device="cpu"), index)
 
 
-def no_fused_cell(*args: Any, **kwargs: Any) -> Any:
+def no_fused_cell(*args: object, **kwargs: object) -> NoReturn:
     raise NotImplementedError(
         f"recurrent layers run on {private.NAME} without gradients only; use torch.no_grad(), or the CPU to train."
     )
 
 
-def pin_memory(tensor: _Tensor, device: Any = None) -> _Tensor:
+def pin_memory(tensor: _Tensor, device: Device = None) -> NoReturn:
     raise RuntimeError(f"cannot pin '{tensor.type()}' only dense CPU tensors can be pinned")
 
 
-def not_pinned(tensor: _Tensor, device: Any = None) -> bool:
+def not_pinned(tensor: _Tensor, device: Device = None) -> bool:
     return False
 
 
-def nothing_to_record(tensor: _Tensor, stream: Any) -> None:
+def nothing_to_record(tensor: _Tensor, stream: object) -> None:
     """Every operation is finished when it returns, so no stream has to be waited for."""
 
 
-KERNELS: dict[Any, Callable[..., Any]] = {
+KERNELS: dict[Op, kernels.Kernel] = {
     aten._to_copy.default: to_copy,
     aten.histc.default: histc,
     aten._grouped_mm.default: grouped_mm,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+
+from torch.types import Device
+
+from diag.simgpu.devices import index_of
 
 
 class Event:
@@ -12,7 +15,7 @@ class Event:
     def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
         self._recorded: float | None = None
 
-    def record(self, stream: Any = None) -> None:
+    def record(self, stream: Stream | None = None) -> None:
         self._recorded = time.perf_counter()
 
     def elapsed_time(self, end: Event) -> float:
@@ -27,17 +30,15 @@ class Event:
     def synchronize(self) -> None:
         """Nothing is pending."""
 
-    def wait(self, stream: Any = None) -> None:
+    def wait(self, stream: Stream | None = None) -> None:
         """Nothing is pending."""
 
 
 class Stream:
     """Stands where `torch.cuda.Stream` stands, also as the context manager that `torch.cuda.stream` gives."""
 
-    def __init__(self, device: Any = None, priority: int = 0) -> None:
-        from diag.simgpu.module import backend
-
-        self.device_index = backend.index(device)
+    def __init__(self, device: Device = None, priority: int = 0) -> None:
+        self.device_index = index_of(device)
         self.priority = priority
 
     def record_event(self, event: Event | None = None) -> Event:
@@ -51,10 +52,10 @@ class Stream:
     def synchronize(self) -> None:
         """Nothing is pending."""
 
-    def wait_stream(self, stream: Any) -> None:
+    def wait_stream(self, stream: Stream) -> None:
         """Nothing is pending."""
 
-    def wait_event(self, event: Any) -> None:
+    def wait_event(self, event: Event) -> None:
         """Nothing is pending."""
 
     def __enter__(self) -> Stream:

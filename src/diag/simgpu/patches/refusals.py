@@ -15,19 +15,19 @@ from diag.simgpu.patches.imports import after_import
 
 
 def install() -> None:
-    """Puts the refusals in place, once per process."""
+    """Puts the refusals in place."""
     private.replace_engine(explained_backward(private.engine()))
     torch.compile = refusing_compile(torch.compile)
     after_import("torch._inductor.codegen.common", refuse_in_inductor)
 
 
-# -- autograd ------------------------------------------------------------------------------------
+# -- autograd ----------------------------------------------------------------------------------------------------------
 
 
-def explained_backward(original: Callable[..., Any]) -> Callable[..., Any]:
+def explained_backward(original: private.Backward) -> private.Backward:
     """Backward over another simulated device than the first: a sentence instead of an internal assertion."""
 
-    def run_backward(*args: Any, **kwargs: Any) -> Any:
+    def run_backward(*args: object, **kwargs: object) -> tuple[torch.Tensor, ...]:
         try:
             return original(*args, **kwargs)
         except RuntimeError as error:
@@ -45,7 +45,7 @@ def explained_backward(original: Callable[..., Any]) -> Callable[..., Any]:
     return run_backward
 
 
-# -- torch.compile -------------------------------------------------------------------------------
+# -- torch.compile -----------------------------------------------------------------------------------------------------
 
 
 def refuse_compile() -> NoReturn:
@@ -60,26 +60,26 @@ def refusing_compile(original: Callable[..., Any]) -> Callable[..., Any]:
     """`torch.compile` that refuses simulated modules at once and simulated arguments when called."""
 
     @functools.wraps(original)
-    def compile(model: Any = None, **kwargs: Any) -> Any:
+    def compile(model: Callable[..., object] | None = None, **options: object) -> Callable[..., Any]:
         if model is None:
-            return lambda function: compile(function, **kwargs)
-        _refuse_if_simulated((model, getattr(model, "__self__", None)))
-        compiled = original(model, **kwargs)
+            return lambda function: compile(function, **options)
+        owner = getattr(model, "__self__", None)
+        _refuse_if_simulated((model, owner))
+        compiled = original(model, **options)
         if isinstance(model, torch.nn.Module) or not callable(compiled):
             return compiled
-        owner = getattr(model, "__self__", None)
 
         @functools.wraps(compiled)
-        def call(*args: Any, **keywords: Any) -> Any:
-            _refuse_if_simulated((owner, *args, *keywords.values()))
-            return compiled(*args, **keywords)
+        def call(*args: object, **kwargs: object) -> object:
+            _refuse_if_simulated((owner, *args, *kwargs.values()))
+            return compiled(*args, **kwargs)
 
         return call
 
     return compile
 
 
-def _refuse_if_simulated(values: Iterable[Any]) -> None:
+def _refuse_if_simulated(values: Iterable[object]) -> None:
     for value in values:
         if isinstance(value, torch.nn.Module):
             value = next(value.parameters(), None)
@@ -96,5 +96,5 @@ def refuse_in_inductor(common: ModuleType) -> None:
 
 
 class _Refusing:
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         refuse_compile()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import TypeAlias
 
 import torch
 import torch.multiprocessing  # registers PyTorch's own reducers, which ours hand on to
@@ -15,16 +15,18 @@ import torch.multiprocessing  # registers PyTorch's own reducers, which ours han
 from diag.errors import DiagError
 from diag.simgpu import kernels, memory, private
 
+Reduced: TypeAlias = "tuple[Callable[..., torch.Tensor], tuple[object, ...]]"  # as `object.__reduce__` gives it
+
 
 def install() -> None:
-    """Puts our reducer before PyTorch's, once per process."""
-    reducers: dict[type, Callable[..., Any]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    """Puts our reducer before PyTorch's."""
+    reducers: dict[type, Callable[..., Reduced]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
     for kind in (torch.Tensor, torch.nn.Parameter):
         ForkingPickler.register(kind, _reducer(reducers[kind]))
 
 
-def _reducer(original: Callable[..., Any]) -> Callable[..., Any]:
-    def reduce(tensor: torch.Tensor) -> Any:
+def _reducer(original: Callable[..., Reduced]) -> Callable[[torch.Tensor], Reduced]:
+    def reduce(tensor: torch.Tensor) -> Reduced:
         if tensor.device.type != private.NAME or (tensor.requires_grad and not tensor.is_leaf):
             return original(tensor)  # PyTorch refuses what a graph holds, on any device
         cpu, index = private.as_cpu(tensor.detach())

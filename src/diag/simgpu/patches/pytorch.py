@@ -1,7 +1,6 @@
 """The few places where PyTorch never asks the dispatcher, changed while simulated GPUs are active.
 
-Each function below replaces one public name and hands everything that is not simulated to the
-original.
+Each function below replaces one public name and hands everything that is not simulated to the original.
 """
 
 from __future__ import annotations
@@ -11,14 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.types import Device
 
 from diag.errors import DiagError
-from diag.simgpu import kernels, private
-from diag.simgpu.module import backend
+from diag.simgpu import backend, kernels, private
+from diag.simgpu.devices import index_of
 
 
 def install() -> None:
-    """Puts the replacements in place, once per process."""
+    """Puts the replacements in place."""
     _share_data()
     _make_storages()
     _follow_accelerator()
@@ -27,7 +27,7 @@ def install() -> None:
     _make_generators()
 
 
-# -- `param.data = tensor` -----------------------------------------------------------------------
+# -- `param.data = tensor` ---------------------------------------------------------------------------------------------
 
 
 def _share_data() -> None:
@@ -80,58 +80,44 @@ def _become(tensor: torch.Tensor, new: torch.Tensor) -> None:
             setattr(tensor, name, registered)
 
 
-# -- storages ------------------------------------------------------------------------------------
+# -- storages ----------------------------------------------------------------------------------------------------------
 
 
 def _make_storages() -> None:
     """`torch.UntypedStorage(…, device="simgpu:0")`, and with it cloning, deepcopy and torch.load."""
-    original = torch.UntypedStorage.__new__
+    storage = torch.UntypedStorage
+    make, make_like, resize = storage.__new__, storage.new, storage.resize_
 
-    def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
-        device = kwargs.get("device")
+    def new(cls: type, *args: object, device: Device = None, **kwargs: object) -> torch.UntypedStorage:
         if device is None or torch.device(device).type != private.NAME:
-            return original(cls, *args, **kwargs)
-        rest = {name: value for name, value in kwargs.items() if name != "device"}
-        source = original(cls, *args, **rest)
-        return kernels.place(_bytes_of(source), backend.index(device)).untyped_storage()
+            return make(cls, *args, **kwargs, **({} if device is None else {"device": device}))
+        here = torch.empty(0, dtype=torch.uint8, device="cpu").set_(make(cls, *args, **kwargs))
+        return kernels.place(here, index_of(device)).untyped_storage()
 
-    torch.UntypedStorage.__new__ = staticmethod(new)  # type: ignore[method-assign]
-    torch.UntypedStorage.new = _for_simulated(torch.UntypedStorage.new, _new_storage)  # type: ignore[method-assign]
-    torch.UntypedStorage.resize_ = _for_simulated(  # type: ignore[method-assign]
-        torch.UntypedStorage.resize_, _resize_storage
-    )
-    torch.UntypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
-    torch.TypedStorage.simgpu = _storage_to_simgpu  # type: ignore[attr-defined]
+    def new_like(self: torch.UntypedStorage) -> object:
+        return type(self)(0, device=self.device) if self.device.type == private.NAME else make_like(self)
 
+    def resize_(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
+        if self.device.type != private.NAME:
+            return resize(self, size)
+        if size == self.nbytes():
+            return self
+        raise NotImplementedError(
+            f"a storage on {self.device} keeps its {self.nbytes()} bytes; resize the tensor instead: tensor.resize_(…)."
+        )
 
-def _for_simulated(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    def choose(self: torch.UntypedStorage, *args: Any, **kwargs: Any) -> Any:
-        return (ours if self.device.type == private.NAME else original)(self, *args, **kwargs)
+    def simgpu(
+        self: torch.UntypedStorage | torch.TypedStorage, device: Device = None, non_blocking: bool = False
+    ) -> object:
+        return self.to(device=torch.device(private.NAME, index_of(device)), non_blocking=non_blocking)
 
-    return choose
-
-
-def _new_storage(self: torch.UntypedStorage) -> torch.UntypedStorage:
-    return type(self)(0, device=self.device)
-
-
-def _resize_storage(self: torch.UntypedStorage, size: int) -> torch.UntypedStorage:
-    if size == self.nbytes():
-        return self
-    raise NotImplementedError(
-        f"a storage on {self.device} keeps its {self.nbytes()} bytes; resize the tensor instead: tensor.resize_(…)."
-    )
+    ours = {"__new__": staticmethod(new), "new": new_like, "resize_": resize_, "simgpu": simgpu}
+    for name, method in ours.items():
+        setattr(storage, name, method)
+    torch.TypedStorage.simgpu = simgpu  # type: ignore[attr-defined]
 
 
-def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage)  # type: ignore[call-overload]
-
-
-def _storage_to_simgpu(self: Any, device: Any = None, non_blocking: bool = False) -> Any:
-    return self.to(device=torch.device(private.NAME, backend.index(device)), non_blocking=non_blocking)
-
-
-# -- torch.accelerator ---------------------------------------------------------------------------
+# -- torch.accelerator -------------------------------------------------------------------------------------------------
 
 
 _own_accelerator: list[torch.device | None] = [None]
@@ -159,28 +145,23 @@ def _follow_accelerator() -> None:
                 setattr(torch.accelerator.memory, name, replacement)
 
 
-_ACCELERATOR: dict[str, Callable[..., Any]] = {
+# Functions of torch.accelerator that the backend module has under the same name, and under another one.
+_SAME_NAME = (
+    "synchronize empty_cache empty_host_cache get_memory_info memory_allocated memory_reserved memory_stats "
+    "max_memory_allocated max_memory_reserved reset_peak_memory_stats reset_accumulated_memory_stats"
+).split()
+_ACCELERATOR: dict[str, Callable[..., object]] = {
+    **{name: getattr(backend, name) for name in _SAME_NAME},
     "current_device_index": backend.current_device,
     "current_device_idx": backend.current_device,
     "set_device_index": backend.set_device,
     "set_device_idx": backend.set_device,
     "device_index": backend.device,
-    "synchronize": backend.synchronize,
-    "empty_cache": backend.empty_cache,
-    "empty_host_cache": backend.empty_cache,
-    "get_memory_info": backend.mem_get_info,
-    "memory_allocated": backend.memory_allocated,
-    "memory_reserved": backend.memory_reserved,
-    "memory_stats": backend.memory_stats,
-    "max_memory_allocated": backend.max_memory_allocated,
-    "max_memory_reserved": backend.max_memory_reserved,
-    "reset_peak_memory_stats": backend.reset_peak_memory_stats,
-    "reset_accumulated_memory_stats": backend.reset_accumulated_memory_stats,
 }
 
 
-def _while_visible(original: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    def choose(*args: Any, **kwargs: Any) -> Any:
+def _while_visible(original: Callable[..., object], ours: Callable[..., object]) -> Callable[..., object]:
+    def choose(*args: object, **kwargs: object) -> object:
         return (ours if backend.visible else original)(*args, **kwargs)
 
     choose.__name__ = getattr(original, "__name__", "choose")
@@ -188,28 +169,28 @@ def _while_visible(original: Callable[..., Any], ours: Callable[..., Any]) -> Ca
     return choose
 
 
-# -- pinned memory -------------------------------------------------------------------------------
+# -- pinned memory -----------------------------------------------------------------------------------------------------
 
 
 def _leave_memory_unpinned() -> None:
     """`tensor.pin_memory()` answers the tensor itself: all memory here is the CPU's."""
     original = torch.Tensor.pin_memory
 
-    def pin_memory(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return self if self.is_cpu and backend.visible else original(self, *args, **kwargs)
+    def pin_memory(self: torch.Tensor, device: Device = None) -> torch.Tensor:
+        return self if self.is_cpu and backend.visible else original(self, device)
 
     torch.Tensor.pin_memory = pin_memory  # type: ignore[method-assign, assignment]
 
 
-# -- `tensor.new_tensor(…)` ----------------------------------------------------------------------
+# -- `tensor.new_tensor(…)` --------------------------------------------------------------------------------------------
 
 
 def _stay_on_the_device() -> None:
     """`new_tensor` and `new` of a tensor on simgpu:1 land there; PyTorch asks C++ for the current device."""
 
-    def staying(original: Callable[..., Any]) -> Callable[..., Any]:
+    def staying(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         @functools.wraps(original)
-        def make(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def make(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
             if self.device.type == private.NAME:
                 kwargs.setdefault("device", self.device)
             return original(self, *args, **kwargs)
@@ -220,7 +201,7 @@ def _stay_on_the_device() -> None:
         setattr(torch.Tensor, name, staying(getattr(torch.Tensor, name)))
 
 
-# -- torch.Generator -----------------------------------------------------------------------------
+# -- torch.Generator ---------------------------------------------------------------------------------------------------
 
 
 def _make_generators() -> None:
@@ -228,7 +209,7 @@ def _make_generators() -> None:
     original: Any = torch.Generator
 
     class SameClass(type(original)):  # type: ignore[misc]
-        def __instancecheck__(cls, value: Any) -> bool:
+        def __instancecheck__(cls, value: object) -> bool:
             return isinstance(value, original)
 
         def __subclasscheck__(cls, kind: type) -> bool:
@@ -237,7 +218,7 @@ def _make_generators() -> None:
     class Generator(original, metaclass=SameClass):
         __doc__ = original.__doc__
 
-        def __new__(cls, device: Any = "cpu") -> Any:
+        def __new__(cls, device: str | int | torch.device = "cpu") -> torch.Generator:  # type: ignore[misc]
             simulated = torch.device(device).type == private.NAME
             return original(device="cpu" if simulated else device)
 
