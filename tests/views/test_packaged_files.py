@@ -30,5 +30,6 @@ def test_a_wheel_holds_what_the_report_needs(tmp_path):
     subprocess.run(build, cwd=copy, check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("diag/views/style.css", "diag/views/report.html.j2", "share/diag/notebooks/report.ipynb"):
+    templates = "diag/views/templates"
+    for needed in (f"{templates}/style.css", f"{templates}/page.html.j2", "share/diag/notebooks/report.ipynb"):
         assert any(name.endswith(needed) for name in names), needed

@@ -9,7 +9,7 @@ from diag.views import shown
 
 EVIL = "<img src=x onerror=alert(1)>\x1b[31m\u202e"
 SPEC = diag.LoadSpec("tiny", device_map={"": 0, "model.<b>": "cpu"}, hardware="2x300MiB-50MiB+8GiB")
-FIX = Fix("by-hand", f"do {EVIL}", code=f"load({EVIL!r})", avoid=EVIL, nbytes=2**20)
+FIX = Fix("edit", because=f"do {EVIL}", code=f"load({EVIL!r})", avoid=EVIL, nbytes=2**20)
 FINDING = Finding(
     "hooks-removed", "shown", "error", f"Stranded {EVIL}", tensors=tuple(f"layer.{n}.{EVIL}" for n in range(9)),
     module=EVIL, because=(EVIL,), fixes=(FIX,), avoid=(EVIL,), sources=("https://github.com/a/b/issues/1", EVIL),
@@ -77,7 +77,7 @@ def test_a_token_in_an_error_does_not_reach_the_view():
 
 def test_text_for_a_terminal_has_no_line_over_100_columns_and_code_has_lines_of_its_own():
     code = f"model = load({'x' * 120!r})\nmodel.eval()"
-    fix = Fix("by-hand", "Load it again. " * 12, code=code, avoid="to_empty(): nonsense. " * 9)
+    fix = Fix("edit", because="Load it again. " * 12, code=code, avoid="to_empty(): nonsense. " * 9)
     finding = Finding("c", "shown", "error", "t", because=("It is so. " * 30,), fixes=(fix,))
     found = Findings([finding], looked_at=("a table " * 40,))
     for value in (str(found), shown.findings_view(found).text, shown.fix_view(fix).text):

@@ -30,7 +30,7 @@ def test_missing_data_is_shown_even_where_most_of_a_layer_is_there():
 
 
 def test_words_name_every_place_and_its_layers_as_ranges():
-    assert strips.describe(strips.units(table("00011dC"))).split(" · ") == [
+    assert strips.strip_in_words(strips.units(table("00011dC"))).split(" · ") == [
         "On simgpu:0: embed_tokens, layers 0–1",
         "On simgpu:1: layers 2–3",
         "Offloaded to disk: layer 4",
@@ -47,8 +47,8 @@ def test_totals_begin_with_what_is_missing():
     assert strips.totals(table("0xC")).startswith("missing 1 MiB · ")
 
 
-def test_neighbours_in_the_same_place_are_one_run():
-    assert [(run.letter, len(run.units)) for run in strips.runs(strips.units(table("0011dC")))] == [
+def test_neighbours_in_the_same_place_are_one_stretch():
+    assert [(one.letter, len(one.units)) for one in strips.stretches(strips.units(table("0011dC")))] == [
         ("0", 2), ("1", 2), ("d", 1), ("C", 1),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Prose for people: wrapped lines, sentences, lists, counts, the first line of an error. Standard library only."""
+"""Prose for people: wrapped lines, sentences, lists, counts, text that is safe to print. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ WIDTH = 100
 # What is read or copied as one: quoted code, a call, an argument, a size or a time with its unit.
 _TOGETHER = re.compile(r"`[^`\n]+`|[\w.]+\([^()\n]*\)|\w+='[^'\n]*'|\d (?:[KMGT]i)?B\b|\d (?:s|min)\b")
 _HOLD = "\x00"
+# C0 and C1 controls, DEL, bidirectional overrides and lone surrogates. A hostile or broken name that holds them could
+# colour a terminal, turn text around, or make the file impossible to encode, so they are shown as escapes.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _LIBRARIES = ("bitsandbytes", "accelerate", "transformers", "diffusers", "cuBLAS", "sentence-transformers")
 _CODE = re.compile(r"\w[._:=]\w|\(")
 
@@ -98,3 +101,12 @@ def list_text(items: Sequence[str]) -> str:
     'auto, cpu and disk'
     """
     return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
+
+
+def visible(text: object) -> str:
+    r"""Text whose control characters are written out instead of acting.
+
+    >>> visible("red \x1b[31mname\x1b[0m")
+    'red \\x1b[31mname\\x1b[0m'
+    """
+    return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], str(text))

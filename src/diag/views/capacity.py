@@ -19,10 +19,10 @@ from diag.errors import SpecError
 from diag.values.hardware import Hardware
 from diag.values.text import list_text
 from diag.values.units import format_size, is_missing
-from diag.views.markup import escape, tag
 from diag.views.wording import THIS_MACHINE, cell_text, device_bytes
 
 HOST = "host"
+_UNIT_GAP = re.compile(r"(?<=\d) (?=\w*B\b)")
 _EXPLAINED = {
     "capacity": "the capacity of a simulated device",
     "free": "what was free on a real one before the load",
@@ -64,6 +64,22 @@ class Peak:
     def others(self) -> str:
         return f"others hold {format_size(self.held)}" if self.held else ""
 
+    @property
+    def caption(self) -> str:
+        """What stands above its bar; a size does not break before its unit."""
+        name = "" if self.device == HOST else f"{self.device} "
+        facts = ", ".join(filter(None, (self.percent, self.others)))
+        return _UNIT_GAP.sub("\u00a0", f"{name}{self.size}" + (f" ({facts})" if facts else ""))
+
+    def bars(self, largest: float) -> list[tuple[str, float]]:
+        """Kind and length, in per cent of the room, of what others hold and of the peak.
+
+        Without a known room, `largest` is the whole length.
+        """
+        scale = self.room or largest
+        parts = (("held", self.held), ("host" if self.device == HOST else "", self.peak))
+        return [(kind, min(100.0, 100 * nbytes / scale) if scale else 0.0) for kind, nbytes in parts]
+
 
 def host_peak(row: pd.Series) -> Peak | None:
     """The host's peak, or None where it was not measured."""
@@ -97,18 +113,6 @@ def peaks_in_words(row: pd.Series) -> str:
     return list_text(found)
 
 
-def picture(peak: Peak, largest: float) -> str:
-    """The peak as number, per cent and bar. The bar's frame is the capacity; without one, `largest` is the scale."""
-    name = "" if peak.device == HOST else f"{peak.device} "
-    facts = ", ".join(filter(None, (peak.percent, peak.others)))
-    words = re.sub(r"(?<=\d) (?=\w*B\b)", "\u00a0", f"{name}{peak.size}" + (f" ({facts})" if facts else ""))
-    scale = peak.room or largest
-    style = "bar host" if peak.device == HOST else "bar"
-    bars = _part("bar held", peak.held, scale) + _part(style, peak.peak, scale)
-    frame = tag("span", bars, class_="room", aria_hidden="true") if peak.room else bars
-    return tag("span", tag("span", escape(words)) + frame, class_="track")
-
-
 def explained(peaks: Sequence[Peak]) -> str:
     """What the bars of these peaks are measured against, in sentences."""
     kinds = {peak.kind for peak in peaks}
@@ -122,11 +126,6 @@ def explained(peaks: Sequence[Peak]) -> str:
 def _in_words(peak: Peak, where: str) -> str:
     facts = ", ".join(filter(None, (peak.percent or "capacity not recorded", peak.others)))
     return f"{peak.size} {where} ({facts})"
-
-
-def _part(style: str, nbytes: int, scale: float) -> str:
-    share = min(100.0, 100 * nbytes / scale) if scale else 0
-    return tag("span", class_=style, style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
 
 
 def _simulated(row: pd.Series) -> Hardware | None:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from diag.machine.environment import Environment, environment
 from diag.machine.holders import Holder
 from diag.machine.torch_devices import Device
 from diag.values.units import format_size
-from diag.views.markup import View, escape, notice, tag
+from diag.views.markup import View, render
 
 _FIRST = ("diag", "torch", "transformers", "accelerate", "bitsandbytes", "peft", "diffusers")
 
 
-def describe(known: Environment | None = None) -> View:
+def this_machine(known: Environment | None = None) -> View:
     """This machine in a few lines, the rest folded: fit for a report and for a bug report. Looks when not given."""
     known = environment() if known is None else known
-    html = _list(_facts(known)) + _folded(known)
-    if known.torch.error:
-        html = notice("bad", "torch does not work here", [escape(known.torch.error)]) + html
-    return View(html, str(known))
+    others = {name: version for name, version in known.versions.items() if name not in _FIRST}
+    disks = {disk.use: f"{disk.path}, {_room(disk.free_bytes, disk.total_bytes)}" for disk in known.disks}
+    folded = {"Versions": others, "Disks": disks, "Settings": known.settings}
+    return View(render("machine", error=known.torch.error, pairs=_facts(known), folded=folded), str(known))
 
 
 def _facts(known: Environment) -> dict[str, str]:
@@ -45,17 +43,3 @@ def _holder(holder: Holder) -> str:
 
 def _room(free: int | None, total: int | None) -> str:
     return f"{format_size(free) or '?'} free of {format_size(total) or '?'}"
-
-
-def _folded(known: Environment) -> str:
-    """Versions of the other libraries, disks and settings."""
-    others = {name: version for name, version in known.versions.items() if name not in _FIRST}
-    disks = {disk.use: f"{disk.path}, {_room(disk.free_bytes, disk.total_bytes)}" for disk in known.disks}
-    parts = {"Versions": others, "Disks": disks, "Settings": known.settings}
-    content = "".join(tag("h3", escape(title)) + _list(values) for title, values in parts.items() if values)
-    return tag("details", tag("summary", "Other libraries, disks and settings") + content)
-
-
-def _list(values: Mapping[str, str]) -> str:
-    items = "".join(tag("dt", escape(name)) + tag("dd", escape(text)) for name, text in values.items())
-    return tag("dl", items, class_="facts")

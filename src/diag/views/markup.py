@@ -1,22 +1,29 @@
-"""The same content as HTML and as text: escaping, tables, notices, pages. Nothing here names an outside resource."""
+"""A piece of output as HTML and as text. All HTML comes from the templates in `templates/`.
+
+The templates escape whatever they are given. What they print was redacted before, and its control characters were
+written out. No template names an outside resource.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from html import escape as escape_html
-from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+from markupsafe import escape as escape_markup
 
 from diag.values.redact import redact
+from diag.values.text import visible
 
-# C0 and C1 controls, DEL, bidirectional overrides and lone surrogates: shown as escapes, so that a hostile or broken
-# name can neither colour a terminal, turn text around, nor make the file impossible to encode.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHORT, _LINE = 24, 60  # characters of a word that fits a cell on a phone, and a line elsewhere
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_LONG_WORD = re.compile(r"(\S{25,})")  # 24 characters fit a cell on a phone
+_LINE = 60  # characters that fit a line elsewhere
+_SEPARATOR = re.compile(r"(?<=[/._,:])(?=.)")
 
 
 @dataclass(frozen=True)
@@ -25,48 +32,88 @@ class View:
 
     `data` are further mime types with their values, for programs that read the notebook afterwards.
 
-    >>> View("<b>2</b> rows", "2 rows")
+    >>> View(Markup("<b>2</b> rows"), "2 rows")
     2 rows
     """
 
-    html: str
+    html: Markup
     text: str
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "html", Markup(self.html))  # leaves as well
 
     def __repr__(self) -> str:
         return self.text
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
         return {**self.data, "text/html": fragment(self.html), "text/plain": self.text}
 
     def __add__(self, other: View) -> View:
-        return View(f"{self.html}\n{other.html}", f"{self.text}\n\n{other.text}", {**self.data, **other.data})
+        html = Markup("\n").join((self.html, other.html))
+        return View(html, f"{self.text}\n\n{other.text}", {**self.data, **other.data})
 
 
-def visible(text: object) -> str:
-    r"""Text whose control characters are written out instead of acting.
+def render(template: str, /, **values: object) -> Markup:
+    """The HTML of a template in `templates/`, named by its path there without the ending.
 
-    >>> visible("red \x1b[31mname\x1b[0m")
-    'red \\x1b[31mname\\x1b[0m'
+    Every value is redacted, made visible and escaped where the template prints it, unless it is HTML already (Markup).
+
+    >>> render("page", title="<b>", content="").partition("title>")[2][:11]
+    '&lt;b&gt;'
     """
-    return _INVISIBLE.sub(lambda match: ascii(match[0])[1:-1], str(text))
+    return Markup(_environment().get_template(f"{template}.html.j2").render(values))
+
+
+def fragment(content: str) -> str:
+    """A view for a notebook's output area, with its style sheet."""
+    return str(render("fragment", content=Markup(content)))
+
+
+def page(title: str, content: Markup) -> Markup:
+    """A whole document that needs no network: the policy in its head forbids the browser to fetch or run anything."""
+    return render("page", title=title, content=content)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__ or "", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["long_words"] = _long_words
+    return environment
+
+
+def _shown(value: object) -> object:
+    """What a template prints of a value: HTML as it is, anything else as redacted text."""
+    return value if isinstance(value, Markup) else visible(redact(str(value)))
+
+
+def _long_words(text: object) -> Iterator[tuple[list[Markup], bool]]:
+    """The text in pieces: the places where each may break, and whether it stays whole on a line that has room."""
+    if isinstance(text, Markup):
+        yield [text], False
+        return
+    for number, piece in enumerate(_LONG_WORD.split(visible(redact(str(text))))):
+        parts = _SEPARATOR.split(piece) if number % 2 else [piece]
+        yield [escape_markup(part) for part in parts], number % 2 == 1 and len(piece) <= _LINE
+
+
+# --- leaves with its last caller, when the widgets and the notebook have templates -----------------------------------
 
 
 def escape(text: object) -> str:
-    """Text for use inside HTML, attributes included; secrets and home paths are taken out while it is still text.
-
-    >>> escape('<img src="x">')
-    '&lt;img src=&quot;x&quot;&gt;'
-    """
-    return escape_html(visible(redact(str(text))), quote=True)
+    return str(escape_markup(visible(redact(str(text)))))
 
 
 def tag(name: str, content: str = "", **attributes: object) -> str:
-    """One element; `content` is HTML already, attribute values are escaped here (`class_`, `aria_label`, …).
-
-    >>> tag("td", "4", class_="number", data_label="load <s>")
-    '<td class="number" data-label="load &lt;s&gt;">4</td>'
-    """
     pairs = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
@@ -76,78 +123,21 @@ def tag(name: str, content: str = "", **attributes: object) -> str:
 
 
 def breakable(text: object) -> str:
-    """Escaped text whose long words break after the separators of paths, module names and JSON, where they must.
-
-    A word that fits a line stays whole on it (`whole` in the style sheet); one longer than any cell breaks freely.
-
-    >>> breakable("device_map of transformers/quantizers/base.py")
-    'device_map of <span class="whole">transformers/<wbr>quantizers/<wbr>base.<wbr>py</span>'
-    """
-    return "".join(map(_word, re.split(r"(\s+)", visible(redact(str(text))))))
-
-
-def _word(word: str) -> str:
-    if len(word) <= _SHORT:
-        return _escaped(word)
-    parts = [_escaped(part) for part in re.split(r"(?<=[/._,:])(?=.)", word)]
-    content = "<wbr>".join(parts)
-    return tag("span", content, class_="whole") if len(word) <= _LINE else content
-
-
-def _escaped(text: str) -> str:
-    return escape_html(text, quote=True).replace("&#x27;", "'")
+    return _part("breakable", text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, cards: bool = True) -> str:
-    """A table whose cells are HTML already and whose first column names its row.
-
-    On a narrow screen it folds into one card a row (`cards`) or scrolls inside its own box, never the page.
-    """
-    head = "".join(tag("th", escape(name), scope="col") for name in columns)
-    body = "".join(
-        tag("tr", "".join(_cell(i, name, value) for i, (name, value) in enumerate(zip(columns, row)))) for row in rows
-    )
-    content = tag("caption", escape(caption)) + tag("thead", tag("tr", head)) + tag("tbody", body)
-    grid = tag("table", content, class_="cards" if cards else None)
-    return tag("div", grid, class_="scroll", tabindex="0", role="region", aria_label=caption)
-
-
-def _cell(position: int, name: str, value: str) -> str:
-    return (
-        tag("th", value, scope="row")
-        if position == 0
-        else tag("td", tag("div", value) if value else "", data_label=name)
-    )
+    cells = [[Markup(cell) for cell in row] for row in rows]
+    return _part("table", columns, cells, caption, "cards" if cards else "")
 
 
 def notice(tone: str, title: str, paragraphs: Iterable[str]) -> str:
-    """A framed message; `tone` is `bad`, `warn` or `good`, and never the only thing that tells them apart."""
-    body = tag("strong", escape(title)) + "".join(tag("p", paragraph) for paragraph in paragraphs)
-    return tag("div", body, class_=f"notice {tone}", role="alert" if tone == "bad" else "note")
-
-
-@cache
-def style() -> str:
-    """The style sheet of every view."""
-    return resources.files("diag.views").joinpath("style.css").read_text(encoding="utf-8")
+    return _part("notice", tone, title, [Markup(paragraph) for paragraph in paragraphs])
 
 
 def style_tag() -> str:
-    return f'<style class="diag-style">{style()}</style>'
+    return str(render("style"))
 
 
-def fragment(content: str) -> str:
-    """A view for a notebook's output area, with its style sheet."""
-    return f'{style_tag()}<div class="diag">{content}</div>'
-
-
-def page(title: str, content: str) -> str:
-    """A whole document that needs no network: the policy in its head forbids the browser to fetch or run anything."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n{style_tag()}\n</head>\n"
-        f'<body class="diag page">\n<main>\n{content.replace(style_tag(), "")}\n</main>\n</body>\n</html>\n'
-    )
+def _part(name: str, *values: object) -> str:
+    return str(getattr(_environment().get_template("parts.html.j2").module, name)(*values))

@@ -7,20 +7,20 @@ can be read aloud, and cost a few kilobytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
-import diag
 from diag.errors import DiagError
+from diag.sweep.run import placement_of
 from diag.values.spec import LoadSpec
 from diag.values.text import wrapped
 from diag.values.units import format_seconds, is_missing
 from diag.views import strips
-from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words, picture
-from diag.views.markup import View, breakable, escape, table, tag
-from diag.views.rows import described, grouped, label, plain_label
+from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words
+from diag.views.markup import View, render
+from diag.views.rows import Label, described, grouped, label, together
 from diag.views.wording import cell_text, number_text, status_word
 
 _LEGEND = (
@@ -32,32 +32,37 @@ _LEGEND = (
 )
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A number as text, and the length of its bar in per cent."""
+
+    text: str
+    share: float
+
+
 def placement_strips(specs: Sequence[LoadSpec], results: str = "results.sqlite") -> View:
     """One strip per different placement among the stored rows of `specs`: layers left to right, each where it is.
 
     Device maps that placed alike share a strip. Combinations without a stored placement (refused, failed) have none.
     """
-    several = len({spec.model for spec in specs}) > 1
-    together: dict[tuple[Any, ...], list[Mapping[str, str]]] = {}
-    tables: dict[tuple[Any, ...], pd.DataFrame] = {}
+    several_models = len({spec.model for spec in specs}) > 1
+    found = []
     for spec in specs:
-        stored = _stored(results, spec)
-        if stored is not None and len(stored):
-            key = (spec.model, spec.quantization, spec.hardware, strips.units(stored), strips.totals(stored))
-            together.setdefault(key, []).append(described(spec))
-            tables[key] = stored
-    names = {key: f"{escape(key[0])} · " if several else "" for key in tables}
-    return _drawn([_strip(names[key] + label(same), plain_label(same), tables[key]) for key, same in together.items()])
+        table = _stored_placement(results, spec)
+        if table is not None and len(table):
+            key = (spec.model, spec.quantization, spec.hardware, strips.units(table), strips.totals(table))
+            found.append((key, (spec, table)))
+    drawn = []
+    for alike in together(found):
+        (first, table), named = alike[0], label([described(spec) for spec, _ in alike])
+        drawn.append((Label(f"{first.model} · {named.name}", named.simulated) if several_models else named, table))
+    return _strips(drawn)
 
 
 def strips_of(tables: Mapping[str, pd.DataFrame]) -> View:
     """One strip per different placement among `tables`, which maps a name of one's own to its placement table."""
-    together: dict[tuple[Any, ...], list[str]] = {}
-    for name, stored in tables.items():
-        together.setdefault((strips.units(stored), strips.totals(stored)), []).append(name)
-    headings = [" = ".join(names) for names in together.values()]
-    first = [tables[names[0]] for names in together.values()]
-    return _drawn([_strip(breakable(heading), heading, stored) for heading, stored in zip(headings, first)])
+    alike = together(((strips.units(table), strips.totals(table)), (name, table)) for name, table in tables.items())
+    return _strips([(Label(" = ".join(name for name, _ in same)), same[0][1]) for same in alike])
 
 
 def memory_and_time(frame: pd.DataFrame) -> View:
@@ -67,136 +72,91 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     recorded the view says so. Accelerators have no column where no row has any.
     """
     loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
-    groups = grouped(loaded)
-    peaks = [([host] if (host := host_peak(row)) else [], device_peaks(row)) for _, row in groups]
-    scales = [_largest(loaded, name) for name in ("load_seconds", "forward_seconds")]
-    tallest = [max([0, *(peak.peak for pair in peaks for peak in pair[side])]) for side in (0, 1)]
-    kept = 5 if any(devices for _, devices in peaks) else 4
-    lines = [
-        (
-            label(rows),
-            _bar(row["load_seconds"], scales[0], format_seconds),
-            _bar(row["forward_seconds"], scales[1], format_seconds),
-            *("".join(picture(peak, tallest[side]) for peak in pair[side]) for side in (0, 1)),
-        )[:kept]
-        for (rows, row), pair in zip(groups, peaks)
-    ]
-    texts = [
-        f"{plain_label(rows)}: loads in {format_seconds(row['load_seconds']) or '?'}, a forward takes "
-        f"{format_seconds(row['forward_seconds']) or '?'}, peaks at {peaks_in_words(row) or '?'}"
-        for rows, row in groups
-    ]
-    bars = explained([peak for pair in peaks for side in pair for peak in side])
-    caption = f"Peaks are the rise while loading. {bars} Combinations that place alike share one load and a line."
-    columns = ("combination", "loads in", "a forward takes", "host peak", "device peaks")[:kept]
-    return View(table(columns, lines, caption.replace("  ", " ")), _listed(texts) or "Nothing was loaded.")
+    load_scale, forward_scale = _largest(loaded["load_seconds"]), _largest(loaded["forward_seconds"])
+    lines, texts = [], []
+    for rows in grouped(loaded):
+        row, host = rows[0], host_peak(rows[0])
+        line = {
+            "label": label(rows),
+            "load": _seconds(row["load_seconds"], load_scale),
+            "forward": _seconds(row["forward_seconds"], forward_scale),
+            "host": [host] if host else [],
+            "devices": device_peaks(row),
+        }
+        lines.append(line)
+        took = [format_seconds(row[name]) or "?" for name in ("load_seconds", "forward_seconds")]
+        peaks = peaks_in_words(row) or "?"
+        texts.append(f"{line['label']}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peaks}")
+    peaks_of = {side: [peak for line in lines for peak in line[side]] for side in ("host", "devices")}
+    html = render(
+        "plots/memory_and_time",
+        lines=lines,
+        tallest={side: max((peak.peak for peak in peaks), default=0) for side, peaks in peaks_of.items()},
+        has_devices=bool(peaks_of["devices"]),
+        bars=explained([*peaks_of["host"], *peaks_of["devices"]]),
+    )
+    return View(html, _listed(texts) or "Nothing was loaded.")
 
 
 def logit_difference(frame: pd.DataFrame) -> View:
     """How far each combination's answer is from its reference and from the unquantized model, and why it is so."""
-    judged = frame[frame["max_abs_diff"].notna()]
-    groups = grouped(judged)
-    columns = ("combination", "verdict", "largest logit difference", "from the unquantized model", "what the row says")
-    lines = [
-        (
-            label(rows),
-            status(row["status"]),
-            _log_bar(row["max_abs_diff"]),
-            _log_bar(row["quality_kl"]),
-            breakable(cell_text(row["reason"])),
+    lines, texts = [], []
+    for rows in grouped(frame[frame["max_abs_diff"].notna()]):
+        row, named = rows[0], label(rows)
+        word, reason = status_word(row["status"]), cell_text(row["reason"])
+        figures = {"difference": _logarithmic(row["max_abs_diff"]), "quality": _logarithmic(row["quality_kl"])}
+        lines.append({"label": named, "status": word, **figures, "reason": reason})
+        distance = number_text(row["quality_kl"]) or "not measured"
+        texts.append(
+            f"{named}: {word.text}, logits differ by {number_text(row['max_abs_diff'])}, "
+            f"KL from the unquantized model {distance}. {reason}"
         )
-        for rows, row in groups
-    ]
-    texts = [
-        f"{plain_label(rows)}: {status_word(row['status']).text}, logits differ by {number_text(row['max_abs_diff'])}, "
-        f"KL from the unquantized model {number_text(row['quality_kl']) or 'not measured'}. {cell_text(row['reason'])}"
-        for rows, row in groups
-    ]
-    caption = (
-        "The reference is the same checkpoint and quantization on the CPU without a map; 0 means equal bit for bit. "
-        "The distance to the unquantized model is a KL divergence in nats per token: quality, which decides nothing. "
-        "Bars are logarithmic from 1e-9 to 100."
-    )
-    return View(table(columns, lines, caption), _listed(texts) or "No answer was compared.")
+    return View(render("plots/logit_difference", lines=lines), _listed(texts) or "No answer was compared.")
 
 
-def status(value: Any) -> str:
-    """A status as sign and word."""
-    word = status_word(value)
-    return tag("span", escape(f"{word.sign} {word.text}"), class_=f"status {word.tone}", title=word.meaning)
-
-
-def _stored(results: str, spec: LoadSpec) -> pd.DataFrame | None:
+def _stored_placement(results: str, spec: LoadSpec) -> pd.DataFrame | None:
     try:
-        return diag.placement_of(results, spec)
+        return placement_of(results, spec)
     except DiagError:
         return None
 
 
-def _drawn(drawn: list[View]) -> View:
-    if not drawn:
-        return View(tag("p", "No combination was loaded, so there is no placement to show."), "No placement to show.")
-    pictures = tag("ul", "".join(view.html for view in drawn), class_="strips")
-    return _legend() + View(pictures, "\n\n".join(view.text for view in drawn))
-
-
-def _strip(heading: str, plain_heading: str, stored: pd.DataFrame) -> View:
-    units, totals = strips.units(stored), strips.totals(stored)
-    cells = "".join(_run(run) for run in strips.runs(units))
-    words = strips.describe(units)
-    picture = (
-        tag("div", tag("strong", heading) + f" {tag('span', escape(totals), class_='soft')}")
-        + tag("div", cells, class_="strip", aria_hidden="true")
-        + tag("div", escape(words), class_="soft")
-    )
-    text = f"{plain_heading}   {totals}\n[{strips.letters(units)}]  {strips.counts(stored)}\n{words}"
-    return View(tag("li", picture), text)
-
-
-def _run(run: strips.Run) -> str:
-    width = len(run.units)
-    return tag(
-        "div",
-        tag("span", escape(run.letter)),
-        class_=f"run {run.place.style}",
-        style=f"flex-grow:{width}",
-        title=f"{run.names}: {run.place.text}",
-    )
-
-
-def _legend() -> View:
-    items = "".join(
-        tag("li", tag("span", tag("span", escape(place.letter)), class_=f"run {place.style}") + escape(text))
-        for place, text in _LEGEND
-    )
-    text = "; ".join(f"{place.letter} {text}" for place, text in _LEGEND)
-    return View(tag("ul", items, class_="legend", aria_label="Legend"), text)
+def _strips(labelled: Iterable[tuple[Label, pd.DataFrame]]) -> View:
+    """The strips of placement tables below their labels, with the legend."""
+    drawn, texts = [], []
+    for named, table in labelled:
+        units, totals = strips.units(table), strips.totals(table)
+        words = strips.strip_in_words(units)
+        drawn.append({"label": named, "totals": totals, "stretches": strips.stretches(units), "words": words})
+        texts.append(f"{named}   {totals}\n[{strips.letters(units)}]  {strips.counts(table)}\n{words}")
+    legend = "; ".join(f"{place.letter} {text}" for place, text in _LEGEND)
+    html = render("plots/strips", strips=drawn, legend=_LEGEND)
+    return View(html, "\n\n".join([legend, *texts]) if texts else "No placement to show.")
 
 
 def _listed(texts: list[str]) -> str:
     return "\n".join(wrapped(text, indent=2) for text in texts)
 
 
-def _largest(frame: pd.DataFrame, column: str) -> float:
-    values = frame[column].dropna()
-    return float(values.max()) if len(values) else 0.0
+def _largest(values: pd.Series) -> float:
+    return float(values.max()) if values.notna().any() else 0.0
 
 
-def _bar(value: Any, largest: float, wording: Any) -> str:
+def _seconds(value: float, largest: float) -> Figure | None:
+    """A time and its bar; None for a missing one."""
+    return None if is_missing(value) else Figure(format_seconds(value), 100 * value / largest if largest else 0)
+
+
+def _logarithmic(value: float) -> Figure | None:
+    """A distance and its bar, which is logarithmic from 1e-9 to 100; None for a missing one."""
     if is_missing(value):
-        return ""
-    share = 100 * float(value) / largest if largest else 0
-    return _track(wording(value), share)
-
-
-def _log_bar(value: Any) -> str:
-    if is_missing(value):
-        return ""
-    value = float(value)
+        return None
     share = 100 * (math.log10(value) + 9) / 11 if value > 0 and math.isfinite(value) else (0 if value == 0 else 100)
-    return _track(number_text(value), min(100, max(0, share)))
+    return Figure(number_text(value), min(100, max(0, share)))
 
 
-def _track(text: str, share: float) -> str:
-    bar = tag("span", class_="bar", style=f"width:{share:.1f}%", aria_hidden="true") if share else ""
-    return tag("span", tag("span", escape(text), class_="number") + bar, class_="track")
+def status(value: object) -> str:  # leaves with the widgets' last call
+    from diag.views.markup import escape, tag
+
+    word = status_word(value)
+    return tag("span", escape(f"{word.sign} {word.text}"), class_=f"status {word.tone}", title=word.meaning)

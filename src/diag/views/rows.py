@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pandas as pd
 
 from diag.values.spec import LoadSpec
 from diag.values.units import is_missing
-from diag.views.markup import breakable, escape, tag
 from diag.views.wording import THIS_MACHINE, map_text
 
-Group = tuple[list[pd.Series], pd.Series]
+T = TypeVar("T")
+Group = list[pd.Series]  # rows that a view shows in one line
+
+
+@dataclass(frozen=True)
+class Label:
+    """The name of combinations that share a line, and `simulated 24GiB` where their hardware is simulated."""
+
+    name: str
+    simulated: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} · {self.simulated}" if self.simulated else self.name
 
 
 def described(spec: LoadSpec) -> dict[str, str]:
@@ -20,38 +32,49 @@ def described(spec: LoadSpec) -> dict[str, str]:
     return {"device_map": spec.device_map_text, "quantization": spec.quantization, "hardware": spec.hardware_text}
 
 
-def grouped(frame: pd.DataFrame) -> list[Group]:
-    """Rows that share one load together, in order of first appearance, each group with its first row."""
-    together: dict[tuple[str, ...], list[pd.Series]] = {}
-    for _, row in frame.iterrows():
-        source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
-        key = tuple(map(str, (row["model"], row["quantization"], row["hardware"], source)))
-        together.setdefault(key, []).append(row)
-    return [(rows, rows[0]) for rows in together.values()]
-
-
-def plain_label(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
-    """The name of a group as text: its maps, its quantization, and its hardware where that is simulated.
+def label(rows: Sequence[Mapping[str, object]] | Group) -> Label:
+    """The label of rows of one quantization and machine.
 
     >>> from diag.values.spec import LoadSpec
-    >>> plain_label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")])
-    'auto, cpu · int8 · simulated 24GiB'
+    >>> print(label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")]))
+    auto, cpu · int8 · simulated 24GiB
     """
-    hardware = rows[0]["hardware"]
-    machine = "" if hardware == THIS_MACHINE else f" · simulated {hardware}"
-    return f"{_maps(rows)} · {map_text(rows[0]['quantization'], 40)}{machine}"
+    maps = ", ".join(map_text(row["device_map"]) for row in rows)
+    return Label(f"{maps} · {map_text(rows[0]['quantization'], 40)}", simulated_text(rows[0]["hardware"]))
 
 
-def label(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
-    """The same as HTML, with a badge for simulated hardware."""
-    name = f"{breakable(_maps(rows))} · {breakable(map_text(rows[0]['quantization'], 40))}"
-    return name + badge(rows[0]["hardware"])
+def simulated_text(hardware: object) -> str:
+    """What marks a simulated row; empty for this machine."""
+    return "" if hardware == THIS_MACHINE else f"simulated {hardware}"
 
 
-def _maps(rows: Sequence[Mapping[Any, Any]] | list[pd.Series]) -> str:
-    return ", ".join(map_text(row["device_map"]) for row in rows)
+def machine_text(hardware: str) -> str:
+    """
+    >>> machine_text("2x300MiB+8GiB"), machine_text("this machine")
+    ('simulated 2x300MiB+8GiB', 'this machine')
+    """
+    return simulated_text(hardware) or hardware
 
 
-def badge(hardware: Any) -> str:
-    """The mark of a simulated row; nothing for this machine."""
-    return "" if hardware == THIS_MACHINE else " " + tag("span", f"simulated {escape(hardware)}", class_="simulated")
+def grouped(frame: pd.DataFrame) -> list[Group]:
+    """Rows that share one load together, in order of first appearance."""
+    return together((_load_of(row), row) for _, row in frame.iterrows())
+
+
+def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
+    """The items of each key, in the order in which the keys first appear."""
+    found: dict[Hashable, list[T]] = {}
+    for key, item in pairs:
+        found.setdefault(key, []).append(item)
+    return list(found.values())
+
+
+def _load_of(row: pd.Series) -> tuple[str, ...]:
+    source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
+    return tuple(map(str, (row["model"], row["quantization"], row["hardware"], source)))
+
+
+def badge(hardware: object) -> str:  # leaves with the widgets' last call
+    from diag.views.markup import tag
+
+    return "" if hardware == THIS_MACHINE else " " + tag("span", simulated_text(hardware), class_="simulated")

@@ -68,7 +68,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Run:
+class Stretch:
     """Neighbouring units in the same place."""
 
     units: tuple[Unit, ...]
@@ -107,8 +107,8 @@ def place_of(device: object, mapped_device: object, backing: object) -> Place:
 def units(table: pd.DataFrame) -> tuple[Unit, ...]:
     """The strip's units in the table's order; a unit's place is where most of its bytes are, missing data first."""
     sizes: dict[str, dict[Place, int]] = {}
-    columns = ("name", "module", "device", "mapped_device", "backing", "nbytes", "kind")
-    for name, module, device, mapped, backing, nbytes, kind in table[list(columns)].itertuples(index=False):
+    columns = ["name", "module", "device", "mapped_device", "backing", "nbytes", "kind"]
+    for name, module, device, mapped, backing, nbytes, kind in table[columns].itertuples(index=False):
         if kind == "non_persistent_buffer" or (kind == "buffer" and unit_name(module or name) not in sizes):
             continue
         places = sizes.setdefault(unit_name(module or name), {})
@@ -117,9 +117,10 @@ def units(table: pd.DataFrame) -> tuple[Unit, ...]:
     return tuple(_unit(name, places) for name, places in sizes.items())
 
 
-def runs(strip: Iterable[Unit]) -> tuple[Run, ...]:
+def stretches(strip: Iterable[Unit]) -> tuple[Stretch, ...]:
     """Neighbouring units in equal places, joined."""
-    return tuple(Run(tuple(group)) for _, group in groupby(strip, key=lambda unit: (unit.place, bool(unit.others))))
+    alike = groupby(strip, key=lambda unit: (unit.place, bool(unit.others)))
+    return tuple(Stretch(tuple(group)) for _, group in alike)
 
 
 def unit_name(module: str) -> str:
@@ -137,21 +138,21 @@ def letters(strip: Iterable[Unit]) -> str:
     return "".join(unit.place.letter for unit in strip)
 
 
-def describe(strip: Iterable[Unit]) -> str:
+def strip_in_words(strip: Iterable[Unit]) -> str:
     """The strip in words: places in order of appearance, each with its units."""
     places: dict[str, list[str]] = {}
-    for run in runs(strip):
-        places.setdefault(run.place.text, []).append(run.names + (" (in part)" if run.mixed else ""))
+    for stretch in stretches(strip):
+        part = " (in part)" if stretch.mixed else ""
+        places.setdefault(stretch.place.text, []).append(stretch.names + part)
     return " · ".join(f"{capital(text)}: {', '.join(names)}" for text, names in places.items())
 
 
 def totals(table: pd.DataFrame) -> str:
     """Bytes per place, tied tensors counted once; `missing` first, as it is what matters."""
     once = table[~table["tied_group"].duplicated() | table["tied_group"].isna()]
+    columns = ["device", "mapped_device", "backing", "nbytes"]
     sizes: dict[Place, int] = {}
-    for device, mapped, backing, nbytes in once[["device", "mapped_device", "backing", "nbytes"]].itertuples(
-        index=False
-    ):
+    for device, mapped, backing, nbytes in once[columns].itertuples(index=False):
         place = place_of(device, mapped, backing)
         sizes[place] = sizes.get(place, 0) + int(nbytes)
     ordered = sorted(sizes.items(), key=lambda item: (not item[0].is_missing, item[0].offloaded, item[0].device))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from numbers import Real
 
 from diag.values.units import is_missing
 
@@ -35,25 +35,25 @@ STATUSES = {
 THIS_MACHINE = "this machine"
 
 
-def status_word(status: Any) -> Word:
+def status_word(status: object) -> Word:
     return STATUSES.get(str(status), Word("?", str(status), "a status this version does not know", "warn"))
 
 
-def cell_text(value: Any) -> str:
+def cell_text(value: object) -> str:
     """A value as text, nothing for a missing one."""
     return "" if is_missing(value) else str(value)
 
 
-def number_text(value: Any) -> str:
+def number_text(value: object) -> str:
     """A small figure: exactly zero says so, the rest in three significant digits.
 
     >>> number_text(0.0), number_text(0.4812), number_text(3.1e-6)
     ('0', '0.481', '3.1e-06')
     """
-    return "" if is_missing(value) else f"{float(value):.3g}"
+    return f"{value:.3g}" if isinstance(value, Real) and not is_missing(value) else ""
 
 
-def device_bytes(text: Any) -> dict[str, int]:
+def device_bytes(text: object) -> dict[str, int]:
     """Device to bytes from the JSON text of `peak_device_bytes`; empty for a missing or unreadable one."""
     if isinstance(text, Mapping):
         return dict(text)
@@ -64,7 +64,7 @@ def device_bytes(text: Any) -> dict[str, int]:
     return value if isinstance(value, dict) else {}
 
 
-def map_text(device_map: Any, limit: int = 60) -> str:
+def map_text(device_map: object, limit: int = 60) -> str:
     """A device map for a label: a preset as it is, a long JSON map shortened in the middle."""
     text = cell_text(device_map)
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 3 :]}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import nbformat
 import pytest
+from markupsafe import Markup
 from page_reader import outside_resources
 from typed_frames import failed, frame, worked
 
+from diag.views.markup import View
 from diag.views.report import summary
-from diag.views.report.convert import death_notice, to_html, verdict_of
+from diag.views.report.convert import death_notice, kept_verdict, to_html
 
 HOSTILE = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\x1b[31m"
 DIED = {"how": "died", "cell": 4, "cells": 9, "line": "frame = diag.matrix(specs)", "why": "the kernel was killed"}
@@ -100,6 +102,11 @@ def test_a_page_of_the_real_views_asks_for_nothing():
     assert outside_resources(page_of(*(code("x", shown(view(rows))) for view in views))) == []
 
 
+def test_a_page_holds_the_style_sheet_once():
+    view = View(Markup("<b>x</b>"), "x")
+    assert page_of(*(code("x", shown(view)) for _ in range(3))).count("<style") == 1
+
+
 def test_the_check_for_outside_resources_can_fail():
     assert outside_resources('<script src="https://cdn/x.js">') != []
     assert outside_resources("<img src=http://x/y.png>") == ["http://x/y.png"]
@@ -108,5 +115,5 @@ def test_the_check_for_outside_resources_can_fail():
 
 def test_the_verdict_is_read_from_the_notebook():
     cell = code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"])
-    assert verdict_of(nbformat.v4.new_notebook(cells=[cell]))["works"] == 1
-    assert verdict_of(nbformat.v4.new_notebook(cells=[code("x")])) is None
+    assert kept_verdict(nbformat.v4.new_notebook(cells=[cell]))["works"] == 1
+    assert kept_verdict(nbformat.v4.new_notebook(cells=[code("x")])) is None

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.values.exits import Exit
 from diag.values.spec import LoadSpec
+from diag.values.text import visible
 from diag.views.cli import options as given
 from diag.views.cli.command import Command, print_json
-from diag.views.markup import visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def placement(options: argparse.Namespace) -> Exit:
         print_json(json.loads(frame.to_json(orient="records")))
         return Exit.AS_EXPECTED
     if options.by == "layer":
-        print(visible(f"{spec.model}\n{plots.strips_of({rows.plain_label([rows.described(spec)]): table}).text}\n"))
+        print(visible(f"{spec.model}\n{plots.strips_of({str(rows.label([rows.described(spec)])): table}).text}\n"))
     print(visible(frame.to_string(index=False)))
     return Exit.AS_EXPECTED
 
@@ -130,12 +130,12 @@ def diff(options: argparse.Namespace) -> Exit:
 def env(options: argparse.Namespace) -> Exit:
     """Prints what this machine is; imports nothing that could be broken."""
     from diag.machine.environment import environment
-    from diag.views.machine import describe
+    from diag.views.machine import this_machine
 
     if options.json:
         print_json(environment().to_dict())
     else:
-        print(visible(describe().text))
+        print(visible(this_machine().text))
     return Exit.AS_EXPECTED
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from diag.errors import SpecError
 from diag.values.exits import Exit
+from diag.values.text import visible
 from diag.views.cli.command import Command, print_json
-from diag.views.markup import visible
 
 if TYPE_CHECKING:
     from diag.reproduce import Stage

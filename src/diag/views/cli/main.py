@@ -19,10 +19,10 @@ from typing import NoReturn
 from diag.errors import DiagError, SpecError
 from diag.values.exits import Exit
 from diag.values.redact import redact
+from diag.values.text import visible
 from diag.views.cli.commands import DIFF, ENV, MATRIX, PLACEMENT, REPORT
 from diag.views.cli.explaining import CAUSES, EXPLAIN, REPRODUCE, SERVICE
 from diag.views.cli.lab import LAB
-from diag.views.markup import visible
 
 COMMANDS = {
     command.name: command

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError
-from diag.values.text import count_text, list_text
+from diag.values.text import count_text, list_text, visible
 from diag.values.units import format_size
-from diag.views.markup import View, breakable, escape, notice, table, tag, visible
+from diag.views.markup import View, breakable, escape, notice, table, tag
 from diag.views.wording import cell_text
 
 

@@ -15,7 +15,7 @@ from diag.values.spec import LoadSpec
 from diag.values.text import first_line
 from diag.views.files import redacted
 from diag.views.report import gating
-from diag.views.report.convert import verdict_of
+from diag.views.report.convert import kept_verdict
 from diag.views.report.execute import DIED, ERROR, FINISHED, SILENT, Ended, Run, truthful
 from diag.views.report.leftovers import window_of
 from diag.views.report.notebooks import NotebookError
@@ -39,7 +39,7 @@ def report_from(
     nb = _read(source)
     path = Path(out) if out is not None else source.with_suffix(".html")
     ended = how_it_ended(nb)
-    if ended.ok and verdict_of(nb) is None:
+    if ended.ok and kept_verdict(nb) is None:
         ended = Ended(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
     specs, named = _asked(nb)
     stored = Path(results) if results is not None else _found(named, source)

@@ -14,8 +14,8 @@ import pandas as pd
 from diag.sweep.results.gate import Gate, Verdict
 from diag.values.exits import Exit
 from diag.values.redact import redact
+from diag.values.text import visible
 from diag.views.files import redacted, write_text
-from diag.views.markup import visible
 
 SUFFIXES = (".json", ".md", ".junit.xml")
 _SIGNS = {"worse": "✗ worse", "unjudged": "? not judged", "new": "+ new", "changed": "~ changed", "same": ""}

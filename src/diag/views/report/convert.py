@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
-from importlib import resources
-from typing import Any
 
-import nbformat
-from nbconvert import HTMLExporter
+from markupsafe import Markup
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
 
 from diag.values.exits import Exit
 from diag.values.text import count_text
-from diag.views.markup import View, escape, notice, page, tag
+from diag.views.markup import View, page, render
 from diag.views.report import endings
 from diag.views.report.execute import SILENT
 from diag.views.report.verdict import VERDICT_MIME
@@ -23,32 +23,47 @@ _TO_GO_ON = (
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = ("display_data", "execute_result", "error")
+# Of the forms of one output the first is shown, in JupyterLab's order. The first two need scripts: they leave a gap.
+_FORMS = (
+    "application/vnd.jupyter.widget-view+json",
+    "application/javascript",
+    "text/html",
+    "text/markdown",
+    "image/svg+xml",
+    "text/latex",
+    "image/png",
+    "image/jpeg",
+    "text/plain",
+)
 
 
-def to_html(nb: Any, title: str) -> str:
+def to_html(nb: NotebookNode, title: str) -> str:
     """The page. `nb` says itself how its run ended, in `metadata.diag`; without that it is taken as finished."""
-    ended = nb.metadata.get("diag", {}).get("ended", {})
     first = [cell for cell in nb.cells if _leads(cell) and _has_output(cell)]
     rest = [cell for cell in nb.cells if cell not in first and not _tags(cell) & {"notebook-only", "diag-banner"}]
     body = [cell for cell in rest if cell.cell_type == "markdown" or _has_output(cell)]
-    arranged = nbformat.v4.new_notebook(cells=first + _without_empty_sections(body))
-    exporter = HTMLExporter(raw_template=_template(), exclude_anchor_links=True)
-    exporter.register_filter("plain", escape)
-    exporter.register_filter("traceback", lambda text: escape(_COLOUR.sub("", text)))
-    content, _ = exporter.from_notebook_node(arranged)
-    return page(title, death_notice(ended).html + content + _appendix(nb))
+    cells = [_drawn(cell) for cell in first + _without_empty_sections(body)]
+    machinery = [_code_block(number, cell) for number, cell in enumerate(nb.cells, start=1) if _is_code(cell)]
+    content = render(
+        "report/body",
+        ending=death_notice(nb.metadata.get("diag", {}).get("ended", {})).html,
+        cells=cells,
+        machinery=machinery,
+        cell_count=count_text(len(machinery), "cell"),
+    )
+    return str(page(title, content))
 
 
-def death_notice(ended: Mapping[str, Any]) -> View:
+def death_notice(ended: Mapping[str, object]) -> View:
     """What a reader must know first when a run did not finish; nothing when it did."""
     if ended.get("how", "finished") == "finished":
-        return View("", "")
+        return View(Markup(), "")
     title = endings.title(ended)
     sentences = _sentences(ended)
-    return View(notice("bad", title, map(escape, sentences)), "\n".join((title, *sentences)))
+    return View(render("report/ending", title=title, sentences=sentences), "\n".join((title, *sentences)))
 
 
-def _sentences(ended: Mapping[str, Any]) -> tuple[str, ...]:
+def _sentences(ended: Mapping[str, object]) -> tuple[str, ...]:
     """Where a run ended, why, what still holds, and how to go on."""
     if ended["how"] == SILENT:
         return (f"Why: {ended['why']}.", f"To go on: {_TO_GO_ON}")
@@ -65,7 +80,7 @@ def _sentences(ended: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def verdict_of(nb: Any) -> dict[str, Any] | None:
+def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:
     """The verdict that the notebook's headline cell left beside its output; None where there is none."""
     for cell in reversed(nb.cells):
         for output in cell.get("outputs", []):
@@ -75,23 +90,23 @@ def verdict_of(nb: Any) -> dict[str, Any] | None:
     return None
 
 
-def _template() -> str:
-    return resources.files("diag.views.report").joinpath("report.html.j2").read_text(encoding="utf-8")
-
-
-def _tags(cell: Any) -> set[str]:
+def _tags(cell: NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", []))
 
 
-def _leads(cell: Any) -> bool:
+def _leads(cell: NotebookNode) -> bool:
     return bool(_tags(cell) & {"headline", "diag-partial"})
 
 
-def _has_output(cell: Any) -> bool:
+def _has_output(cell: NotebookNode) -> bool:
     return any(output["output_type"] in _SHOWN for output in cell.get("outputs", []))
 
 
-def _without_empty_sections(cells: list[Any]) -> list[Any]:
+def _is_code(cell: NotebookNode) -> bool:
+    return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+def _without_empty_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
     """Drops prose that only announced an output which never came (a run that ended early)."""
     return [
         cell
@@ -100,18 +115,43 @@ def _without_empty_sections(cells: list[Any]) -> list[Any]:
     ]
 
 
-def _appendix(nb: Any) -> str:
-    """Code and printed lines of every code cell, folded away."""
-    blocks = []
-    for position, cell in enumerate(nb.cells, start=1):
-        if cell.cell_type != "code" or not cell.source.strip():
-            continue
-        printed = "".join(output["text"] for output in cell.get("outputs", []) if output["output_type"] == "stream")
-        state = cell.metadata.get("papermill", {}).get("status", "")
-        blocks.append(
-            tag("p", escape(f"Cell {position}" + (f", {state}" if state else "")), class_="soft")
-            + tag("pre", tag("code", escape(cell.source)), tabindex="0")
-            + (tag("pre", escape(_COLOUR.sub("", printed)), tabindex="0") if printed.strip() else "")
-        )
-    summary = tag("summary", f"How this was made: {count_text(len(blocks), 'cell')} of code and what they printed")
-    return tag("details", summary + "".join(blocks), class_="machinery")
+def _drawn(cell: NotebookNode) -> list[tuple[str, str]]:
+    """What is shown of a cell: each part as its form, a mime type or `error`, and what the template puts there."""
+    if cell.cell_type == "markdown":
+        return [("text/markdown", _prose(cell.source, cell.get("attachments")))]
+    parts = []
+    for output in cell.get("outputs", []):
+        if output["output_type"] == "error":
+            parts.append(("error", _without_colours("\n".join(output["traceback"]))))
+        elif output["output_type"] in _SHOWN:
+            form = next((form for form in _FORMS if form in output["data"]), "")
+            parts.append((form, _content(form, output["data"].get(form, ""))))
+    return parts
+
+
+def _content(form: str, data: str) -> str:
+    """The content of one output; HTML of a notebook's own outputs and prose is taken as it is, the rest as text."""
+    if form == "text/html":
+        return Markup(data.removeprefix(render("style")))  # the page has the sheet once
+    if form == "text/markdown":
+        return _prose(data)
+    if form == "image/svg+xml":
+        return base64.b64encode(data.encode()).decode()
+    return data
+
+
+def _prose(source: str, attachments: dict[str, dict[str, str]] | None = None) -> Markup:
+    renderer = IPythonRenderer(escape=False, exclude_anchor_links=True, attachments=attachments)
+    return Markup(MarkdownWithMath(renderer=renderer).render(source))
+
+
+def _code_block(number: int, cell: NotebookNode) -> dict[str, str]:
+    """A cell's code and printed lines, which the page has folded away."""
+    printed = "".join(output["text"] for output in cell.get("outputs", []) if output["output_type"] == "stream")
+    state = cell.metadata.get("papermill", {}).get("status", "")
+    title = f"Cell {number}, {state}" if state else f"Cell {number}"
+    return {"title": title, "source": cell.source, "printed": _without_colours(printed).strip("\n")}
+
+
+def _without_colours(text: str) -> str:
+    return _COLOUR.sub("", text)

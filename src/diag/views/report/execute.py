@@ -25,9 +25,8 @@ from papermill.execute import remove_error_markers
 from papermill.iorw import papermill_io
 
 from diag.values.redact import redact
-from diag.values.text import last_line
+from diag.values.text import last_line, visible
 from diag.views.files import RedactedFile, redacted
-from diag.views.markup import visible
 
 _SCHEME = "diag-report:"
 _ENGINE = "diag"

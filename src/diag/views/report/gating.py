@@ -34,7 +34,7 @@ from diag.values.fields import (
 )
 from diag.values.spec import LoadSpec
 from diag.values.units import parse_seconds, parse_size
-from diag.views.markup import View, escape, tag
+from diag.views.markup import View, render
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.leftovers import loaded_of
 from diag.views.report.notebooks import NotebookError
@@ -168,8 +168,7 @@ def outcome(gate: Gate, written: Iterable[str]) -> View:
     lines = [f"{row.standing}: {row.name}: {row.why or row.reason}" for row in notable]
     texts = [f"{gate.headline}. Exit code {int(gate.exit_code)}.", *gate.warnings, *lines]
     files = f"Written: {', '.join(written)}."
-    html = tag("p", tag("b", escape(texts[0]))) + "".join(tag("p", escape(text)) for text in texts[1:])
-    return View(html + tag("p", escape(files), class_="soft"), "\n".join([*texts, files]))
+    return View(render("report/outcome", texts=texts, files=files), "\n".join([*texts, files]))
 
 
 # --- what papermill hands over ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pandas as pd
 from diag.errors import DiagError
 from diag.values.spec import LoadSpec
 from diag.views import plots
-from diag.views.markup import View, tag
+from diag.views.markup import View, render
 from diag.views.report import summary
 
 
@@ -79,7 +79,7 @@ def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> Vie
         sections["Memory and time"] = plots.memory_and_time(frame)
         sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
     sections["What did not work, and why"] = summary.failures(frame)
-    titled = [View(tag("h2", title), title) + view for title, view in sections.items()]
+    titled = [View(render("report/heading", title=title), title) + view for title, view in sections.items()]
     return sum(titled, start=summary.headline(frame))
 
 

@@ -25,7 +25,7 @@ from diag.views.files import put, redacted, write_notebook, write_text
 from diag.views.markup import View
 from diag.views.report import endings, gating
 from diag.views.report.artefacts import write_summaries
-from diag.views.report.convert import death_notice, to_html, verdict_of
+from diag.views.report.convert import death_notice, kept_verdict, to_html
 from diag.views.report.execute import Ended, Run, run_notebook
 from diag.views.report.leftovers import Window, partial, stored_frame
 from diag.views.report.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
@@ -197,13 +197,13 @@ def finish(
     `when` the run went decides which rows of the file `stored` are its own.
     """
     nb, ended = run.nb, endings.settled(run.ended)
-    verdict = verdict_of(nb)
+    verdict = kept_verdict(nb)
     if endings.exit_code(ended, verdict) is Exit.WRONG_USAGE:
         specs = ()  # nothing was asked that could have rows
     frame = stored_frame(specs, stored, when) if specs else None
     if not ended.ok:
         _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
-        verdict = verdict_of(nb)
+        verdict = kept_verdict(nb)
     headline = verdict["headline"] if verdict else "The notebook ran to its end"
     if not ended.ok:
         headline = ". ".join([endings.title(ended.to_json()), *([headline] if verdict else [])])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pandas as pd
 
+from diag.sweep.results.gate import judge
 from diag.values.exits import Exit
 from diag.values.spec import PRESETS, QUANTIZATIONS
 from diag.values.text import count_text, list_text
 from diag.values.units import format_seconds, format_size, is_missing
+from diag.views.rows import machine_text
 from diag.views.wording import THIS_MACHINE, device_bytes, number_text, status_word
 
 VERDICT_MIME = "application/vnd.diag.verdict+json"
@@ -63,44 +63,31 @@ class Verdict:
         parts = [f"{works} of {total} on {machine_text(machine)}" for machine, works, total in self.machines]
         return f"{self.works} of {self.total} combinations of {name} work: {list_text(parts)}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """For programs: what is written beside the headline in the executed notebook and by `--json`."""
-        values = {name: getattr(self, name) for name in ("headline", "total", "works")}
-        advice = {
-            name: None if (found := getattr(self, name)) is None else asdict(found) for name in ("best", "smallest")
-        }
-        return {**values, "counts": dict(self.counts), **advice, "exit_code": int(self.exit_code)}
+        advice = {"best": self.best and asdict(self.best), "smallest": self.smallest and asdict(self.smallest)}
+        counted = {"total": self.total, "works": self.works, "counts": dict(self.counts)}
+        return {"headline": self.headline, **counted, **advice, "exit_code": int(self.exit_code)}
 
 
-def judge(frame: pd.DataFrame) -> Verdict:
+def verdict_of(frame: pd.DataFrame) -> Verdict:
     """The verdict of a matrix frame; an empty frame is one that could not judge."""
-    from diag.sweep.results import gate  # imports torch
-
-    gated = gate.judge(frame)
+    gate = judge(frame)
     counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
-    machines = [
-        (str(machine), int((rows["status"] == "ok").sum()), len(rows))
-        for machine, rows in frame.groupby("hardware", sort=False)
-    ]
-    best = _best(frame)
+    machines = frame["status"].eq("ok").groupby(frame["hardware"], sort=False)
+    works_by_machine = [(str(machine), int(works.sum()), len(works)) for machine, works in machines]
+    working = [row for _, row in frame.iterrows() if row["status"] == "ok"]
+    best = min(working, key=_rank, default=None)
     return Verdict(
         models=tuple(dict.fromkeys(map(str, frame["model"]))),
         total=len(frame),
         counts=tuple(sorted(counts.items(), key=lambda item: _order(item[0]))),
-        machines=tuple(machines),
+        machines=tuple(works_by_machine),
         best=None if best is None else _advice(best, _why(best)),
-        smallest=_smaller(frame, best),
-        exit_code=gated.exit_code,
-        unjudged=gated.headline if gated.exit_code is Exit.NOT_JUDGED else "",
+        smallest=None if best is None else _smaller(working, best),
+        exit_code=gate.exit_code,
+        unjudged=gate.headline if gate.exit_code is Exit.NOT_JUDGED else "",
     )
-
-
-def machine_text(machine: str) -> str:
-    """
-    >>> machine_text("2x300MiB+8GiB")
-    'simulated 2x300MiB+8GiB'
-    """
-    return machine if machine == THIS_MACHINE else f"simulated {machine}"
 
 
 def peaks_text(row: pd.Series) -> str:
@@ -109,10 +96,9 @@ def peaks_text(row: pd.Series) -> str:
     >>> peaks_text(pd.Series({"peak_host_bytes": 2**30, "peak_device_bytes": '{"cuda:0": 5242880, "cuda:1": 0}'}))
     '1 GiB of host memory and 5 MiB on cuda:0'
     """
-    host = [] if is_missing(row["peak_host_bytes"]) else [f"{format_size(row['peak_host_bytes'])} of host memory"]
-    peaks = device_bytes(row["peak_device_bytes"])
-    devices = [f"{format_size(size)} on {name}" for name, size in peaks.items() if size]
-    return list_text(host + devices)
+    host, devices = format_size(row["peak_host_bytes"]), device_bytes(row["peak_device_bytes"])
+    said = [f"{host} of host memory"] if host else []
+    return list_text(said + [f"{format_size(size)} on {name}" for name, size in devices.items() if size])
 
 
 def _scarce_bytes(row: pd.Series) -> tuple[str, int]:
@@ -123,16 +109,12 @@ def _scarce_bytes(row: pd.Series) -> tuple[str, int]:
     return "host", 0 if is_missing(row["peak_host_bytes"]) else int(row["peak_host_bytes"])
 
 
-def _rows(frame: pd.DataFrame) -> Iterator[pd.Series]:
-    return (row for _, row in frame.iterrows())
-
-
 def _order(status: str) -> int:
     known = ["ok", "wrong_output", "forward_error", "load_error", "out_of_memory", "killed", "timeout"]
     return known.index(status) if status in known else len(known)
 
 
-def _rank(row: pd.Series) -> tuple[Any, ...]:
+def _rank(row: pd.Series) -> tuple[bool | int, ...]:
     """Smaller is better: real before simulated, all resident before offloaded, exact before quantized, plain first."""
     quantization, device_map = str(row["quantization"]), str(row["device_map"])
     kinds, maps = list(QUANTIZATIONS), list(PRESETS)
@@ -144,17 +126,10 @@ def _rank(row: pd.Series) -> tuple[Any, ...]:
     )
 
 
-def _best(frame: pd.DataFrame) -> pd.Series | None:
-    working = [row for row in _rows(frame) if row["status"] == "ok"]
-    return min(working, key=_rank) if working else None
-
-
-def _smaller(frame: pd.DataFrame, best: pd.Series | None) -> Advice | None:
+def _smaller(working: list[pd.Series], best: pd.Series) -> Advice | None:
     """The working combination on the same machine that needs least of the same memory, if it saves a quarter."""
-    if best is None:
-        return None
     kind, limit = _scarce_bytes(best)
-    same = [row for row in _rows(frame) if row["status"] == "ok" and row["hardware"] == best["hardware"]]
+    same = [row for row in working if row["hardware"] == best["hardware"]]
     alike = [row for row in same if _scarce_bytes(row)[0] == kind and _scarce_bytes(row)[1]]
     smallest = min(alike, key=lambda row: (_scarce_bytes(row)[1], _rank(row)), default=best)
     if _scarce_bytes(smallest)[1] > 0.75 * limit:
@@ -173,8 +148,9 @@ def _fetches(row: pd.Series) -> list[str]:
     count = _count(row, "n_offloaded")
     if not count:
         return []
-    time = "" if is_missing(row["forward_seconds"]) else f", which then takes {format_seconds(row['forward_seconds'])}"
-    return [f"{count_text(count, 'offloaded tensor')} fetched for every forward{time}"]
+    took = format_seconds(row["forward_seconds"])
+    fetched = f"{count_text(count, 'offloaded tensor')} fetched for every forward"
+    return [f"{fetched}, which then takes {took}" if took else fetched]
 
 
 def _agreement(row: pd.Series) -> str:
@@ -187,14 +163,10 @@ def _agreement(row: pd.Series) -> str:
 
 
 def _figures(row: pd.Series) -> list[str]:
-    found = []
-    if not is_missing(row["load_seconds"]):
-        found.append(f"loads in {format_seconds(row['load_seconds'])}")
-    if not is_missing(row["forward_seconds"]) and not _count(row, "n_offloaded"):
-        found.append(f"a forward takes {format_seconds(row['forward_seconds'])}")
-    if peaks := peaks_text(row):
-        found.append(f"peaks at {peaks}")
-    return found
+    forward = "" if _count(row, "n_offloaded") else format_seconds(row["forward_seconds"])
+    load, peaks = format_seconds(row["load_seconds"]), peaks_text(row)
+    said = (("loads in", load), ("a forward takes", forward), ("peaks at", peaks))
+    return [f"{words} {figure}" for words, figure in said if figure]
 
 
 def _costs(row: pd.Series) -> list[str]:
