@@ -39,7 +39,7 @@ class DiagError(Exception):
             lines.append(f"Next: {self.next_step}")
         return "\n".join(lines)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[object, ...]:
         # Exceptions pickle as cls(*args); ours take keywords, and they cross process borders.
         return (_rebuild, (type(self), self.what, self.why, self.next_step))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -25,12 +26,10 @@ def module_of(name: str) -> str:
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """The object that `package.module:path` names; the path may have dots. Raises ImportError and AttributeError."""
+    """What `package.module:path` names; the path may have dots. Raises ImportError and AttributeError."""
     module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
+    function: Callable[..., Any] = operator.attrgetter(path)(importlib.import_module(module))
+    return function
 
 
 def import_function(name: str, field: str) -> Callable[..., Any]:

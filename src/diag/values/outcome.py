@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
+from diag.values.units import format_seconds
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,7 @@ class LoadOutcome(Shown):
     def simulated(self) -> bool:
         return self.spec.simulated
 
-    def with_proof(self, proof: Proof) -> LoadOutcome:
-        return replace(self, proof=proof)
-
     def __repr__(self) -> str:
         state = type(self.model).__name__ if self.ok else f"{type(self.error).__name__}"
         where = " (simulated)" if self.simulated else ""
-        return f"LoadOutcome({self.spec!r}{where}: {state} in {self.seconds:.1f} s)"
+        return f"LoadOutcome({self.spec!r}{where}: {state} in {format_seconds(self.seconds)})"

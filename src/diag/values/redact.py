@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TypeVar, cast
 from urllib.parse import unquote, urlsplit
+
+T = TypeVar("T")
 
 REDACTED = "[redacted]"
 
@@ -84,6 +86,21 @@ _CODE = re.compile(
     re.VERBOSE,
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_BLOB = re.compile(r"[A-Za-z0-9+/=_\-]{16,}")
+
+_SLASH = r"(?:\\\\|\\|/)"
+_WINDOWS_HOME = re.compile(
+    rf"""(?<![A-Za-z])[A-Za-z]:{_SLASH}Users{_SLASH}
+    (?: [^\\/:*?"<>|\r\n]{{1,64}}(?={_SLASH}) | [^\s\\/:*?"'<>|,;)]{{1,64}} )""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_PATH_STARTS = r"(?:(?<=file://)|(?<![\w./\-~]))"
+_POSIX_HOME = re.compile(
+    rf"""{_PATH_STARTS}(?P<above>(?:/[\w.\-]{{1,64}}){{0,4}}?)/(?P<home>home|Users)/
+    (?!<)[^\s/'":,;<>|)\]}}\\]+""",
+    re.VERBOSE,
+)
+_ROOT = re.compile(rf"{_PATH_STARTS}/root(?![\w\-]|\.\w)")
 
 
 def redact(text: str, environ: Mapping[str, str] | None = None) -> str:
@@ -95,7 +112,7 @@ def redact(text: str, environ: Mapping[str, str] | None = None) -> str:
     >>> redact("GET https://me:pw@host/x?token=abc123 from /home/me/run.py, eos_token=</s>")
     'GET https://[redacted]@host/x?token=[redacted] from ~/run.py, eos_token=</s>'
     """
-    for secret in _known_secrets(os.environ if environ is None else environ):
+    for secret in _secrets_among(frozenset((os.environ if environ is None else environ).items())):
         text = text.replace(secret, REDACTED)
     text = _SHAPES.sub(REDACTED, text)
     text = _IN_URL.sub(rf"\1{REDACTED}@", text)
@@ -106,20 +123,41 @@ def redact(text: str, environ: Mapping[str, str] | None = None) -> str:
     return redact_paths(text)
 
 
-def redact_values(values: Any, environ: Mapping[str, str] | None = None) -> Any:
+def redact_values(values: T, environ: Mapping[str, str] | None = None) -> T:
     """A copy of settings, nested mappings and sequences included, whose secrets are `[redacted]`; text is redacted.
 
     >>> redact_values({"HF_TOKEN": "anything", "token_ids": [3, 4], "url": "https://u:p@host"})
     {'HF_TOKEN': '[redacted]', 'token_ids': [3, 4], 'url': 'https://[redacted]@host'}
     """
+    return cast(T, _copy(values, environ))
+
+
+def _copy(values: object, environ: Mapping[str, str] | None) -> object:
     if isinstance(values, str):
         return redact(values, environ)
     if isinstance(values, Mapping):
-        return {_key(key, environ): _value(key, value, environ) for key, value in values.items()}
+        return {_key(key, environ): _named_copy(key, value, environ) for key, value in values.items()}
     if isinstance(values, (list, tuple, set, frozenset)):
-        plain = type(values) if type(values) in (list, tuple, set, frozenset) else list  # a named tuple takes no list
-        return plain(redact_values(value, environ) for value in values)
+        kind = type(values) if type(values) in (list, tuple, set, frozenset) else list  # a named tuple takes no list
+        return kind(_copy(value, environ) for value in values)
     return values
+
+
+def _key(key: object, environ: Mapping[str, str] | None) -> object:
+    return redact(key, environ) if isinstance(key, str) else key
+
+
+def _named_copy(key: object, value: object, environ: Mapping[str, str] | None) -> object:
+    """A copy of what stands under `key`; below the name of a secret, everything that may be one is hidden."""
+    if not isinstance(key, str) or value is None or isinstance(value, bool):
+        return _copy(value, environ)
+    if isinstance(value, (str, bytes, int, float)):
+        return REDACTED if _hides(key, str(value)) else _copy(value, environ)
+    if is_secret_name(key) and isinstance(value, Mapping):
+        return {name: _named_copy(key, inner, environ) for name, inner in value.items()}
+    if is_secret_name(key) and isinstance(value, (list, tuple, set, frozenset)):
+        return [_named_copy(key, inner, environ) for inner in value]
+    return _copy(value, environ)
 
 
 def is_secret_name(name: str) -> bool:
@@ -149,39 +187,28 @@ def _is_about_access(before: list[str], word: str, shouted: bool) -> bool:
 
 def redact_paths(text: str) -> str:
     """The text with the home folders of this and of other users written as `~`."""
-    for home in _homes():
-        text = re.sub(rf"(?<![\w.\-]){re.escape(home)}(?![\w.\-])", "~", text)
+    for home in _homes(os.path.expanduser("~"), os.environ.get("HOME", ""), os.environ.get("USERPROFILE", "")):
+        text = home.sub("~", text)
     text = _WINDOWS_HOME.sub("~", text)
     text = _POSIX_HOME.sub(lambda m: f"{m['above']}/{m['home']}/<user>" if m["above"] else "~", text)
     return _ROOT.sub("~", text)
 
 
-_SLASH = r"(?:\\\\|\\|/)"
-_WINDOWS_HOME = re.compile(
-    rf"(?<![A-Za-z])[A-Za-z]:{_SLASH}Users{_SLASH}(?:[^\\/:*?\"<>|\r\n]{{1,64}}(?={_SLASH})|[^\s\\/:*?\"'<>|,;)]{{1,64}})",
-    re.I,
-)
-_POSIX_HOME = re.compile(
-    r"(?:(?<=file://)|(?<![\w./\-~]))(?P<above>(?:/[\w.\-]{1,64}){0,4}?)/(?P<home>home|Users)/(?!<)[^\s/'\":,;<>|)\]}\\]+"
-)
-_ROOT = re.compile(r"(?:(?<=file://)|(?<![\w./\-~]))/root(?![\w\-]|\.\w)")
-
-
-def _homes() -> list[str]:
-    found = {os.path.expanduser("~"), os.environ.get("HOME", ""), os.environ.get("USERPROFILE", "")}
-    found |= {os.path.realpath(home) for home in found if home}
+@lru_cache(maxsize=4)
+def _homes(*named: str) -> tuple[re.Pattern[str], ...]:
+    """This user's home as it is named, resolved, and written in JSON; the longest first."""
+    found = {*named, *(os.path.realpath(home) for home in named if home)}
     found |= {home.replace("\\", "\\\\") for home in found}
-    return sorted((home.rstrip("/\\") for home in found if len(home.strip("/\\~.")) >= 3), key=len, reverse=True)
-
-
-def _known_secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    """Values that the environment itself calls secret, longest first; short and plain words would hit other text."""
-    yield from _secrets_among(frozenset(environ.items()))
+    homes = sorted((home.rstrip("/\\") for home in found if len(home.strip("/\\~.")) >= 3), key=len, reverse=True)
+    return tuple(re.compile(rf"(?<![\w.\-]){re.escape(home)}(?![\w.\-])") for home in homes)
 
 
 @lru_cache(maxsize=4)
 def _secrets_among(items: frozenset[tuple[str, str]]) -> tuple[str, ...]:
-    """A page holds thousands of texts, and the environment seldom changes between them."""
+    """Values that the environment itself calls secret, longest first; short and plain words would hit other text.
+
+    Kept, because a page holds thousands of texts and the environment seldom changes between them.
+    """
     found = {value for name, value in items if is_secret_name(name)}
     for name, value in items:
         if name.lower().endswith("_proxy") and "@" in value:
@@ -236,14 +263,15 @@ def _hides(name: str, value: str) -> bool:
         return False
     if words and words[-1].lower() == "token" and value.isdigit() and len(value) <= 6:
         return False  # the number of a token in a vocabulary
-    return is_secret_name(name) or (_may_hide(name) and bool(_RANDOM.fullmatch(value)))
+    return is_secret_name(name) or (_may_hide(name) and _looks_random(value))
 
 
 def _may_hide(name: str) -> bool:
     return is_secret_name(name) or name.lower().endswith("key")
 
 
-_RANDOM = re.compile(r"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9+/=_\-]{16,}")
+def _looks_random(value: str) -> bool:
+    return bool(_BLOB.fullmatch(value) and re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
 
 
 def _stands_out(name: str, value: str) -> bool:
@@ -256,19 +284,3 @@ def _is_code(value: str, bare: bool) -> bool:
     plain = value.strip("${}")
     names_one = bare and plain.replace(".", "").replace("_", "").isalpha() and is_secret_name(plain)
     return names_one or bool(_CODE.fullmatch(value))
-
-
-def _key(key: Any, environ: Mapping[str, str] | None) -> Any:
-    return redact(key, environ) if isinstance(key, str) else key
-
-
-def _value(key: Any, value: Any, environ: Mapping[str, str] | None) -> Any:
-    if not isinstance(key, str) or value is None or isinstance(value, bool):
-        return redact_values(value, environ)
-    if isinstance(value, (str, bytes, int, float)):
-        return REDACTED if _hides(key, str(value)) else redact_values(value, environ)
-    if is_secret_name(key) and isinstance(value, Mapping):
-        return {name: _value(key, inner, environ) for name, inner in value.items()}
-    if is_secret_name(key) and isinstance(value, (list, tuple, set, frozenset)):
-        return [_value(key, inner, environ) for inner in value]
-    return redact_values(value, environ)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diag.errors import SpecError
@@ -17,6 +17,7 @@ from diag.values.fields import (
     PRESETS,
     QUANTIZATIONS,
     QUANTIZE_ALIASES,
+    MemoryLimits,
     Pairs,
     check_function,
     check_probe,
@@ -31,6 +32,7 @@ from diag.values.fields import (
 )
 from diag.values.hardware import Hardware
 from diag.values.showing import ShownAsHtml
+from diag.values.text import count_text
 
 __all__ = ["AS_STORED", "AUTO_PRESETS", "PRESETS", "QUANTIZATIONS", "LoadSpec", "grid"]
 
@@ -55,7 +57,7 @@ class LoadSpec(ShownAsHtml):
     quantization: str = "none"
     hardware: Hardware | None = None
     dtype: str = "auto"
-    max_memory: tuple[tuple[str | int, int], ...] | None = None
+    max_memory: MemoryLimits | None = None
     offload_folder: str | None = None
     adapter: str | None = None
     loader: str | None = None
@@ -104,10 +106,8 @@ class LoadSpec(ShownAsHtml):
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LoadSpec:
-        values = dict(values)
-        if values.get("max_memory") is not None:
-            values["max_memory"] = dict(values["max_memory"])
-        return cls(**values)
+        memory = values.get("max_memory")
+        return cls(**{**values, "max_memory": None if memory is None else dict(memory)})
 
     @classmethod
     def from_env(cls, model: str, environ: Mapping[str, str] = os.environ, **values: Any) -> LoadSpec:
@@ -120,37 +120,52 @@ class LoadSpec(ShownAsHtml):
         >>> LoadSpec.from_env("tiny", {"DEVICE_MAP": "gpu", "QUANTIZE": "4bit"}).quantization
         'nf4'
         """
-        device_map = environ.get("DEVICE_MAP", "").strip()
-        quantize = environ.get("QUANTIZE", "").strip()
-        memory = environ.get("MAX_MEMORY", "").strip()
-        with _naming("DEVICE_MAP", f"also {', '.join(DEVICE_MAP_ALIASES)}"):
-            if device_map:
-                values["device_map"] = parse_device_map(DEVICE_MAP_ALIASES.get(device_map.lower(), device_map))
-        with _naming("QUANTIZE", f"also {', '.join(QUANTIZE_ALIASES)}"):
-            if quantize:
-                values["quantization"] = parse_quantization(QUANTIZE_ALIASES.get(quantize.lower(), quantize))
-        with _naming("MAX_MEMORY", 'a JSON object such as {"0": "20GiB", "cpu": "60GiB"}'):
-            if memory:
-                values["max_memory"] = parse_max_memory(json_object(memory, "max_memory"))
+        for variable in _VARIABLES:
+            if text := environ.get(variable.name, "").strip():
+                values[variable.sets] = variable.read(text)
         return cls(model, **values)
 
     def __repr__(self) -> str:
         shown = [repr(self.model), f"device_map={self.device_map_text!r}"]
-        for name in (
-            "quantization",
-            "dtype",
-            "max_memory",
-            "offload_folder",
-            "adapter",
-            "loader",
-            "probe",
-        ):
+        for name in ("quantization", "dtype", "max_memory", "offload_folder", "adapter", "loader", "probe"):
             value = getattr(self, name)
             if value != type(self).__dataclass_fields__[name].default:
-                shown.append(f"{name}={value!r}" if name != "max_memory" else f"max_memory={dict(value)!r}")
+                shown.append(f"{name}={dict(value) if name == 'max_memory' else value!r}")
         if self.hardware is not None:
             shown.append(f"hardware={str(self.hardware)!r}")
         return f"LoadSpec({', '.join(shown)})"
+
+
+@dataclass(frozen=True)
+class _Variable:
+    """An environment variable that sets a field of a spec; `also` says what it takes beside the field's own values."""
+
+    name: str
+    sets: str
+    parse: Callable[[object], object]
+    also: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, text: str) -> object:
+        try:
+            return self.parse(self.aliases.get(text.lower(), text))
+        except SpecError as e:
+            hint = f"{e.next_step} In {self.name}: {self.also}."
+            raise SpecError(f"{self.name}: {e.what}", why=e.why, next_step=hint) from e
+
+
+_VARIABLES = (
+    _Variable(
+        "DEVICE_MAP", "device_map", parse_device_map, f"also {', '.join(DEVICE_MAP_ALIASES)}", DEVICE_MAP_ALIASES
+    ),
+    _Variable("QUANTIZE", "quantization", parse_quantization, f"also {', '.join(QUANTIZE_ALIASES)}", QUANTIZE_ALIASES),
+    _Variable(
+        "MAX_MEMORY",
+        "max_memory",
+        lambda text: parse_max_memory(json_object(str(text), "max_memory")),
+        'a JSON object such as {"0": "20GiB", "cpu": "60GiB"}',
+    ),
+)
 
 
 def grid(
@@ -177,49 +192,23 @@ def grid(
 
 
 def _check_devices_exist(spec: LoadSpec) -> None:
+    """Raises SpecError for a device of the map or of `max_memory` that the simulated hardware does not have."""
     if spec.hardware is None:
         return
     count = len(spec.hardware.gpus)
-    indices = [] if isinstance(spec.device_map, str) else [d for _, d in spec.device_map]
-    for device in [*indices, *(key for key, _ in spec.max_memory or ())]:
-        index = device if isinstance(device, int) else _index(device)
-        if index is not None and index >= count:
+    mapped = [] if isinstance(spec.device_map, str) else [device for _, device in spec.device_map]
+    for device in [*mapped, *(device for device, _ in spec.max_memory or ())]:
+        kind, _, number = ("simgpu", "", str(device)) if isinstance(device, int) else device.partition(":")
+        what = f"device {device!r} does not exist on {spec.hardware}."
+        if kind == "simgpu" and number and int(number) >= count:
             raise SpecError(
-                f"device {device!r} does not exist on {spec.hardware}.",
-                why=f"that hardware has {count} simulated GPU{'s' * (count != 1)}, numbered from 0.",
+                what,
+                why=f"that hardware has {count_text(count, 'simulated GPU')}, numbered from 0.",
                 next_step="use a smaller number or hardware with more GPUs.",
             )
-        if isinstance(device, str) and device.partition(":")[0] not in (
-            "cpu",
-            "disk",
-            "meta",
-            "simgpu",
-        ):
+        if kind not in ("cpu", "disk", "meta", "simgpu"):
             raise SpecError(
-                f"device {device!r} does not exist on {spec.hardware}.",
+                what,
                 why="simulated GPUs are called simgpu:0, simgpu:1, …",
                 next_step="write the index alone (0, 1, …): it means the current accelerator everywhere.",
             )
-
-
-def _index(device: str) -> int | None:
-    kind, _, number = device.partition(":")
-    return int(number) if kind == "simgpu" and number else None
-
-
-class _naming:
-    """Says which environment variable held the value that a SpecError refused."""
-
-    def __init__(self, variable: str, also: str) -> None:
-        self.variable, self.also = variable, also
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, SpecError):
-            raise SpecError(
-                f"{self.variable}: {error.what}",
-                why=error.why,
-                next_step=f"{error.next_step} In {self.variable}: {self.also}.",
-            ) from error
