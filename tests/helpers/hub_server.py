@@ -41,6 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(status, b'{"error": "no"}', headers, body)
         if self.path.startswith("/api/models/team/model"):
             files = [{"rfilename": p.name, "size": p.stat().st_size} for p in sorted(self.server.folder.iterdir())]
+            files += [{"rfilename": name, "size": 9} for name in ("README.md", "onnx/model.bin")]  # not asked for
             info = {"id": "team/model", "sha": SHA, "siblings": files, "private": False, "tags": [], "downloads": 0}
             tree = [{"type": "file", "path": f["rfilename"], "size": f["size"], "oid": f["rfilename"]} for f in files]
             return self._send(200, json.dumps(tree if "/tree/" in self.path else info).encode(), {}, body)

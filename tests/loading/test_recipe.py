@@ -8,6 +8,7 @@ import tempfile
 
 import pytest
 import torch
+import transformers
 
 import diag
 from diag.errors import DiagError, MissingLibraryError, SpecError, UnsupportedError
@@ -96,8 +97,6 @@ def test_quantized_weights_on_disk_are_unsupported_and_the_rule_is_named(preset)
 
 
 def test_a_quantization_config_object_is_used():
-    import transformers
-
     config = transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head", "up_proj"])
     table = diag.placement(load(device_map="cpu", quantization=config).model).set_index("name")
     assert table.quantization["model.layers.0.mlp.up_proj.weight"] == "none"
@@ -129,11 +128,15 @@ def offload_folders(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_passes_through_and_leaves_no_folder(offload_folders, monkeypatch):
-    def interrupt(plan, folder):
-        assert offload_folders() != []
-        raise KeyboardInterrupt
+    class Interrupting(transformers.LlamaForCausalLM):
+        @classmethod
+        def from_pretrained(cls, *args, offload_folder=None, **values):
+            if offload_folder is None:  # planning, which reads no weights
+                return super().from_pretrained(*args, **values)
+            assert [offload_folder] == [str(folder) for folder in offload_folders()]
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("diag.loading.recipe._read", interrupt)
+    monkeypatch.setattr("transformers.LlamaForCausalLM", Interrupting)
     with pytest.raises(KeyboardInterrupt):
         load(device_map="disk")
     assert offload_folders() == []

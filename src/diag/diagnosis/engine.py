@@ -144,7 +144,7 @@ def _with_table(e: Evidence, table: pd.DataFrame) -> Evidence:
 
 def _spec_of(model: object) -> LoadSpec | None:
     try:
-        from diag.loading.recipe import spec_of
+        from diag.loading.origin import spec_of
     except ImportError:  # an older stack, where loading does not work
         return None
     return spec_of(model)

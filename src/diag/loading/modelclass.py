@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from diag.errors import CheckpointError
 from diag.loading.checkpoint.files import Checkpoint
 from diag.values.text import first_line
 
-
-def trusted_revision() -> str | None:
-    """The one commit whose code the user consented to run (`--trust-remote-code <commit>` sets this variable)."""
-    return os.environ.get("DIAG_TRUST_REMOTE_CODE") or None
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def may_run_its_code(checkpoint: Checkpoint) -> bool:
-    return checkpoint.revision is not None and checkpoint.revision == trusted_revision()
+    """Whether the user consented to run the code of just this commit (`--trust-remote-code <commit>`)."""
+    return checkpoint.revision is not None and checkpoint.revision == os.environ.get("DIAG_TRUST_REMOTE_CODE")
 
 
-def load_config(checkpoint: Checkpoint) -> Any:
+def load_config(checkpoint: Checkpoint) -> PretrainedConfig:
     """The transformers config object. Raises CheckpointError where only code from the checkpoint could read it."""
     from transformers import AutoConfig
 
@@ -36,11 +36,12 @@ def load_config(checkpoint: Checkpoint) -> Any:
         ) from e
 
 
-def model_class(checkpoint: Checkpoint, config: Any) -> type:
+def model_class(checkpoint: Checkpoint, config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that `config.architectures` names, or the generic one for the model type where it names none."""
     import transformers
 
-    names = list(checkpoint.config.get("architectures") or [])
+    listed = checkpoint.config.get("architectures")
+    names = list(listed) if isinstance(listed, (list, tuple)) else []
     for name in names:
         found = getattr(transformers, name, None)
         if isinstance(found, type):
@@ -62,7 +63,7 @@ def _own_code(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.config.get("auto_map"))
 
 
-def _generic_class(checkpoint: Checkpoint, config: Any) -> type:
+def _generic_class(checkpoint: Checkpoint, config: PretrainedConfig) -> type[PreTrainedModel]:
     from transformers import AutoModel
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
@@ -77,14 +78,14 @@ def _generic_class(checkpoint: Checkpoint, config: Any) -> type:
     return (found[0] if isinstance(found, tuple) else found) or AutoModel
 
 
-def _class_from_its_code(checkpoint: Checkpoint) -> type:
+def _class_from_its_code(checkpoint: Checkpoint) -> type[PreTrainedModel]:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     references = checkpoint.config["auto_map"]
-    for kind in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel"):
-        if kind in references:
-            return get_class_from_dynamic_module(references[kind], str(checkpoint.folder))
-    return get_class_from_dynamic_module(next(iter(references.values())), str(checkpoint.folder))
+    assert isinstance(references, Mapping)
+    known = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel", *references)
+    chosen = next(kind for kind in known if kind in references)
+    return get_class_from_dynamic_module(references[chosen], str(checkpoint.folder))
 
 
 def _remote_code(checkpoint: Checkpoint) -> CheckpointError:

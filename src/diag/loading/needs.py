@@ -1,4 +1,4 @@
-"""What a load needs besides its checkpoint: devices, an adapter, a folder for weights on disk. Reads no weight."""
+"""What a plan needs to be carried out: layers that a kernel fits, an adapter, a folder for weights on disk."""
 
 from __future__ import annotations
 
@@ -7,44 +7,35 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diag.errors import CheckpointError, CouldNotJudgeError, SpecError, UnsupportedError
-from diag.loading.packing import refuse_unfit
+from diag.errors import CheckpointError, CouldNotJudgeError, UnsupportedError
+from diag.loading.bitsandbytes_private import BLOCK, ROWS_TOGETHER
+from diag.loading.planning import Plan
 from diag.machine.folders import nearest_existing
-from diag.machine.here import accelerator_name, device_count
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
-
-if TYPE_CHECKING:
-    from diag.loading.planning import Plan
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
 
-def check_devices(spec: LoadSpec) -> None:
-    """Raises SpecError where the spec's own map names an accelerator that this machine does not have."""
-    if isinstance(spec.device_map, str) or spec.simulated:
-        return
-    kind, count = accelerator_name(), device_count()
-    there = {"cpu", "disk", "meta", *(str(i) for i in range(count)), *(f"{kind}:{i}" for i in range(count))}
-    there |= {kind} if kind else set()
-    for name, device in dict(spec.device_map).items():
-        if str(device) not in there:
-            have = f"{count} {kind} devices: {', '.join(map(str, range(count)))}" if kind else "no accelerator"
-            raise SpecError(
-                f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there.",
-                why=f"this machine has {have}.",
-                next_step="name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'.",
-            )
-
-
 def check_needs(plan: Plan, written: int = 0) -> None:
     """All that a plan needs to be carried out; `written` bytes go to its offload folder. Raises DiagError."""
-    refuse_unfit(plan.packed)
+    if plan.packed.unfit:
+        raise _unfit_layers(plan.packed.unfit)
     check_adapter(plan.spec, plan.needs_disk)
     if plan.needs_disk:
         check_offload_folder(plan.spec, written)
+
+
+def _unfit_layers(names: tuple[str, ...]) -> UnsupportedError:
+    """Layers that load and then fail at the first call, for their shape."""
+    return UnsupportedError(
+        f"{len(names)} layers can't be computed in 4 bits on this CPU, {names[0]!r} among them.",
+        why=f"on a CPU with AVX512-BF16 bitsandbytes needs out_features to be a multiple of {ROWS_TOGETHER} "
+        f"and in_features of {BLOCK}, and fails at the first call (_convert_weight_packed_for_cpu in "
+        "bitsandbytes/functional.py, 0.50.2).",
+        next_step="use int8 or none on this CPU, or a map on an accelerator.",
+    )
 
 
 def check_adapter(spec: LoadSpec, needs_disk: bool) -> None:

@@ -7,29 +7,40 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-_LOGGERS = ("transformers", "accelerate", "bitsandbytes", "peft", "py.warnings")
+from diag.machine.audience import somebody_watches
+
+_LOGGERS = tuple(map(logging.getLogger, ("transformers", "accelerate", "bitsandbytes", "peft", "py.warnings")))
 
 
 @contextlib.contextmanager
 def collecting(notes: list[str]) -> Iterator[None]:
-    """Adds warnings of the libraries to `notes`, each text once, while the block runs."""
+    """Adds warnings of the libraries to `notes`, each text once, while the block runs.
+
+    Where nobody watches, transformers' loading bars are off as well, and afterwards what they were before.
+    """
+    from transformers.utils import logging as bars
+
     handler = _Notes(notes)
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    for logger in loggers:
+    for logger in _LOGGERS:
         logger.addHandler(handler)
+    had_bars = bars.is_progress_bar_enabled()
+    if not somebody_watches():
+        bars.disable_progress_bar()
     with warnings.catch_warnings(record=True) as caught:
         try:
             yield
         finally:
-            for logger in loggers:
+            for logger in _LOGGERS:
                 logger.removeHandler(handler)
             for warning in caught:
                 handler.add(str(warning.message))
+            if had_bars:
+                bars.enable_progress_bar()
 
 
 class _Notes(logging.Handler):
     # Planning for hardware that is not there makes accelerate say this for every device it can't open.
-    _EXPECTED = ("is not available, available devices are",)
+    _EXPECTED = "is not available, available devices are"
     # accelerate writes a set into this one (dispatch_model in big_modeling.py, 1.15.0): its order changes with the
     # process, and two runs would give two texts.
     _IN_ANY_ORDER = ("offloaded to the disk and cpu.", "offloaded to the cpu and disk.")
@@ -43,5 +54,5 @@ class _Notes(logging.Handler):
 
     def add(self, text: str) -> None:
         text = text.replace(*self._IN_ANY_ORDER)
-        if text not in self._notes and not any(part in text for part in self._EXPECTED):
+        if text not in self._notes and self._EXPECTED not in text:
             self._notes.append(text)

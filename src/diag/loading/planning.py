@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from diag.errors import CheckpointError, MissingLibraryError, UnsupportedError
-from diag.loading.checkpoint.files import Checkpoint, find_checkpoint
+from diag.loading.checkpoint.files import Checkpoint
+from diag.loading.checkpoint.find import find_checkpoint
+from diag.loading.footprint import (
+    NOTHING,
+    Device,
+    Packed,
+    bytes_per_device,
+    linear_layers,
+    module_devices,
+    packed_among,
+    plain_devices,
+    why_spilled,
+)
 from diag.loading.modelclass import load_config, may_run_its_code, model_class
-from diag.loading.needs import check_devices
-from diag.loading.packing import NOTHING, Packed, is_packed_class, packed_of
-from diag.loading.presets import check_map, disk_map, offload_map
-from diag.loading.quantizing import OFFLOAD_RULE, check_stored, is_bitsandbytes, quantization_config
-from diag.loading.transformers_private import skeleton
+from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, disk_map, offload_map, preset_map
+from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
+from diag.loading.transformers_private import Skeleton, skeleton
 from diag.machine.here import accelerator_name, usable_memory, use_hardware
-from diag.models.maps import device_for
 from diag.models.tensors import tie_sources
-from diag.values.spec import AS_STORED, AUTO_PRESETS, LoadSpec
-from diag.values.units import format_size
+from diag.values.spec import AUTO_PRESETS, LoadSpec
 
-Device = str | int
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Memory = Mapping[int | str, int]  # bytes by device index or "cpu"
+RequestedMap = str | Mapping[str, Device] | None
 
 
 @dataclass(frozen=True)
@@ -31,66 +40,85 @@ class Plan:
     """How one spec would be loaded: the arguments for `from_pretrained`, and what they come to.
 
     `resolved_map` is the final device map (None: no map at all), `packed` the modules that will hold quantized
-    weights, `n_linear` how many linear layers there are, `nbytes` the bytes per device the map places there, and
-    `spilled` says in a sentence which limit pushed blocks off the first device (empty: none left it).
+    weights, `n_linear` how many linear layers there are, `nbytes` the bytes per device the map places there,
+    `spilled` says in a sentence which limit pushed blocks off the first device (empty: none left it), `needs_disk`
+    whether the map places weights on disk. A user's own loader has a plan without a `model_class`, and what it makes
+    of the map that it is given is seen after the load.
     """
 
     spec: LoadSpec
     checkpoint: Checkpoint
-    model_class: type | None
-    config: Any
-    arguments: Mapping[str, Any]
-    resolved_map: Mapping[str, Device] | None
+    model_class: type[PreTrainedModel] | None
+    config: PretrainedConfig | None
+    arguments: dict[str, object]
+    resolved_map: Mapping[str, Device] | None = None
     packed: Packed = NOTHING
     n_linear: int = 0
     nbytes: Mapping[str, int] | None = None
     spilled: str = ""
-
-    @property
-    def needs_disk(self) -> bool:
-        """Whether the map places weights on disk; for a user's loader the map that it is given."""
-        given = self.arguments.get("device_map") if self.spec.loader is not None else None
-        return "disk" in (self.resolved_map or (given if isinstance(given, Mapping) else {})).values()
+    needs_disk: bool = False
 
 
-def plan_load(spec: LoadSpec, free_memory: Mapping[Any, int] | None = None) -> Plan:
-    """Resolves a spec against its checkpoint and machine. Reads files and headers, never a weight.
+def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
+    """Resolves a spec against its checkpoint and machine, where `free_memory` stands in for asking it now.
 
-    `free_memory` (device index or "cpu" to bytes) stands in for asking the machine now. Raises DiagError for what it
-    finds wrong, UnsupportedError for a known refusal; other errors are the libraries' own.
+    Raises DiagError for what it finds wrong, UnsupportedError for a known refusal; other errors are the libraries' own.
     """
     use_hardware(spec.hardware)
-    check_devices(spec)
+    accelerator = accelerator_name()
+    limits = usable_memory(spec, free_memory) if spec.device_map in AUTO_PRESETS else None
+    if not isinstance(spec.device_map, str) and not spec.simulated:
+        check_devices(dict(spec.device_map))
     checkpoint = find_checkpoint(spec.model)
-    check_stored(spec, checkpoint)
-    if spec.loader is not None:
-        return _plan_for_loader(spec, checkpoint, free_memory)
-    config = load_config(checkpoint)
-    kind = model_class(checkpoint, config)
-    arguments = _arguments(spec, checkpoint, config, free_memory)
-    device_map = _requested_map(spec, kind, checkpoint, arguments)
-    return _resolve(spec, checkpoint, kind, config, {**arguments, "device_map": device_map})
+    config = _config_for_loader(checkpoint) if spec.loader else load_config(checkpoint)
+    kind = None if spec.loader else model_class(checkpoint, config)
+    arguments: dict[str, object] = {
+        "config": config,
+        "dtype": spec.dtype,
+        "trust_remote_code": may_run_its_code(checkpoint),
+        "quantization_config": quantizer_config(spec, checkpoint, config),
+    }
+    arguments |= {} if limits is None else {"max_memory": limits}
+    plan = Plan(spec, checkpoint, kind, config, arguments)
+    if kind is None:
+        given = arguments["device_map"] = _map_for_loader(plan, accelerator)
+        return replace(plan, needs_disk=isinstance(given, Mapping) and "disk" in given.values())
+    arguments["device_map"] = _requested_map(plan, accelerator)
+    built = _without_weights(plan)
+    has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
+    placed = plain_devices(built.device_map, accelerator) if has_map else None
+    layers = linear_layers(built.model)
+    devices = module_devices(built.model, placed or {"": "cpu" if accelerator is None else 0})
+    nbytes = bytes_per_device(built.model, placed or {"": "cpu"}, tie_sources(built.model))
+    return replace(
+        plan,
+        resolved_map=placed,
+        packed=packed_among(layers, devices),
+        n_linear=len(layers),
+        nbytes=nbytes,
+        spilled=why_spilled(spec.device_map, placed, nbytes, limits or {}, accelerator),
+        needs_disk="disk" in (placed or {}).values(),
+    )
 
 
-def _plan_for_loader(spec: LoadSpec, checkpoint: Checkpoint, free_memory: Any) -> Plan:
-    """A user's loader gets the request; what it makes of it is seen after the load."""
+def _config_for_loader(checkpoint: Checkpoint) -> PretrainedConfig | None:
+    """The config where transformers can read it; a user's loader may know what transformers alone does not."""
     try:
-        config = load_config(checkpoint)
-    except CheckpointError:  # the loader may know what transformers alone does not
-        config = None
-    arguments = _arguments(spec, checkpoint, config, free_memory)
-    device_map = _map_for_loader(spec, checkpoint, arguments)
-    return Plan(spec, checkpoint, None, config, {**arguments, "device_map": device_map}, None)
+        return load_config(checkpoint)
+    except CheckpointError:
+        return None
 
 
-def _map_for_loader(spec: LoadSpec, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
+def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
     """What transformers takes: `disk` and `offload` are diag's own words, so a loader gets the map they stand for."""
+    spec = plan.spec
     if not isinstance(spec.device_map, str):
         return dict(spec.device_map)
-    if spec.device_map not in ("disk", "offload"):
-        return _simple_map(spec.device_map)
+    if spec.device_map not in WRITTEN_PRESETS:
+        return preset_map(spec.device_map, accelerator)
     try:
-        return _requested_map(spec, model_class(checkpoint, arguments["config"]), checkpoint, arguments)
+        kind = model_class(plan.checkpoint, plan.config)
+        return _written_map(replace(plan, model_class=kind), accelerator)
     except UnsupportedError:
         raise
     except Exception as e:  # a class that is not known, or one that can't be built without weights: each has its own
@@ -102,156 +130,44 @@ def _map_for_loader(spec: LoadSpec, checkpoint: Checkpoint, arguments: Mapping[s
         ) from e
 
 
-def _arguments(spec: LoadSpec, checkpoint: Checkpoint, config: Any, free_memory: Any) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "config": config,
-        "dtype": spec.dtype,
-        "trust_remote_code": may_run_its_code(checkpoint),
-        "quantization_config": quantization_config(spec, getattr(config, "dtype", None)),
-    }
-    if spec.device_map in AUTO_PRESETS:
-        arguments["max_memory"] = usable_memory(spec, free_memory)
-    return arguments
-
-
-def first_device() -> Device:
-    """The first accelerator as accelerate counts it, or the CPU."""
-    return 0 if accelerator_name() else "cpu"
-
-
-def _simple_map(preset: str) -> Any:
-    if preset == "none":
-        return None
-    if preset == "single":
-        return {"": first_device()}
-    return {"": "cpu"} if preset == "cpu" else preset
-
-
-def _requested_map(spec: LoadSpec, kind: type, checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
-    if spec.device_map == "none" and spec.simulated and is_bitsandbytes(spec, arguments["config"]):
+def _requested_map(plan: Plan, accelerator: str | None) -> RequestedMap:
+    """The `device_map` for `from_pretrained`: a word of transformers', or a map from names to devices."""
+    asked = plan.spec.device_map
+    if asked in AUTO_PRESETS:
+        return str(asked)
+    if asked == "none" and plan.spec.simulated and is_bitsandbytes(plan.spec, plan.config):
         return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
-    if isinstance(spec.device_map, str) and spec.device_map not in ("disk", "offload"):
-        return _simple_map(spec.device_map)
-    plain = {k: v for k, v in arguments.items() if k != "quantization_config"}
-    model = skeleton(kind, str(checkpoint.folder), **plain, device_map={"": "cpu"}).model
-    if not isinstance(spec.device_map, str):
-        check_map(model, dict(spec.device_map))
-        return dict(spec.device_map)
+    if isinstance(asked, str) and asked not in WRITTEN_PRESETS:
+        return preset_map(asked, accelerator)
+    return _written_map(plan, accelerator)
+
+
+def _written_map(plan: Plan, accelerator: str | None) -> dict[str, Device]:
+    """The spec's own map, checked, or the one that a preset of ours stands for; both by the unquantized model."""
+    arguments = {**plan.arguments, "device_map": {"": "cpu"}}
+    del arguments["quantization_config"]
+    model = skeleton(plan.model_class, str(plan.checkpoint.folder), **arguments).model
+    if not isinstance(plan.spec.device_map, str):
+        device_map = dict(plan.spec.device_map)
+        check_map(model, device_map)
+        return device_map
     ties = tie_sources(model)
-    write = disk_map if spec.device_map == "disk" else offload_map
-    return write(model, first_device(), {*ties, *ties.values()})
+    write = disk_map if plan.spec.device_map == "disk" else offload_map
+    return write(model, "cpu" if accelerator is None else 0, {*ties, *ties.values()})
 
 
-def _resolve(spec: LoadSpec, checkpoint: Checkpoint, kind: type, config: Any, arguments: dict[str, Any]) -> Plan:
-    asked = {**arguments, "device_map": {"": "cpu"}} if arguments["device_map"] is None else arguments
+def _without_weights(plan: Plan) -> Skeleton:
+    """The model as `from_pretrained` builds it before it reads weights, with its device map; refusals in our words."""
+    arguments = dict(plan.arguments)
+    if arguments["device_map"] is None:
+        arguments["device_map"] = {"": "cpu"}
     try:
-        built = skeleton(kind, str(checkpoint.folder), **asked)
+        return skeleton(plan.model_class, str(plan.checkpoint.folder), **arguments)
     except ImportError as e:
-        raise MissingLibraryError(
-            f"quantization={spec.quantization!r} can't be used here.", why=str(e), next_step="install what it names."
-        ) from e
+        what = f"quantization={plan.spec.quantization!r} can't be used here."
+        raise MissingLibraryError(what, why=str(e), next_step="install what it names.") from e
     except ValueError as e:
-        known = known_refusal(spec, config, e)
+        known = known_refusal(plan.spec, plan.config, e)
         if known is None:
             raise
         raise known from e
-    has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
-    resolved = {name: _plain(device) for name, device in built.device_map.items()} if has_map else None
-    layers = linear_layers(built.model)
-    without_map = {"": "cpu" if accelerator_name() is None else 0}
-    packed = packed_of(layers, lambda name, _: device_for(name, resolved or without_map, "cpu"))
-    nbytes = bytes_per_device(built.model, resolved or {"": "cpu"})
-    plan = Plan(spec, checkpoint, kind, config, arguments, resolved, packed, len(layers), nbytes)
-    return replace(plan, spilled=_why_spilled(plan))
-
-
-def known_refusal(spec: LoadSpec, config: Any, error: ValueError) -> UnsupportedError | None:
-    """The rule behind an error that transformers raises before it reads a weight; None for any other error."""
-    text = str(error)
-    if is_bitsandbytes(spec, config) and "dispatched on the CPU or the disk" in text:
-        unquantized = "the unquantized checkpoint" if spec.quantization == AS_STORED else "quantization='none'"
-        return UnsupportedError(
-            f"{spec.quantization} with a map that holds cpu or disk is refused before the load.",
-            why=OFFLOAD_RULE,
-            next_step=f"use a map on the accelerator alone, more memory, a smaller model or {unquantized}.",
-        )
-    if "DeepSpeed Zero-3" in text:
-        return UnsupportedError(
-            "a device map together with DeepSpeed ZeRO-3 is refused before the load.",
-            why="check_and_set_device_map in transformers/integrations/accelerate.py: " + text,
-            next_step="drop the device map, or end the ZeRO-3 configuration of this process.",
-        )
-    return None
-
-
-def linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Linear-like layers by name, the ones a quantizer may replace (transformers' Conv1D included)."""
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    ]
-
-
-def bytes_per_device(model: nn.Module, device_map: Mapping[str, Device]) -> dict[str, int]:
-    """Bytes that the map places on each device, each tied tensor once.
-
-    As transformers plans: a weight to be packed counts 1 byte an element for int8 and half a byte for 4 bits, without
-    its quantization state (quantized_element_size in quantizers/quantizer_bnb_*.py, 5.23.0).
-    """
-    followers = tie_sources(model)
-    sums: dict[str, int] = {}
-    for path, module in model.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            full = f"{path}.{name}" if path else name
-            if tensor is None or full in followers:
-                continue
-            device = str(_plain(device_for(full, device_map, "cpu")))
-            sums[device] = sums.get(device, 0) + int(tensor.numel() * _element_size(module, name, tensor))
-    return sums
-
-
-def _element_size(module: nn.Module, name: str, tensor: torch.Tensor) -> float:
-    if name != "weight" or not is_packed_class(module):
-        return tensor.element_size()
-    return 0.5 if any(kind.__name__ == "Linear4bit" for kind in type(module).__mro__) else 1.0
-
-
-def _plain(device: Any) -> Device:
-    if isinstance(device, int):
-        return device
-    text = str(device)
-    kind, _, index = text.partition(":")
-    return int(index or 0) if kind == accelerator_name() else text
-
-
-def _why_spilled(plan: Plan) -> str:
-    """One sentence: which block was the first to leave the first device, and what pushed it. Empty: none left."""
-    preset, placed = plan.spec.device_map, plan.resolved_map
-    if placed is None or plan.nbytes is None or not isinstance(preset, str):
-        return ""
-    first = next(iter(placed.values()))
-    left = [(name, device) for name, device in placed.items() if device != first]
-    if not left:
-        return ""
-    if preset not in AUTO_PRESETS:
-        return f"{len(left)} map entries left {_device_text(first)} because the preset {preset!r} puts them elsewhere"
-    name, device = left[0]
-    return (
-        f"{name!r} is the first to leave {_device_text(first)}, for {_device_text(device)}: "
-        f"{format_size(plan.nbytes.get(str(first), 0))} of {format_size(sum(plan.nbytes.values()))} are placed there, "
-        f"{_limit_sentence(plan, first, device)}"
-    )
-
-
-def _limit_sentence(plan: Plan, first: Device, then: Device) -> str:
-    limits = plan.arguments.get("max_memory") or {}
-    limit = f"its limit is {format_size(limits[first])}" if first in limits else "it has no limit"
-    accelerators = sum(isinstance(key, int) for key in limits)
-    if isinstance(then, int) and plan.spec.device_map != "sequential":
-        return f"{limit}, and {plan.spec.device_map!r} spreads the blocks over {accelerators} accelerators"
-    return f"{limit}, and room for the largest block is kept free there"
-
-
-def _device_text(device: Device) -> str:
-    return f"{accelerator_name()}:{device}" if isinstance(device, int) else str(device)

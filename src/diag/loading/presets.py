@@ -1,17 +1,29 @@
-"""Device maps that diag writes itself (`disk`, `offload`), and what a given map lacks. Reads a model on meta."""
+"""What each preset asks for: a word of transformers, or a map that diag writes; and what a given map lacks.
+
+Reads a model on meta.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import torch
 from torch import nn
 
 from diag.errors import SpecError, UnsupportedError
+from diag.machine.here import accelerator_name, device_count
 from diag.models.maps import ancestors, device_for
 
 Device = str | int
+WRITTEN_PRESETS = ("disk", "offload")
+
+
+def preset_map(preset: str, accelerator: str | None) -> str | dict[str, Device] | None:
+    """What `from_pretrained` takes for a preset that needs no model: its own word, a map of one entry, or None."""
+    if preset == "single":
+        return {"": "cpu" if accelerator is None else 0}
+    return {"none": None, "cpu": {"": "cpu"}}.get(preset, preset)
 
 
 def block_paths(model: nn.Module) -> tuple[str, ...]:
@@ -21,10 +33,11 @@ def block_paths(model: nn.Module) -> tuple[str, ...]:
     if found:
         return found
     lists = tuple(_outermost(model, lambda m: isinstance(m, nn.ModuleList)))
-    return tuple(f"{path}.{i}" for path in lists for i in range(len(model.get_submodule(path))))  # type: ignore[arg-type]
+    members = {path: model.get_submodule(path).named_children() for path in lists}
+    return tuple(f"{path}.{name}" for path, children in members.items() for name, _ in children)
 
 
-def _outermost(module: nn.Module, wanted: Any, path: str = "") -> Iterator[str]:
+def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool], path: str = "") -> Iterator[str]:
     if path and wanted(module):
         yield path
         return
@@ -78,7 +91,22 @@ def _rest(module: nn.Module, path: str, taken: frozenset[str]) -> Iterator[str]:
             yield f"{dot}{name}"
 
 
-def check_map(model: nn.Module, device_map: Mapping[str, Any]) -> None:
+def check_devices(device_map: Mapping[str, Device]) -> None:
+    """Raises SpecError where a map names an accelerator that this machine does not have."""
+    kind, count = accelerator_name(), device_count()
+    there = {"cpu", "disk", "meta", *(str(i) for i in range(count)), *(f"{kind}:{i}" for i in range(count))}
+    there |= {kind} if kind else set()
+    for name, device in device_map.items():
+        if str(device) not in there:
+            have = f"{count} {kind} devices: {', '.join(map(str, range(count)))}" if kind else "no accelerator"
+            raise SpecError(
+                f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there.",
+                why=f"this machine has {have}.",
+                next_step="name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'.",
+            )
+
+
+def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
     """Raises SpecError when a map names modules that do not exist or leaves tensors without a device."""
     known = {path for path, _ in model.named_modules()} | {n for n, _ in _named_tensors(model)}
     unknown = sorted(set(device_map) - known)
@@ -100,7 +128,7 @@ def check_map(model: nn.Module, device_map: Mapping[str, Any]) -> None:
     _refuse_nested(model, device_map)
 
 
-def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
+def _refuse_nested(model: nn.Module, device_map: Mapping[str, Device]) -> None:
     """accelerate gives the outer entry's hook every tensor below it, also those that an inner entry offloads."""
     accelerators = any(device not in ("cpu", "disk") for device in device_map.values())
     for inner, device in device_map.items():
@@ -120,6 +148,6 @@ def _refuse_nested(model: nn.Module, device_map: Mapping[str, Any]) -> None:
             )
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Any]]:
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters(remove_duplicate=False)
     yield from model.named_buffers(remove_duplicate=False)

@@ -56,10 +56,3 @@ def without_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def bars_only_for_people() -> Iterator[None]:
-    """Without bars while nobody watches."""
-    with contextlib.nullcontext() if somebody_watches() else without_bars():
-        yield

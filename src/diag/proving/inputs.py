@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
 
 from diag.errors import CouldNotJudgeError
 from diag.models.adapters import without_adapter
 from diag.proving.savedrequest import is_saved_request, read_request
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
 DEFAULT_PROMPT = "The capital of France is"
 MAX_POSITIONS = 64
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Inputs:
     """Arguments for the model's forward, on the CPU; the tokenizer if there is one; and the probe's name."""
 
-    tensors: dict[str, torch.Tensor]
-    tokenizer: Any
+    tensors: Tensors
+    tokenizer: PreTrainedTokenizerBase | None
     name: str
 
 
-def make_inputs(model: Any, probe: str | None, folder: str | None) -> Inputs:
+def make_inputs(model: nn.Module, probe: str | None, folder: str | None) -> Inputs:
     """The input for a prompt, a saved request, or None for the default of this kind of model.
 
     `folder` is where the tokenizer and processor are; without a tokenizer fixed token ids are used. Raises
@@ -33,26 +39,27 @@ def make_inputs(model: Any, probe: str | None, folder: str | None) -> Inputs:
     """
     base = without_adapter(model)
     tokenizer = _tokenizer(folder, base.config) if folder else None
-    if is_saved_request(probe):
-        inputs = Inputs(_replayed(base, str(probe), tokenizer), tokenizer, str(probe))
-    elif _sees(base) and (processed := _processed(base, probe, folder)) is not None:
+    if probe is not None and is_saved_request(probe):
+        inputs = Inputs(_replayed(base, probe, tokenizer), tokenizer, probe)
+    elif folder and _sees(base) and (processed := _processed(base, probe or DEFAULT_PROMPT, folder)):
         inputs = Inputs(processed, tokenizer, f"{probe or DEFAULT_PROMPT} (with an image)")
     else:
         inputs = _plain(base, probe, folder, tokenizer)
-    tensors = dict(inputs.tensors)
-    if getattr(base.config, "is_encoder_decoder", False) and "decoder_input_ids" not in tensors:
+    if getattr(base.config, "is_encoder_decoder", False) and "decoder_input_ids" not in inputs.tensors:
         start = getattr(base.config, "decoder_start_token_id", None) or 0
-        tensors["decoder_input_ids"] = torch.full((1, 1), start)
-    return Inputs(tensors, inputs.tokenizer, inputs.name)
+        inputs.tensors["decoder_input_ids"] = torch.full((1, 1), start)
+    return inputs
 
 
-def takes(model: Any, name: str) -> bool:
+def takes(model: nn.Module, name: str) -> bool:
     """Whether the model's forward has an argument of this name."""
     forward = getattr(type(without_adapter(model)), "forward", None)
     return forward is not None and name in inspect.signature(forward).parameters
 
 
-def _plain(model: Any, probe: str | None, folder: str | None, tokenizer: Any) -> Inputs:
+def _plain(
+    model: nn.Module, probe: str | None, folder: str | None, tokenizer: PreTrainedTokenizerBase | None
+) -> Inputs:
     name = probe or DEFAULT_PROMPT
     if tokenizer is not None:
         ids = tokenizer(name, return_tensors="pt").input_ids[:, :MAX_POSITIONS]
@@ -80,7 +87,7 @@ def _plain(model: Any, probe: str | None, folder: str | None, tokenizer: Any) ->
     return Inputs(tensors, tokenizer, name)
 
 
-def _replayed(model: Any, path: str, tokenizer: Any) -> dict[str, torch.Tensor]:
+def _replayed(model: nn.Module, path: str, tokenizer: PreTrainedTokenizerBase | None) -> Tensors:
     tensors = read_request(path, tokenizer, getattr(model, "dtype", None))
     unknown = [name for name in tensors if not takes(model, name)]
     if unknown == ["token_type_ids"]:  # tokenizers give them to models that have none
@@ -95,7 +102,7 @@ def _replayed(model: Any, path: str, tokenizer: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _tokenizer(folder: str, config: Any) -> Any:
+def _tokenizer(folder: str, config: PretrainedConfig) -> PreTrainedTokenizerBase | None:
     """The tokenizer of a folder; None where there is none that fits, and then fixed ids are asked.
 
     From a folder without one, transformers 5 builds an empty tokenizer of the model's kind, whose texts have no tokens.
@@ -111,12 +118,12 @@ def _tokenizer(folder: str, config: Any) -> Any:
     return tokenizer if words and max(ids) < _vocabulary(config) else None
 
 
-def _vocabulary(config: Any) -> int:
+def _vocabulary(config: PretrainedConfig) -> int:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text, "vocab_size", 0) or 100)
 
 
-def _fixed_ids(config: Any) -> torch.Tensor:
+def _fixed_ids(config: PretrainedConfig) -> torch.Tensor:
     size = _vocabulary(config)
     return torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
 
@@ -124,23 +131,21 @@ def _fixed_ids(config: Any) -> torch.Tensor:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _sees(model: Any) -> bool:
+def _sees(model: nn.Module) -> bool:
     """Takes text and an image."""
     return takes(model, "pixel_values") and takes(model, "input_ids") and hasattr(model.config, "vision_config")
 
 
-def _processed(model: Any, probe: str | None, folder: str | None) -> dict[str, torch.Tensor] | None:
+def _processed(model: nn.Module, prompt: str, folder: str) -> Tensors | None:
     """Prompt and image through the model's own processor; None where it has none that works without extras."""
-    if folder is None:
-        return None
     from transformers import AutoProcessor
 
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         if getattr(processor, "image_processor", None) is None:
             return None
-        done = processor(text=_prompt_with_image(processor, probe or DEFAULT_PROMPT), images=_picture(),
-                         return_tensors="pt")  # fmt: skip
+        text = _prompt_with_image(processor, prompt)
+        done = processor(text=text, images=_picture(), return_tensors="pt")
     except Exception:  # processors need torchvision, PIL or files that a checkpoint may lack; each raises its own
         return None
     dtype = getattr(model, "dtype", None)
@@ -148,14 +153,18 @@ def _processed(model: Any, probe: str | None, folder: str | None) -> dict[str, t
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
 
 
-def _prompt_with_image(processor: Any, prompt: str) -> str:
+class _Processor(Protocol):
+    def apply_chat_template(self, messages: list[dict[str, object]], *, add_generation_prompt: bool) -> str: ...
+
+
+def _prompt_with_image(processor: _Processor, prompt: str) -> str:
     if getattr(processor, "chat_template", None):
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     return f"{getattr(processor, 'image_token', '<image>')} {prompt}"
 
 
-def _picture() -> Any:
+def _picture() -> Image:
     """A picture with colours and edges, the same on every machine."""
     import numpy as np
     from PIL import Image
@@ -164,7 +173,7 @@ def _picture() -> Any:
     return Image.fromarray(np.stack([across, down, (across // 32 + down // 32) % 2 * 255], -1).astype("uint8"))
 
 
-def _add_image(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+def _add_image(model: nn.Module, tensors: Tensors) -> None:
     """A fixed image, with as many image tokens in the text as the model's vision tower gives."""
     vision = getattr(model.config, "vision_config", None)
     alone = getattr(model, "main_input_name", "") == "pixel_values"
@@ -192,7 +201,7 @@ def _add_image(model: Any, tensors: dict[str, torch.Tensor]) -> None:
 # --- sound ------------------------------------------------------------------------------------------------------------
 
 
-def _add_sound(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+def _add_sound(model: nn.Module, tensors: Tensors) -> None:
     main, config = getattr(model, "main_input_name", ""), model.config
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(model, "dtype", torch.float32)

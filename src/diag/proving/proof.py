@@ -8,17 +8,17 @@ quality figure and decides nothing: honest nf4 on SmolLM2 is further away than a
 from __future__ import annotations
 
 import gc
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diag.errors import DiagError
-from diag.loading.packing import Packed, is_packed_class, packed_modules, use_common_kernel
+from diag.loading.bitsandbytes_private import use_common_kernel
+from diag.loading.footprint import Packed, is_packed_class, packed_layers
+from diag.loading.origin import spec_for
 from diag.loading.planning import Plan, plan_load
-from diag.loading.recipe import load, load_planned, spec_of
+from diag.loading.recipe import load, load_planned
 from diag.machine.here import free_memory
 from diag.models.adapters import carries_adapter
 from diag.proving.alignment import align_like
@@ -26,7 +26,7 @@ from diag.proving.comparing import TOLERANCES, distance
 from diag.proving.missing import missing_from_body
 from diag.proving.probing import Answer, ask, makes_ids_on_meta
 from diag.values.outcome import LoadOutcome, Proof
-from diag.values.spec import AS_STORED, LoadSpec
+from diag.values.spec import LoadSpec
 from diag.values.text import first_line
 
 
@@ -38,10 +38,7 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     says `not proved` and why. The model is left as it was. The twin takes about as much host memory as its
     checkpoint.
     """
-    try:
-        spec = spec or spec_of(model) or _guess_spec(model)
-    except (DiagError, OSError, ValueError):
-        spec = None
+    spec = spec or spec_for(model)
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
     if carries_adapter(model) and spec.adapter is None:
@@ -53,7 +50,7 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
         return Proof(None, f"could not be judged: {e.what} {e.next_step}".rstrip())
     except Exception as e:
         return Proof(False, f"running it raised {type(e).__name__}: {first_line(e)}")
-    packed, exact = packed_modules(model), runs_cpu_kernels(model)
+    packed, exact = packed_layers(model), runs_cpu_kernels(model)
     reference = reference_answer(spec, packed)
     if isinstance(reference, str):
         return Proof(None, reference, probes=(answer.probe,), repeatable=answer.repeatable, answer=answer.text)
@@ -216,7 +213,7 @@ def _packing_only(plan: Plan, packed: Packed) -> Plan:
 
 def _default_skips(plan: Plan) -> list[str]:
     """Naming modules to skip switches off transformers' own choice (the head), so that is named too."""
-    from diag.loading.planning import linear_layers
+    from diag.loading.footprint import linear_layers
     from diag.loading.transformers_private import skeleton
 
     model = skeleton(plan.model_class, str(plan.checkpoint.folder),
@@ -224,28 +221,8 @@ def _default_skips(plan: Plan) -> list[str]:
     return [name for name, module in linear_layers(model) if not is_packed_class(module)]
 
 
-def _guess_spec(model: Any) -> LoadSpec | None:
-    name = getattr(getattr(model, "config", None), "name_or_path", "") or getattr(
-        getattr(model, "config", None), "_name_or_path", ""
-    )
-    if not name or not Path(name).is_dir():
-        return None
-    dtype = main_dtype(model)
-    known = dtype if dtype in ("float32", "float16", "bfloat16") else "auto"
-    return LoadSpec(name, device_map="none", dtype=known, quantization=_guess_quantization(model, name))
-
-
-def _guess_quantization(model: Any, folder: str) -> Any:
-    """How a model that is already loaded was quantized: as its files are stored, or as its config says."""
-    config = getattr(model.config, "quantization_config", None)
-    if config is None:
-        return "none"
-    stored = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("quantization_config")
-    return AS_STORED if stored else config
-
-
 def tokenizer_folder(spec: LoadSpec) -> str | None:
-    from diag.loading.checkpoint.files import find_checkpoint
+    from diag.loading.checkpoint.find import find_checkpoint
 
     try:
         return str(find_checkpoint(spec.model).folder)

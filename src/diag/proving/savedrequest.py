@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from diag.errors import CouldNotJudgeError
 from diag.values.text import error_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SUFFIXES = (".json", ".safetensors")
 _TEXT_KEYS = ("prompt", "inputs", "text")
@@ -26,7 +29,9 @@ def is_saved_request(probe: str | None) -> bool:
     return probe is not None and probe.lower().endswith(SUFFIXES) and "\n" not in probe
 
 
-def read_request(path: str, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def read_request(
+    path: str, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
     """The arguments of the model's forward. Numbers with a fraction get `dtype`, the model's own.
 
     Raises CouldNotJudgeError for a file that is not there, not readable, or needs a tokenizer that is not there.
@@ -70,7 +75,7 @@ def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(file, e) from e
 
 
-def _value_of(file: Path) -> Any:
+def _value_of(file: Path) -> object:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(value, Mapping) and isinstance(value.get("body"), (str, Mapping)):  # a logged HTTP request
@@ -80,13 +85,15 @@ def _value_of(file: Path) -> Any:
     return value
 
 
-def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+def _from_json(
+    file: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
     value = _value_of(file)
     text = value if isinstance(value, str) else _text_in(value)
     if text is not None:
-        return dict(_tokenizer(tokenizer, file)(text, return_tensors="pt"))
+        return dict(_needed(tokenizer, file)(text, return_tensors="pt"))
     if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
-        return _chat(value["messages"], _tokenizer(tokenizer, file), file)
+        return _chat(value["messages"], _needed(tokenizer, file), file)
     if isinstance(value, list):
         value = {"input_ids": value}
     if not isinstance(value, Mapping):
@@ -98,23 +105,21 @@ def _from_json(file: Path, tokenizer: Any, dtype: torch.dtype | None) -> dict[st
         raise _unreadable(file, e) from e
 
 
-def _text_in(value: Any) -> str | None:
+def _text_in(value: object) -> str | None:
     if not isinstance(value, Mapping):
         return None
     return next((value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
 
 
-def _chat(messages: list[Any], tokenizer: Any, file: Path) -> dict[str, torch.Tensor]:
+def _chat(messages: list[object], tokenizer: PreTrainedTokenizerBase, file: Path) -> dict[str, torch.Tensor]:
+    how = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
     try:
-        done = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+        return dict(tokenizer.apply_chat_template(messages, **how))
     except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
         raise _unreadable(file, e) from e
-    return dict(done)
 
 
-def _tokenizer(tokenizer: Any, file: Path) -> Any:
+def _needed(tokenizer: PreTrainedTokenizerBase | None, file: Path) -> PreTrainedTokenizerBase:
     if tokenizer is None:
         raise CouldNotJudgeError(
             f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it.",

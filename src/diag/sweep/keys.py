@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diag.loading.packing import NOTHING, Packed
+from diag.loading.footprint import NOTHING, Packed
 from diag.sweep.cell.measure import Planned
 from diag.values.spec import LoadSpec
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
 from diag.loading.checkpoint import hub
-from diag.loading.checkpoint.files import find_checkpoint, is_local
+from diag.loading.checkpoint.find import find_checkpoint, is_local
 from diag.machine.folders import nearest_existing
 from diag.machine.holders import nvidia_gpus
 from diag.proving.savedrequest import check_request, is_saved_request
@@ -85,9 +85,9 @@ def _access(model: str) -> hub.Access | None:
         return None
     access = hub.look(model)
     if access.folder is not None:
-        from diag.loading.checkpoint.files import check_folder
+        from diag.loading.checkpoint.files import read_folder
 
-        check_folder(access.folder)
+        read_folder(access.folder)
     return access
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, SpecError
-from diag.loading.packing import NOTHING, Packed
+from diag.loading.footprint import NOTHING, Packed
 from diag.proving.probing import Answer
 from diag.sweep import keys
 from diag.sweep.cell.measure import Ask

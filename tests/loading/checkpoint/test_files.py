@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import diag
 from diag.errors import CheckpointError
-from diag.loading.checkpoint.files import find_checkpoint
+from diag.loading.checkpoint.find import find_checkpoint
 
 
 def refusal(folder, **values) -> str:
@@ -32,8 +33,8 @@ def test_a_whole_checkpoint_is_found_with_all_its_shards(tiny_copy):
 def test_the_fingerprint_changes_with_the_files(tiny_copy):
     before = find_checkpoint(str(tiny_copy)).fingerprint
     assert find_checkpoint(str(tiny_copy)).fingerprint == before
-    with shards(tiny_copy)[0].open("ab") as file:
-        file.write(b"x")
+    shard = shards(tiny_copy)[0]
+    save_file(load_file(shard), shard, metadata={"format": "pt", "changed": "yes"})
     assert find_checkpoint(str(tiny_copy)).fingerprint != before
 
 
@@ -91,11 +92,12 @@ def test_a_shard_that_the_index_does_not_mention_is_named(tiny_copy):
     assert dropped in refusal(tiny_copy)
 
 
-def test_a_truncated_shard_is_named_before_anything_is_read(tiny_copy):
-    cut = shards(tiny_copy)[0]
-    cut.write_bytes(cut.read_bytes()[:-100])
+@pytest.mark.parametrize("damaged", [lambda data: data[:-100], lambda data: data + b"x"])
+def test_a_shard_of_another_size_is_named_before_anything_is_read(tiny_copy, damaged):
+    shard = shards(tiny_copy)[0]
+    shard.write_bytes(damaged(shard.read_bytes()))
     text = refusal(tiny_copy)
-    assert cut.name in text and "damaged" in text
+    assert shard.name in text and "damaged" in text
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", b"\xff" * 100])

@@ -165,7 +165,7 @@ def test_without_an_accelerator_a_pair_of_gpus_is_simulated_that_one_would_not_d
         pytest.skip("this machine has an accelerator")
     assert machines[0] == "this machine"
     (pair,) = [diag.Hardware.parse(text) for text in machines[1:]]
-    from diag.loading.checkpoint.files import find_checkpoint
+    from diag.loading.checkpoint.find import find_checkpoint
 
     nbytes = find_checkpoint("tiny").nbytes
     assert len(pair.gpus) == 2

@@ -117,7 +117,7 @@ def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:
     if spec is None:
         return True
     try:
-        from diag.loading.checkpoint.files import find_checkpoint
+        from diag.loading.checkpoint.find import find_checkpoint
 
         nbytes = find_checkpoint(spec.model).nbytes
     except Exception:  # not on this machine: then nothing is claimed about its size

@@ -203,7 +203,7 @@ def has_local_files(model: nn.Module, spec: Any) -> bool:
     import os
 
     from diag.loading import samples
-    from diag.loading.checkpoint.stored import checkpoint_name
+    from diag.loading.origin import checkpoint_name
 
     name = checkpoint_name(model, spec)
     return bool(name) and (name in samples.names() or os.path.isdir(name))
@@ -211,7 +211,8 @@ def has_local_files(model: nn.Module, spec: Any) -> bool:
 
 def rewritten(model: nn.Module, spec: Any = None) -> list[str]:
     """Tensors that the base's local files hold only under the names of a PeftModel; reads headers of files."""
-    from diag.loading.checkpoint.stored import checkpoint_name, keys_of
+    from diag.loading.checkpoint.stored import keys_of
+    from diag.loading.origin import checkpoint_name
 
     folder = Path(checkpoint_name(model, spec) or "?")
     if not folder.is_dir():

@@ -240,6 +240,6 @@ def _prove(model: Any, spec: LoadSpec | None) -> Proof:
 
 
 def _spec_for(model: Any) -> LoadSpec:
-    from diag.loading.checkpoint.stored import checkpoint_name
+    from diag.loading.origin import checkpoint_name
 
     return LoadSpec(checkpoint_name(model) or type(model).__name__, device_map="none")

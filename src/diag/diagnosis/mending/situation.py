@@ -173,7 +173,7 @@ class Situation:
 
     @cached_property
     def checkpoint(self) -> str:
-        from diag.loading.checkpoint.stored import checkpoint_name
+        from diag.loading.origin import checkpoint_name
 
         return checkpoint_name(self._model, self.spec)
 

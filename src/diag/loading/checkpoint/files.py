@@ -1,23 +1,22 @@
-"""Finds a model's files and checks that they are whole, before any weight is read."""
+"""What a model's folder holds, and whether it is whole. Asked before any weight is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from diag.errors import CheckpointError
 
+SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")  # config, tokenizer, processor, generation, templates
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.(safetensors|bin)\Z")
-_PINNED: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Checkpoint:
 
     model: str
     folder: Path
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     files: tuple[Path, ...]
     revision: str | None = None
 
@@ -35,8 +34,6 @@ class Checkpoint:
         """Changes when the checkpoint does: the commit, or names, sizes and times of its files, settings included."""
         if self.revision is not None:
             return self.revision
-        from diag.loading.checkpoint.hub import SETTINGS
-
         settings = {path for pattern in SETTINGS for path in self.folder.glob(pattern)}
         paths = sorted({*settings, *self.files})
         facts = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
@@ -47,116 +44,82 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.files)
 
 
-def find_checkpoint(model: str) -> Checkpoint:
-    """The files of a sample, a local folder or a hub model, in that order, checked.
+def read_folder(folder: Path, model: str = "", revision: str | None = None) -> Checkpoint:
+    """The checkpoint in a folder; `model` is the name it was asked for by.
 
-    Raises CheckpointError when a folder has no config, a shard is missing, truncated or not in the index, or the hub
-    model is neither cached nor reachable.
+    Raises CheckpointError where there is no config, or a weight file is missing, damaged or not in the index.
     """
-    from diag.loading import samples
-
-    if model in samples.names():
-        return _local(model, Path(samples.path(model)))
-    if os.path.isdir(model):
-        return _local(model, Path(model))
-    if model in _PINNED:
-        folder = Path(_PINNED[model])
-        return _local(model, folder, revision=folder.name)
-    if _looks_like_a_path(model):
-        raise CheckpointError(
-            f"the folder {model!r} does not exist.",
-            why=f"the current folder is {os.getcwd()!r}.",
-            next_step="give an existing folder, a hub id (owner/name) or a sample: " + ", ".join(samples.names()) + ".",
-        )
-    return _from_hub(model)
-
-
-def is_local(model: str) -> bool:
-    """Whether this names a sample, a folder, or at least a path, so that the hub need not be asked."""
-    from diag.loading import samples
-
-    return model in samples.names() or os.path.isdir(model) or model in _PINNED or _looks_like_a_path(model)
-
-
-def _looks_like_a_path(model: str) -> bool:
-    return model.startswith((".", "/", "~", "\\")) or model.count("/") > 1 or os.path.isabs(model)
-
-
-def _local(model: str, folder: Path, revision: str | None = None) -> Checkpoint:
     config = _read_config(folder)
     files = _weight_files(folder)
-    for path in files:
-        _check_whole(path)
-    return Checkpoint(model, folder, config, files, revision)
+    for path, keys in files.items():
+        _check_whole(path, keys)
+    return Checkpoint(model or str(folder), folder, config, tuple(files), revision)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, object]:
     path = folder / "config.json"
-    if not path.exists():
-        has = sorted(p.name for p in folder.iterdir())[:12]
-        adapter = "adapter_config.json" in has
-        raise CheckpointError(
-            f"no config.json in {str(folder)!r}.",
-            why="it is a PEFT adapter." if adapter else f"the folder holds: {', '.join(has) or 'nothing'}.",
-            next_step="name the base model and pass this folder as adapter=." if adapter
-            else "give the folder that save_pretrained wrote, with config.json in it.",
-        )  # fmt: skip
-    return _read_json(path)
+    if path.exists():
+        return _read_json(path)
+    if (folder / "adapter_config.json").exists():
+        why, next_step = "it is a PEFT adapter.", "name the base model and pass this folder as adapter=."
+    else:
+        why = f"the folder holds: {_names_in(folder) or 'nothing'}."
+        next_step = "give the folder that save_pretrained wrote, with config.json in it."
+    raise CheckpointError(f"no config.json in {str(folder)!r}.", why=why, next_step=next_step)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _names_in(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:12])
+
+
+def _read_json(path: Path) -> dict[str, object]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise CheckpointError(
-            f"{path.name} in {str(path.parent)!r} is not valid JSON.", why=str(e), next_step="download the file again."
-        ) from e
+        what = f"{path.name} in {str(path.parent)!r} is not valid JSON."
+        raise CheckpointError(what, why=str(e), next_step="download the file again.") from e
     if not isinstance(value, dict):
         raise CheckpointError(f"{path.name} holds no JSON object.", next_step="download the file again.")
     return value
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
+def _weight_files(folder: Path) -> dict[Path, list[str]]:
+    """The weight files, and the tensors that an index places in each."""
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
         single, index = folder / f"{stem}.{suffix}", folder / f"{stem}.{suffix}.index.json"
         if index.exists():
             return _indexed(index)
         if single.exists():
-            return (single,)
-    has = sorted(p.name for p in folder.iterdir())[:12]
-    gguf = any(name.endswith(".gguf") for name in has)
+            return {single: []}
+    next_step = "give the folder that save_pretrained wrote."
+    if any(folder.glob("*.gguf")):
+        next_step = "convert the GGUF file once with from_pretrained(…, gguf_file=…) and save_pretrained."
     raise CheckpointError(
         f"no weights in {str(folder)!r}.",
-        why=f"neither model.safetensors nor an index of shards is there; the folder holds: {', '.join(has)}.",
-        next_step="convert the GGUF file once with from_pretrained(…, gguf_file=…) and save_pretrained." if gguf
-        else "give the folder that save_pretrained wrote.",
-    )  # fmt: skip
+        why=f"neither model.safetensors nor an index of shards is there; the folder holds: {_names_in(folder)}.",
+        next_step=next_step,
+    )
 
 
-def _indexed(index: Path) -> tuple[Path, ...]:
+def _indexed(index: Path) -> dict[Path, list[str]]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index.name} has no weight_map.", next_step="download the file again.")
     names = sorted(set(weight_map.values()))
     _check_all_numbered(index, names)
-    missing = [name for name in names if not (index.parent / name).exists()]
+    files: dict[Path, list[str]] = {index.parent / name: [] for name in names}
+    for key, name in weight_map.items():
+        files[index.parent / name].append(key)
+    missing = [path for path in files if not path.exists()]
     if missing:
-        _raise_missing(index, missing, len(names), weight_map)
-    paths = tuple(index.parent / name for name in names)
-    for path in paths:
-        if path.suffix == ".safetensors":
-            _check_whole(path)
-            _check_holds(path, (key for key, shard in weight_map.items() if shard == path.name))
-    return paths
-
-
-def _raise_missing(index: Path, missing: list[str], count: int, weight_map: dict[str, str]) -> None:
-    lost = sorted(key for key, shard in weight_map.items() if shard in missing)
-    raise CheckpointError(
-        f"{len(missing)} of {count} shards are missing: {', '.join(missing[:4])}{' …' * (len(missing) > 4)}.",
-        why=f"{index.name} places {len(lost)} tensors in them, {lost[0]} among them.",
-        next_step="finish the download, or copy the missing files into the folder.",
-    )
+        lost = sorted(key for path in missing for key in files[path])
+        shown = ", ".join(path.name for path in missing[:4]) + " …" * (len(missing) > 4)
+        raise CheckpointError(
+            f"{len(missing)} of {len(names)} shards are missing: {shown}.",
+            why=f"{index.name} places {len(lost)} tensors in them, {lost[0]} among them.",
+            next_step="finish the download, or copy the missing files into the folder.",
+        )
+    return files
 
 
 def _check_all_numbered(index: Path, names: list[str]) -> None:
@@ -175,39 +138,17 @@ def _check_all_numbered(index: Path, names: list[str]) -> None:
         )
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(path: Path, keys: Iterable[str]) -> None:
+    """Raises CheckpointError for a file that its own library refuses, or that lacks one of these tensors."""
     if path.suffix == ".bin":
         if not zipfile.is_zipfile(path):
-            raise _truncated(path, "it is no complete zip archive, the format torch.save writes")
+            raise _damaged(path, "it is no complete zip archive, the format that torch.save writes")
         return
-    if path.suffix == ".safetensors":
-        header, start = read_header(path)
-        end = start + max((v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"), default=0)
-        size = path.stat().st_size
-        if size < end:
-            raise _truncated(path, f"its header announces {end:,} bytes and {size:,} are there")
-
-
-def read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file as a dict, and where its data begins (bytes).
-
-    Source: safetensors format, 8 bytes little-endian length, then JSON. Raises CheckpointError for a broken file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        raw = file.read(8)
-        length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else -1
-        if length < 0 or 8 + length > size:
-            raise _truncated(path, f"{size:,} bytes do not hold its own header")
-        try:
-            return json.loads(file.read(length)), 8 + length
-        except (json.JSONDecodeError, UnicodeDecodeError) as e:
-            raise _truncated(path, "its header is not readable") from e
-
-
-def _check_holds(path: Path, keys: Iterable[str]) -> None:
-    header, _ = read_header(path)
-    absent = sorted(set(keys) - header.keys())
+    try:
+        with safe_open(path, framework="numpy") as file:
+            absent = sorted(set(keys).difference(file.keys()))
+    except (SafetensorError, OSError) as e:
+        raise _damaged(path, f"safetensors can't open it ({e})") from e
     if absent:
         raise CheckpointError(
             f"{path.name} does not hold {len(absent)} tensors that the index places there, {absent[0]} among them.",
@@ -216,26 +157,9 @@ def _check_holds(path: Path, keys: Iterable[str]) -> None:
         )
 
 
-def _truncated(path: Path, fact: str) -> CheckpointError:
+def _damaged(path: Path, fact: str) -> CheckpointError:
     return CheckpointError(
         f"{path.name} in {str(path.parent)!r} is damaged.",
-        why=f"{fact}: the download or copy was cut off.",
+        why=f"{fact}; a download or copy that was cut off is the usual reason.",
         next_step="delete this file and download it again.",
     )
-
-
-def _from_hub(model: str) -> Checkpoint:
-    from diag.loading.checkpoint import hub
-
-    folder = hub.fetch(model)
-    return _local(model, folder, revision=folder.name)
-
-
-def check_folder(folder: Path) -> None:
-    """Raises CheckpointError where config, weights or a shard are missing or cut off."""
-    _local(str(folder), folder)
-
-
-def pin(folders: Mapping[str, str]) -> None:
-    """Lets this process take these hub models from these snapshot folders, without asking the hub again."""
-    _PINNED.update(folders)

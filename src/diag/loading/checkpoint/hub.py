@@ -7,40 +7,42 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+
+import huggingface_hub.utils
+from huggingface_hub import constants, errors, hf_hub_url, snapshot_download
+from huggingface_hub.file_download import DryRunFileInfo
 
 from diag.errors import CheckpointError
+from diag.loading.checkpoint.files import SETTINGS, read_folder
+from diag.loading.samples import names as sample_names
 from diag.machine.folders import nearest_existing
 from diag.values.text import error_line
 from diag.values.units import format_size
 
 SECONDS = 5.0  # for one question to the hub
 _NOBODY_ANSWERED = {"TransportError", "ConnectionError", "TimeoutError", "Timeout", "OfflineModeIsEnabled"}
-_WHAT_HELPS = "copy the model here and name its folder, or use a sample, which works offline: "
-
-SETTINGS = ("*.json", "*.model", "*.txt", "*.jinja")  # config, tokenizer, processor, generation, templates
+_SUBFOLDERS = "*/*"
 
 
 @dataclass(frozen=True)
 class Access:
     """What the hub and the cache say about one model.
 
-    `folder` is the snapshot in the cache if it holds all that is needed, else None; then `nbytes` are to be downloaded.
-    `note` is for people: that a cached copy stands in for a hub that could not be asked, say.
+    `folder` is the snapshot in the cache if it holds all that is needed, else None; then `files` with `nbytes` in all
+    are to be downloaded. `note` is for people: that a cached copy stands in for a hub that could not be asked, say.
     """
 
     model: str
     folder: Path | None
     nbytes: int = 0
     note: str = ""
+    files: tuple[str, ...] = ()
 
 
 def look(model: str) -> Access:
-    """Asks the hub (twice at most, 5 s each) and the cache; downloads nothing but a file's header.
+    """Asks the hub, for at most 5 s a question, and the cache; downloads nothing but headers.
 
     Raises CheckpointError: no such model, gated, offline and not cached, not reachable and not cached, no room for it
     in the cache, or a cache that can't be written to.
@@ -48,28 +50,28 @@ def look(model: str) -> Access:
     if is_offline():
         return Access(model, _cached_or_raise(model, "offline mode is on (HF_HUB_OFFLINE): the hub is not asked", ""))
     try:
-        info = _ask(model)
+        files = _needed_files(model)
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
         why = f"{endpoint()} did not answer within {SECONDS:.0f} s: {error_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
-    return _compare_with_cache(model, info)
+    missing = [file for file in files if file.will_download or not os.path.exists(file.local_path)]
+    if files and not missing:
+        return Access(model, Path(files[0].local_path).parent)
+    nbytes = sum(file.file_size or 0 for file in missing)
+    _check_room(model, nbytes, len(missing))
+    return Access(model, None, nbytes, files=tuple(file.filename for file in files))
 
 
 def fetch(model: str) -> Path:
     """The snapshot folder, downloaded where the cache does not hold it. Raises CheckpointError as `look` does."""
-    from huggingface_hub import snapshot_download
-
     access = look(model)
     if access.folder is not None:
         return access.folder
     try:
-        folder = Path(snapshot_download(model, allow_patterns=list(SETTINGS)))
-        has = (folder / "model.safetensors.index.json").exists() or _lists_safetensors(model)
-        weights = ["*.safetensors"] if has else ["*.bin"]
-        return Path(snapshot_download(model, allow_patterns=[*SETTINGS, *weights]))
+        return Path(snapshot_download(model, allow_patterns=list(access.files)))
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
@@ -83,11 +85,11 @@ def outline(model: str, folder: Path) -> Path:
     `folder`, named after the commit. Raises CheckpointError as `look` does.
     """
     try:
-        info = _ask(model)
-        target = folder / str(info.sha)
+        files = _needed_files(model)
+        target = folder / files[0].commit_hash
         target.mkdir(parents=True)
-        for name, size in _wanted((file.rfilename, file.size or 0) for file in info.siblings or ()):
-            _write_outline(model, name, size, str(info.sha), target)
+        for file in files:
+            _write_outline(model, file, target / file.filename)
     except CheckpointError:
         raise
     except Exception as e:
@@ -95,104 +97,84 @@ def outline(model: str, folder: Path) -> Path:
     return target
 
 
-def _write_outline(model: str, name: str, size: int, revision: str, target: Path) -> None:
-    if not name.endswith((".safetensors", ".bin")):
-        from huggingface_hub import hf_hub_download
-
-        shutil.copyfile(hf_hub_download(model, name, revision=revision), target / name)
-        return
+def _write_outline(model: str, file: DryRunFileInfo, target: Path) -> None:
+    name, revision = file.filename, file.commit_hash
     if name.endswith(".bin"):
         raise CheckpointError(
             f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded.",
             next_step="run it without --plan, or download it first.",
         )
-    length = int.from_bytes(_first_bytes(model, name, revision, 0, 8), "little")
-    with (target / name).open("wb") as file:
-        file.write(length.to_bytes(8, "little") + _first_bytes(model, name, revision, 8, length))
-        file.truncate(size)
+    if not name.endswith(".safetensors"):
+        shutil.copyfile(huggingface_hub.hf_hub_download(model, name, revision=revision), target)
+        return
+    length = int.from_bytes(_bytes_of(model, name, revision, 0, 8), "little")
+    with target.open("wb") as out:
+        out.write(length.to_bytes(8, "little") + _bytes_of(model, name, revision, 8, length))
+        out.truncate(file.file_size or 0)
 
 
-def _first_bytes(model: str, name: str, revision: str, start: int, count: int) -> bytes:
+def _bytes_of(model: str, name: str, revision: str, start: int, count: int) -> bytes:
     """`count` bytes of a file from `start` on; also from a server that ignores the range and sends all of it."""
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import build_hf_headers
-
-    headers = {**build_hf_headers(), "Range": f"bytes={start}-{start + count - 1}"}
-    answer = get_session().get(hf_hub_url(model, name, revision=revision), headers=headers, timeout=4 * SECONDS)
+    url = hf_hub_url(model, name, revision=revision)
+    headers = {**huggingface_hub.utils.build_hf_headers(), "Range": f"bytes={start}-{start + count - 1}"}
+    answer = huggingface_hub.get_session().get(url, headers=headers, timeout=4 * SECONDS)
     answer.raise_for_status()
     data = answer.content
     return data if answer.status_code == 206 else data[start : start + count]
 
 
 def is_offline() -> bool:
-    from huggingface_hub import constants
-
     return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def endpoint() -> str:
     """The hub that is asked: `HF_ENDPOINT`, or the public one."""
-    from huggingface_hub import constants
-
     return str(constants.ENDPOINT)
 
 
 def cached(model: str) -> Path | None:
     """The newest whole copy in the cache; None where there is none or it is not complete."""
-    from huggingface_hub import snapshot_download
-
-    from diag.loading.checkpoint.files import check_folder
-
-    try:
-        folder = Path(snapshot_download(model, local_files_only=True))
-        check_folder(folder)
+    try:  # without patterns, a copy that lacks a README is none for huggingface_hub 2
+        settings = {"allow_patterns": list(SETTINGS), "ignore_patterns": _SUBFOLDERS}
+        folder = Path(snapshot_download(model, local_files_only=True, **settings))
+        read_folder(folder)
     except Exception:  # not cached, cut off half-way, or no valid id: in each case there is no copy to use
         return None
     return folder
 
 
-def _ask(model: str) -> Any:
-    """The repository's list of files; then one file's header, since a gated repository still shows its list."""
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+def _needed_files(model: str) -> list[DryRunFileInfo]:
+    """Settings, and the weights in the format that is read, each with its size and whether the cache holds it.
 
-    info = HfApi().model_info(model, timeout=SECONDS, files_metadata=True)
+    The first two questions have a time limit, and show whether anybody answers and whether the files may be read: a
+    gated repository shows its list to everybody. The dry run gets the commit, since by branch it would write to the
+    cache.
+    """
+    info = huggingface_hub.HfApi().model_info(model, timeout=SECONDS)
     if any(file.rfilename == "config.json" for file in info.siblings or ()):
-        get_hf_file_metadata(hf_hub_url(model, "config.json", revision=info.sha), timeout=SECONDS)
-    return info
+        config_url = hf_hub_url(model, "config.json", revision=info.sha)
+        huggingface_hub.get_hf_file_metadata(config_url, timeout=SECONDS)
+    files = snapshot_download(
+        model,
+        revision=info.sha,
+        allow_patterns=[*SETTINGS, "*.safetensors", "*.bin"],
+        ignore_patterns=_SUBFOLDERS,
+        etag_timeout=SECONDS,
+        tqdm_class=_NoBar,
+        dry_run=True,
+    )
+    if any(file.filename.endswith(".safetensors") for file in files):
+        files = [file for file in files if not file.filename.endswith(".bin")]
+    return sorted(files, key=lambda file: file.filename)
 
 
-def _compare_with_cache(model: str, info: Any) -> Access:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    wanted = _wanted((file.rfilename, file.size or 0) for file in info.siblings or ())
-    found = {name: try_to_load_from_cache(model, name, revision=info.sha) for name, _ in wanted}
-    missing = [(name, size) for name, size in wanted if not isinstance(found[name], str)]
-    if wanted and not missing:
-        return Access(model, _snapshot(found))
-    nbytes = sum(size for _, size in missing)
-    _check_room(model, nbytes, len(missing), Path(constants.HF_HUB_CACHE))
-    return Access(model, None, nbytes)
+class _NoBar(huggingface_hub.utils.tqdm):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{**options, "disable": True})
 
 
-def _wanted(files: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Settings, and the weights in the format that is read: safetensors where there are any."""
-    files = [file for file in files if "/" not in file[0]]
-    weights = [f for f in files if f[0].endswith(".safetensors")] or [f for f in files if f[0].endswith(".bin")]
-    return [f for f in files if any(fnmatch(f[0], pattern) for pattern in SETTINGS)] + weights
-
-
-def _snapshot(found: dict[str, Any]) -> Path:
-    name, path = next(iter(found.items()))
-    return Path(path).parents[name.count("/")]
-
-
-def _lists_safetensors(model: str) -> bool:
-    from huggingface_hub import list_repo_files
-
-    return any(name.endswith(".safetensors") for name in list_repo_files(model))
-
-
-def _check_room(model: str, nbytes: int, count: int, cache: Path) -> None:
+def _check_room(model: str, nbytes: int, count: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
     there = nearest_existing(cache)
     if not os.access(there, os.W_OK):
         raise CheckpointError(
@@ -218,19 +200,18 @@ def _cached_or_raise(model: str, why: str, advice: str) -> Path:
 
 def _not_reached(model: str, why: str, advice: str) -> CheckpointError:
     what = f"{model!r} is not in the cache, or not whole, and the hub could not be asked."
-    return CheckpointError(what, why=f"{why.rstrip('.')}.", next_step=advice + _WHAT_HELPS + _sample_names() + ".")
+    helps = "copy the model here and name its folder, or use a sample, which works offline: "
+    return CheckpointError(what, why=f"{why.rstrip('.')}.", next_step=f"{advice}{helps}{', '.join(sample_names())}.")
 
 
 def _refused(model: str, error: Exception) -> CheckpointError:
     """What the hub's answer means."""
-    from huggingface_hub import errors
-
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.HFValidationError):
         return CheckpointError(
             f"{model!r} is neither a folder, a sample nor a hub id.",
             why=error_line(error),
-            next_step=f"a hub id reads owner/name; samples: {_sample_names()}.",
+            next_step=f"a hub id reads owner/name; samples: {', '.join(sample_names())}.",
         )
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return CheckpointError(
@@ -242,11 +223,14 @@ def _refused(model: str, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"the hub has no model {model!r}, or it is private.",
             why=f"{endpoint()} answered {status or 404}: {error_line(error)}",
-            next_step=f"check the spelling; for a private one set HF_TOKEN. Samples: {_sample_names()}.",
+            next_step=f"check the spelling; for a private one set HF_TOKEN. Samples: {', '.join(sample_names())}.",
         )
     if isinstance(error, OSError) and getattr(error, "errno", None) is not None:
-        return CheckpointError(f"{model!r} could not be put into the cache.", why=error_line(error),
-                               next_step="make room there, or set HF_HOME to a folder of yours.")  # fmt: skip
+        return CheckpointError(
+            f"{model!r} could not be put into the cache.",
+            why=error_line(error),
+            next_step="make room there, or set HF_HOME to a folder of yours.",
+        )
     why = f"{endpoint()} answered{f' {status}' if status else ''}: {error_line(error)}"
     return _not_reached(model, why, "try again later, or check HF_ENDPOINT; ")
 
@@ -254,9 +238,3 @@ def _refused(model: str, error: Exception) -> CheckpointError:
 def _is_unreachable(error: BaseException) -> bool:
     """Whether nobody answered. By the names of the classes: huggingface_hub has changed its HTTP library twice."""
     return bool(_NOBODY_ANSWERED & {kind.__name__ for kind in type(error).__mro__})
-
-
-def _sample_names() -> str:
-    from diag.loading import samples
-
-    return ", ".join(samples.names())

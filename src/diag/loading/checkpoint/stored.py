@@ -6,20 +6,24 @@ for both, so that files and model can be compared. Older versions have none, and
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import safe_open
+from torch import nn
 
 from diag.errors import CheckpointError, CouldNotJudgeError
+from diag.loading.checkpoint.find import find_checkpoint
+from diag.loading.origin import checkpoint_name
+from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.adapters import without_adapter
 from diag.models.tensors import entries
+from diag.values.spec import LoadSpec
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,6 @@ class StoredTensor:
 
     def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """Rows `start` to `stop` of the first dimension, on the CPU."""
-        from safetensors import safe_open
-
         if self.file.suffix != ".safetensors":
             tensor = torch.load(self.file, map_location="cpu", weights_only=True, mmap=True)[self.key]
             return tensor if not self.shape else tensor[start:stop]
@@ -43,12 +45,16 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one tensor of the model comes from: one stored tensor, or several that a converter puts together."""
+    """Where one tensor of the model comes from: one stored tensor, or several that a converter puts together.
+
+    Where the converter makes several tensors of the model at once, `group` is the name of the first of them.
+    """
 
     name: str
     parts: tuple[StoredTensor, ...]
-    converter: Any = None
+    converter: Converter | None = None
     patterns: tuple[str, ...] = ()
+    group: str = ""
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -58,7 +64,8 @@ class Source:
     @property
     def stacked(self) -> int | None:
         """How many groups of stored tensors (experts) become one row each; None where the files hold it otherwise."""
-        stacks = [one for one in getattr(self.converter, "operations", ()) if type(one).__name__ == "MergeModulelist"]
+        operations = self.converter.operations if self.converter else []
+        stacks = [one for one in operations if type(one).__name__ == "MergeModulelist"]
         counts = set(Counter(self.patterns).values())
         return counts.pop() if stacks and all(one.dim == 0 for one in stacks) and len(counts) == 1 else None
 
@@ -81,10 +88,12 @@ class Source:
         return replace(self, parts=parts, patterns=patterns).converted()[self.name]
 
     def converted(self) -> dict[str, torch.Tensor]:
-        converter = copy.deepcopy(self.converter)
+        """All that the converter makes of the parts, by the model's names."""
+        converter, group = copy.deepcopy(self.converter), self.group or self.name
+        assert converter is not None
         for part, pattern in zip(self.parts, self.patterns):
-            converter.add_tensor(self.name, part.key, pattern, _Deferred(part))
-        return converter.convert(self.name)
+            converter.add_tensor(group, part.key, pattern, _Deferred(part))
+        return converter.convert(group)
 
 
 class _Deferred:
@@ -99,32 +108,32 @@ class _Deferred:
     result = __call__
 
 
-def sources(model: Any, checkpoint: Any = None) -> dict[str, Source]:
-    """The files' tensors by the model's names; nothing is downloaded. Raises CouldNotJudgeError.
+def sources(model: nn.Module, checkpoint: LoadSpec | str | None = None) -> dict[str, Source]:
+    """The files' tensors by the model's names; headers are read. Raises CouldNotJudgeError.
 
     A file's tensor that the model has no place for keeps its own name.
     """
     return under_model_names(model, stored_tensors(model, checkpoint))
 
 
-def stored_tensors(model: Any, checkpoint: Any = None) -> dict[str, StoredTensor]:
+def stored_tensors(model: nn.Module, checkpoint: LoadSpec | str | None = None) -> dict[str, StoredTensor]:
     """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
     return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
 
 
-def under_model_names(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
+def under_model_names(model: nn.Module, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
     base = without_adapter(model)
     names = {plain_name(entry.name): True for entry in entries(base)}
-    rename = _renamer(base, names)
-    groups: dict[str, list[tuple[StoredTensor, str, Any]]] = {}
+    rename = key_renamer(base, names)
+    groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
     for key in sorted(files, key=_natural):
-        name, pattern, converter = rename(key)
-        groups.setdefault(name, []).append((files[key], pattern, converter))
+        renamed = rename(key)
+        groups.setdefault(renamed.name, []).append((files[key], renamed))
     found = {}
     for name, group in groups.items():
-        parts, patterns, converters = zip(*group)
-        found[name] = Source(name, parts, converters[0], patterns)
+        parts, renames = zip(*group)
+        found[name] = Source(name, parts, renames[0].converter, tuple(renamed.pattern for renamed in renames))
     return {**found, **_other_targets(found, names)}
 
 
@@ -143,64 +152,23 @@ def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -
     return files.get(plain) or files.get(plain_name(followed))
 
 
-def _renamer(model: Any, names: dict[str, bool]) -> Any:
-    """key -> (name in the model, the converter's pattern, the converter)."""
-    prefix = str(getattr(model, "base_model_prefix", "") or "")
-
-    def as_it_is(key: str) -> tuple[str, str, Any]:
-        candidates = (key, key.removeprefix(f"{prefix}."), f"{prefix}.{key}") if prefix else (key,)
-        return next((name for name in candidates if name in names), key), "", None
-
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-        mapping = get_model_conversion_mapping(model)
-    except Exception:  # transformers 4, or no transformers model: keys are names, but for patterns that the class has
-        patterns = getattr(model, "_checkpoint_conversion_mapping", None) or {}
-        return lambda key: as_it_is(_first_match(patterns, key))
-    renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
-    converters = [one for one in mapping if isinstance(one, WeightConverter)]
-    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
-
-    def renamed(key: str) -> tuple[str, str, Any]:
-        name, pattern = rename_source_key(key, renamings, converters, prefix or None, names)[:2]
-        return (name, pattern, by_pattern.get(pattern)) if pattern else as_it_is(name)
-
-    return renamed
-
-
-def _first_match(patterns: Mapping[str, str], key: str) -> str:
-    return next((re.sub(old, new, key) for old, new in patterns.items() if re.search(old, key)), key)
-
-
 def _other_targets(found: Mapping[str, Source], names: Mapping[str, bool]) -> dict[str, Source]:
     """A converter that splits one stored tensor serves several names; only the first is the group's own."""
     others: dict[str, Source] = {}
     for source in found.values():
-        targets: list[str] = list(getattr(source.converter, "target_patterns", ()))
+        targets = source.converter.target_patterns if source.converter else []
         for target in targets[1:]:
             name = source.name.replace(targets[0], target)
             if name in names and name not in found:
-                others[name] = _SplitSource(name, source.parts, source.converter, source.patterns, source.name)
+                others[name] = replace(source, name=name, group=source.name)
     return others
 
 
-@dataclass(frozen=True)
-class _SplitSource(Source):
-    first: str = ""
-
-    def converted(self) -> dict[str, torch.Tensor]:
-        return Source(self.first, self.parts, self.converter, self.patterns).converted()
-
-
-def _natural(key: str) -> list[Any]:
+def _natural(key: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
 
 
-def _files(model: Any, checkpoint: Any) -> tuple[Path, ...]:
-    from diag.loading.checkpoint.files import find_checkpoint
-
+def _files(model: nn.Module, checkpoint: LoadSpec | str | None) -> tuple[Path, ...]:
     name = checkpoint_name(model, checkpoint)
     if not name:
         raise CouldNotJudgeError(
@@ -214,24 +182,9 @@ def _files(model: Any, checkpoint: Any) -> tuple[Path, ...]:
         raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
 
 
-def checkpoint_name(model: Any, checkpoint: Any = None) -> str:
-    """Where the model came from: what the caller says, else load()'s spec, else its config; empty if unknown."""
-    if checkpoint is not None:
-        return str(getattr(checkpoint, "model", checkpoint))
-    with contextlib.suppress(ImportError):
-        from diag.loading.recipe import spec_of
-
-        spec = spec_of(model)
-        if spec is not None:
-            return spec.model
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-
-
 def keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The names and shapes of one file's tensors."""
     if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
         with safe_open(str(path), framework="pt") as handle:
             for key in handle.keys():  # noqa: SIM118 - not a mapping
                 yield key, tuple(handle.get_slice(key).get_shape())

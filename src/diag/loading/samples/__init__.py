@@ -42,7 +42,7 @@ def path(name: str) -> Path:
     sample = catalog.SAMPLES.get(name)
     if sample is None:
         raise _not_a_sample(name)
-    if sample.is_real:
+    if not sample.model_type:  # real weights, made elsewhere
         from diag.loading.samples import smollm2
 
         return smollm2.path()

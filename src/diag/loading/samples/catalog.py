@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from diag.loading.samples.words import BOS, EOS, IMAGE, PAD, VOCABULARY
 
@@ -26,14 +25,10 @@ class Sample:
     parameters: int
     nbytes: int
     model_type: str = ""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     dtype: str = "float32"
     shard_nbytes: int = _MIB // 4
     embedding_std: float = 0.4
-
-    @property
-    def is_real(self) -> bool:
-        return not self.model_type
 
 
 _IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from diag.errors import CheckpointError, DiagError
 from diag.loading.samples import cache
@@ -55,42 +51,23 @@ def _convert(gguf: Path, target: Path) -> None:
     import transformers
 
     from diag.loading.samples.making import quiet
+    from diag.loading.transformers_private import no_gguf_bar
 
-    with quiet(), _no_bar(), torch.device("cpu"):
+    config = getattr(transformers, "GgufConfig", None)  # early transformers 5 always dequantizes, without a setting
+    dequantized = {} if config is None else {"quantization_config": config(dequantize=True)}
+    with quiet(), no_gguf_bar(), torch.device("cpu"):
         model = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
             dtype=torch.float32,
             trust_remote_code=False,
-            **_dequantized(transformers),
+            **dequantized,
         )
         model.save_pretrained(target, max_shard_size=SAMPLES["smollm2"].shard_nbytes)
         words = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
         for how_it_was_found in ("is_local", "local_files_only"):
             words.init_kwargs.pop(how_it_was_found, None)
         words.save_pretrained(target)
-
-
-@contextlib.contextmanager
-def _no_bar() -> Iterator[None]:
-    """The reader's own bar does not obey transformers' switch; in an executed notebook it would be a broken widget."""
-    try:
-        reader = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
-        bar = reader.tqdm
-    except (ImportError, AttributeError):  # moved: then there is a bar
-        yield
-        return
-    reader.tqdm = lambda items, **_: items  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        reader.tqdm = bar  # type: ignore[attr-defined]
-
-
-def _dequantized(transformers: Any) -> dict[str, Any]:
-    """Early transformers 5 always dequantizes and has no setting for it."""
-    config = getattr(transformers, "GgufConfig", None)
-    return {} if config is None else {"quantization_config": config(dequantize=True)}
 
 
 def _from_hub() -> Path:

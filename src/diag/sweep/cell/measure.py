@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError, LoaderError, UnsupportedError
-from diag.loading.packing import NOTHING, Packed
+from diag.loading.footprint import NOTHING, Packed
 from diag.sweep.isolate.deaths import is_out_of_memory
 from diag.values.spec import LoadSpec
 from diag.values.text import first_line
@@ -127,7 +127,7 @@ def outline(request: tuple[str, str]) -> str | Failure:
 
 def survey(request: tuple[Any, ...]) -> Survey:
     """Plans each spec (all of one model and hardware); reads no weights. `request`: specs, free memory, hub folders."""
-    from diag.loading.checkpoint.files import pin
+    from diag.loading.checkpoint.find import pin
     from diag.machine.here import accelerator_name, device_names, free_memory, use_hardware
 
     specs, frozen, *folders = request
@@ -139,7 +139,7 @@ def survey(request: tuple[Any, ...]) -> Survey:
 
 
 def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
-    from diag.loading.checkpoint.files import find_checkpoint
+    from diag.loading.checkpoint.find import find_checkpoint
     from diag.loading.needs import check_needs
     from diag.loading.planning import plan_load
     from diag.sweep.cell import ownfiles
@@ -162,7 +162,7 @@ def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
 
 def measure(ask: Ask) -> Measured:
     """Loads one spec, tabulates it and asks its probe; a failure comes back as a value."""
-    from diag.loading.checkpoint.files import pin
+    from diag.loading.checkpoint.find import pin
     from diag.machine.here import use_hardware
     from diag.sweep.cell import neighbours
 
@@ -174,8 +174,7 @@ def measure(ask: Ask) -> Measured:
 
 
 def _measure(ask: Ask) -> Measured:
-    from diag.loading.packing import packed_modules
-    from diag.loading.planning import linear_layers
+    from diag.loading.footprint import linear_layers, packed_layers
     from diag.loading.recipe import load
     from diag.machine import processes as posix
     from diag.machine.here import accelerator_peaks
@@ -210,7 +209,7 @@ def _measure(ask: Ask) -> Measured:
     return Measured(
         outcome.seconds, peaks, table, None if answer is None else answer.to_bytes(), runs_cpu_kernels(model),
         main_dtype(model), len(linear_layers(model)), tuple(notes), outcome.missing_keys, failure,
-        packed_modules(model), causes, naming.adapter_effect(model, spec, answer),
+        packed_layers(model), causes, naming.adapter_effect(model, spec, answer),
     )  # fmt: skip
 
 
@@ -225,7 +224,7 @@ def _not_loaded(outcome: Any) -> Measured:
 
 def be_twin(ask: Ask) -> bytes | str:
     """The twin's answer as bytes, or in a sentence why there is none."""
-    from diag.loading.checkpoint.files import pin
+    from diag.loading.checkpoint.find import pin
     from diag.proving.proof import reference_answer
 
     pin(ask.folders)

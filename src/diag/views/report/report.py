@@ -171,7 +171,7 @@ def default_hardware(model: str) -> list[str]:
 def _weights_size(model: str) -> int:
     """Bytes of the checkpoint; of a hub model that is not in the cache, of what would be downloaded."""
     from diag.loading.checkpoint import hub
-    from diag.loading.checkpoint.files import find_checkpoint, is_local
+    from diag.loading.checkpoint.find import find_checkpoint, is_local
 
     if is_local(model):
         return find_checkpoint(model).nbytes

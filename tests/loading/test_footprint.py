@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 import diag
 from diag.errors import UnsupportedError
-from diag.loading.packing import Packed, packed_modules, packed_of, use_common_kernel
-from diag.loading.quantizing import quantization_config
+from diag.loading.bitsandbytes_private import use_common_kernel
+from diag.loading.footprint import Packed, packed_among, packed_layers
 
 functional = pytest.importorskip("bitsandbytes.functional")
 IDS = torch.tensor([[1, 5, 9, 33, 7]])
@@ -24,7 +24,7 @@ def load(**values):
 def dequantized(model):
     """The same model with plain layers that hold what its 4-bit weights stand for."""
     plain = load()
-    for name in packed_modules(model).names:
+    for name in packed_layers(model).names:
         packed = model.get_submodule(name).weight
         plain.get_submodule(name).weight.data = functional.dequantize_4bit(packed.data, packed.quant_state)
     return plain
@@ -42,7 +42,7 @@ def test_the_common_kernel_multiplies_with_the_dequantized_weight(quantization):
 
 def test_the_bfloat16_kernel_is_known_before_the_first_call():
     model = load(quantization="nf4")
-    packed = packed_modules(model)
+    packed = packed_layers(model)
     with torch.no_grad():
         first = model(IDS).logits
     other = load(quantization="nf4")
@@ -63,11 +63,10 @@ def test_the_bfloat16_kernel_is_known_before_the_first_call():
 def test_a_shape_that_kernel_cannot_compute_is_refused_before_the_load(size, unfit, raised, tmp_path):
     config = AutoConfig.from_pretrained(diag.samples.path("tiny"), intermediate_size=size)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    spec = diag.LoadSpec(str(tmp_path), device_map="cpu", quantization="nf4")
-    outcome = diag.load(spec)
+    outcome = diag.load(diag.LoadSpec(str(tmp_path), device_map="cpu", quantization="nf4"))
     assert isinstance(outcome.error, UnsupportedError)
     assert unfit in str(outcome.error) and "multiple of 32" in str(outcome.error)
-    kept = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization_config(spec))
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
     with pytest.raises((AssertionError, RuntimeError), match=raised), torch.no_grad():
         kept(IDS)
     use_common_kernel(kept)
@@ -80,6 +79,6 @@ def test_only_four_bit_layers_on_the_cpu_have_it():
         support_avx512bf16_for_cpu = True
 
     layers = [("a", Linear4bit(64, 32)), ("b", torch.nn.Linear(2, 2))]
-    assert packed_of(layers, lambda *_: "cpu") == Packed(("a",), True)
-    assert packed_of(layers, {"a": 0, "b": "cpu"}.get) == Packed(("a",), False)
-    assert packed_modules(load(quantization="int8")).fused is False
+    assert packed_among(layers, {"a": "cpu", "b": "cpu"}) == Packed(("a",), True)
+    assert packed_among(layers, {"a": 0, "b": "cpu"}) == Packed(("a",), False)
+    assert packed_layers(load(quantization="int8")).fused is False
