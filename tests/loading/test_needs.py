@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import diag
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError, SpecError, UnsupportedError
-from diag.machine.here import accelerator_name
+from diag.machine.accelerators import accelerator_name
 
 pytestmark = pytest.mark.usefixtures("real_machine")
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from diag.machine import environment as env
-from diag.machine.here import free_memory
+from diag.machine.accelerators import free_memory
 from diag.machine.holders import gpu_holders, nvidia_gpus
 from diag.machine.memory import HostMemory, host_memory
 from diag.machine.torch_devices import accelerators, ask_torch

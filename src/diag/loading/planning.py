@@ -24,7 +24,7 @@ from diag.loading.modelclass import load_config, may_run_its_code, model_class
 from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, disk_map, offload_map, preset_map
 from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
 from diag.loading.transformers_private import Skeleton, skeleton
-from diag.machine.here import accelerator_name, usable_memory, use_hardware
+from diag.machine.accelerators import accelerator_name, usable_memory, use_hardware
 from diag.models.tensors import tie_sources
 from diag.values.spec import AUTO_PRESETS, LoadSpec
 

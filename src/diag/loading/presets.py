@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diag.errors import SpecError, UnsupportedError
-from diag.machine.here import accelerator_name, device_count
+from diag.machine.accelerators import accelerator_name, device_count
 from diag.models.maps import ancestors, device_for
 
 Device = str | int

@@ -20,7 +20,7 @@ from diag.loading.origin import LOADED_FROM
 from diag.loading.planning import Memory, Plan, plan_load
 from diag.loading.quantizer_config import known_refusal
 from diag.machine import processes as posix
-from diag.machine.here import accelerator_peaks, reset_peaks
+from diag.machine.accelerators import accelerator_peaks, reset_peaks
 from diag.values.functions import import_function
 from diag.values.outcome import LoadOutcome
 from diag.values.spec import LoadSpec

@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 def process_started() -> float:
     """When this process began, in seconds since the epoch."""
-    return psutil.Process().create_time()
+    return float(psutil.Process().create_time())
 
 
 def seconds_left(deadline: float | None, started: float) -> float | None:
@@ -174,8 +174,8 @@ def peak_host_bytes() -> int:
     if peak is not None:
         return peak
     if resource is not None:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return psutil.Process().memory_info().peak_wset
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return int(psutil.Process().memory_info().peak_wset)
 
 
 def oom_kills() -> int | None:

@@ -1,6 +1,6 @@
 """Runs as a script, in a process of its own: prints what torch says about itself and its accelerators as one JSON line.
 
-Imports nothing of diag, and torch only where its failure can be told. See `torch_devices`, which starts it.
+Imports nothing of diag, and torch only where its failure can be told. `torch_devices` starts it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ MARK = "diag-devices:"
 
 
 def _look() -> dict[str, object]:
-    """In the child. Every kind of accelerator goes through torch.accelerator, CUDA alone before torch 2.6."""
     state: dict[str, object] = {"version": "", "built_for": "", "devices": [], "error": ""}
     try:
         import torch
 
         state["version"] = str(torch.__version__)
         state["built_for"] = _built_for(torch)
-        kind = _kind(torch)
+        kind = accelerator_kind(torch)
         if kind:
             state["devices"] = [_device(torch, kind, i) for i in range(torch.get_device_module(kind).device_count())]
     except BaseException as e:  # a broken torch raises what it likes, SystemExit included
@@ -34,7 +33,8 @@ def _built_for(torch: ModuleType) -> str:
     return "cpu"
 
 
-def _kind(torch: ModuleType) -> str:
+def accelerator_kind(torch: ModuleType) -> str:
+    """`cuda`, `xpu`, `mps`, …, or nothing. By torch.accelerator, before torch 2.6 by CUDA alone."""
     accelerator = getattr(torch, "accelerator", None)
     if accelerator is None:
         return "cuda" if torch.cuda.is_available() else ""
@@ -43,13 +43,14 @@ def _kind(torch: ModuleType) -> str:
 
 def _device(torch: ModuleType, kind: str, index: int) -> dict[str, object]:
     module = torch.get_device_module(kind)
-    free, total = _memory(module, kind, index)
+    free, total = free_and_total_bytes(module, kind, index)
     properties = module.get_device_properties(index) if hasattr(module, "get_device_properties") else None
     model, uuid = getattr(properties, "name", kind), getattr(properties, "uuid", "")
     return {"name": f"{kind}:{index}", "model": model, "free_bytes": free, "total_bytes": total, "uuid": str(uuid)}
 
 
-def _memory(module: ModuleType, kind: str, index: int) -> tuple[int | None, int | None]:
+def free_and_total_bytes(module: ModuleType, kind: str, index: int) -> tuple[int | None, int | None]:
+    """The memory of one accelerator; None where its backend does not tell."""
     if kind == "mps":  # unified memory: what Metal recommends to stay below, less what it holds
         total = int(module.recommended_max_memory())
         return total - int(module.driver_allocated_memory()), total

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from diag.machine import torch_child
 from diag.values.exits import death_name
 from diag.values.text import last_line
+from diag.values.units import format_seconds
 
 SECONDS = 90
 
@@ -51,7 +52,7 @@ def ask_torch(seconds: float = SECONDS) -> TorchState:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
         )
     except subprocess.TimeoutExpired:
-        return TorchState(error=f"torch did not answer within {seconds:.0f} s.")
+        return TorchState(error=f"torch did not answer within {format_seconds(seconds)}.")
     except OSError as e:
         return TorchState(error=f"torch was not asked: {e}.")
     line = next((text for text in done.stdout.splitlines() if text.startswith(torch_child.MARK)), None)

@@ -19,7 +19,7 @@ from diag.loading.footprint import Packed, is_packed_class, packed_layers
 from diag.loading.origin import spec_for
 from diag.loading.planning import Plan, plan_load
 from diag.loading.recipe import load, load_planned
-from diag.machine.here import free_memory
+from diag.machine.accelerators import free_memory
 from diag.models.adapters import carries_adapter
 from diag.proving.alignment import align_like
 from diag.proving.comparing import TOLERANCES, distance
@@ -179,7 +179,7 @@ def runs_cpu_kernels(model: Any) -> bool:
     for module in model.modules():
         for hook in align_hooks(module):
             devices.add(str(hook.execution_device).partition(":")[0])
-    from diag.machine.here import accelerator_name
+    from diag.machine.accelerators import accelerator_name
 
     named = {accelerator_name() if name.isdigit() else name for name in devices}
     return named <= {"cpu", "meta", "simgpu", "None", None}

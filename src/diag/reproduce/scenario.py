@@ -128,7 +128,7 @@ class Stage:
 
     def play(self) -> Played:
         """Takes the next step. Raises DiagError after the last."""
-        from diag.machine.here import use_hardware
+        from diag.machine.accelerators import use_hardware
 
         if self.finished:
             raise DiagError("the scenario is over.", next_step="start a new one: reproduce.get(cause).start().")

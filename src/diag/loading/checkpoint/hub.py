@@ -19,7 +19,7 @@ from diag.loading.checkpoint.files import SETTINGS, read_folder
 from diag.loading.samples import names as sample_names
 from diag.machine.folders import nearest_existing
 from diag.values.text import error_line
-from diag.values.units import format_size
+from diag.values.units import format_seconds, format_size
 
 SECONDS = 5.0  # for one question to the hub
 _NOBODY_ANSWERED = {"TransportError", "ConnectionError", "TimeoutError", "Timeout", "OfflineModeIsEnabled"}
@@ -54,7 +54,7 @@ def look(model: str) -> Access:
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
-        why = f"{endpoint()} did not answer within {SECONDS:.0f} s: {error_line(e)}"
+        why = f"{endpoint()} did not answer within {format_seconds(SECONDS)}: {error_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
     missing = [file for file in files if file.will_download or not os.path.exists(file.local_path)]

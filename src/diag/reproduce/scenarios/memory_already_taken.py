@@ -6,7 +6,7 @@ from diag.reproduce.scenario import Scenario, Stage, Step
 def load_nf4_beside_others(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from diag.machine.here import free_memory
+    from diag.machine.accelerators import free_memory
 
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     stage.model = AutoModelForCausalLM.from_pretrained(

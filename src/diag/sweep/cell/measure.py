@@ -128,7 +128,7 @@ def outline(request: tuple[str, str]) -> str | Failure:
 def survey(request: tuple[Any, ...]) -> Survey:
     """Plans each spec (all of one model and hardware); reads no weights. `request`: specs, free memory, hub folders."""
     from diag.loading.checkpoint.find import pin
-    from diag.machine.here import accelerator_name, device_names, free_memory, use_hardware
+    from diag.machine.accelerators import accelerator_name, device_names, free_memory, use_hardware
 
     specs, frozen, *folders = request
     pin(folders[0] if folders else {})
@@ -163,7 +163,7 @@ def _plan(spec: LoadSpec, free: Mapping[Any, int]) -> Planned:
 def measure(ask: Ask) -> Measured:
     """Loads one spec, tabulates it and asks its probe; a failure comes back as a value."""
     from diag.loading.checkpoint.find import pin
-    from diag.machine.here import use_hardware
+    from diag.machine.accelerators import use_hardware
     from diag.sweep.cell import neighbours
 
     pin(ask.folders)
@@ -177,7 +177,7 @@ def _measure(ask: Ask) -> Measured:
     from diag.loading.footprint import linear_layers, packed_layers
     from diag.loading.recipe import load
     from diag.machine import processes as posix
-    from diag.machine.here import accelerator_peaks
+    from diag.machine.accelerators import accelerator_peaks
     from diag.models.tensors import placement
     from diag.proving.probing import ask as ask_model
     from diag.proving.proof import main_dtype, runs_cpu_kernels, tokenizer_folder

@@ -27,7 +27,7 @@ class Other:
 
 def free_by_device() -> dict[str, int]:
     """Free bytes by device name (`cpu`, `cuda:0`, `simgpu:1`, …), of the host what its cgroup leaves."""
-    from diag.machine.here import accelerator_name, free_memory
+    from diag.machine.accelerators import accelerator_name, free_memory
 
     kind = accelerator_name()
     return {(key if isinstance(key, str) else f"{kind}:{key}"): size for key, size in free_memory().items()}
@@ -60,7 +60,7 @@ def in_words(found: Iterable[Any]) -> str:
 
 
 def _on_accelerators() -> list[Other]:
-    from diag.machine.here import accelerator_name, device_count
+    from diag.machine.accelerators import accelerator_name, device_count
 
     kind = accelerator_name()
     if kind == "simgpu":

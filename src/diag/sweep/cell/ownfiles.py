@@ -118,7 +118,7 @@ def bytes_written(plan: Plan) -> int:
 
 def device_text(device: str) -> str:
     """An accelerator's index as its name (`simgpu:0`); other devices as they are."""
-    from diag.machine.here import accelerator_name
+    from diag.machine.accelerators import accelerator_name
 
     return f"{accelerator_name()}:{device}" if device.isdigit() else device
 

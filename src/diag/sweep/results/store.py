@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diag.errors import DiagError
+from diag.values.units import format_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,7 +235,7 @@ class Store:
             why = f"the disk is full or has a quota ({error}); what was saved before is intact."
             return why, "make room there, or copy the file to another disk and go on with the copy."
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            why = f"another process has held it for {BUSY_SECONDS:.0f} s ({error})."
+            why = f"another process has held it for {format_seconds(BUSY_SECONDS)} ({error})."
             return why, "let the other run finish, or give this one a file of its own."
         if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
             return f"it is not an SQLite database, or it is damaged ({error}).", "give another path."
