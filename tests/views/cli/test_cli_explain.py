@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 
+from diag.diagnosis import causes
 from diag.views.cli.main import main
 
 COMMANDS = ("explain", "causes", "reproduce", "service")
@@ -111,7 +112,7 @@ def test_an_empty_text_is_exit_code_2_and_json_where_that_was_asked_for(monkeypa
 
 def test_causes_lists_all_and_explains_one(capsys):
     assert main(["causes"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 31
+    assert len(capsys.readouterr().out.splitlines()) == len(causes.ids()) >= 31
     assert main(["causes", "hooks-removed"]) == 0
     assert "Avoid:" in capsys.readouterr().out
     assert main(["causes", "hooks-removed", "--json"]) == 0
