@@ -81,10 +81,11 @@ def test_a_healthy_model_does_not():
 _SCENARIO = '''"""{id}: FILL IN what the person does."""
 
 from diag.errors import DiagError
-from diag.reproduce.common import LOAD_WITH_DISK, RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("break", "FILL IN what this step does.")
 def break_it(stage: Stage) -> None:
     raise DiagError("FILL IN what a person does to stage.model, instead of this line")
 
@@ -92,7 +93,7 @@ def break_it(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="{id}",
     teaches="FILL IN what to look at, in one sentence.",
-    steps=(LOAD_WITH_DISK, Step("break", "FILL IN what this step does.", break_it), RUN),
+    steps=(load_with_disk, break_it, run),
 )
 '''
 

@@ -38,7 +38,7 @@ def test_another_version_is_one_error_with_what_to_install(version):
 def test_no_other_file_touches_a_private_name_of_torch():
     uses = {
         (path.name, name)
-        for path in PACKAGE.glob("*.py")
+        for path in PACKAGE.rglob("*.py")
         for name in re.findall(r"torch(?:\.\w+)*?\._\w+[\w.]*", path.read_text())
         if path.name != "private.py" and not name.startswith(("torch._inductor", "torch._dynamo"))
     }

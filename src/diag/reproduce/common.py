@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from diag.reproduce.scenario import Stage, Step
+from diag.reproduce.scenario import Stage, step
 
 if TYPE_CHECKING:
     import torch
@@ -42,12 +42,14 @@ def checkpoint_state(stage: Stage) -> dict[str, torch.Tensor]:
     return state
 
 
+@step("load", "Load it.")
 def load_plain(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
     stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
 
 
+@step("load", "Load with the last two blocks on disk.")
 def load_with_disk(stage: Stage) -> str:
     """The model with its last two blocks on disk, as device_map='auto' leaves it when memory is short."""
     from transformers import AutoModelForCausalLM
@@ -58,6 +60,7 @@ def load_with_disk(stage: Stage) -> str:
     return f"placed by {stage.model.hf_device_map}"
 
 
+@step("load", "Load with the embedding on disk.")
 def load_embedding_on_disk(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
@@ -68,6 +71,7 @@ def load_embedding_on_disk(stage: Stage) -> str:
     return f"model.device is {stage.model.device}"
 
 
+@step("load", "Load everything on one GPU.")
 def load_on_gpu(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
@@ -75,6 +79,7 @@ def load_on_gpu(stage: Stage) -> str:
     return f"the model is on {stage.model.device}"
 
 
+@step("build", "Remember the right answer.")
 def remember_right_answer(stage: Stage) -> str:
     """Keeps the logits of the undamaged model as the reference."""
     from transformers import AutoModelForCausalLM
@@ -83,6 +88,7 @@ def remember_right_answer(stage: Stage) -> str:
     return f"logits of {tuple(stage.reference.shape)}"
 
 
+@step("run", "Run it.")
 def run(stage: Stage) -> str:
     """One forward pass; its logits are the answer."""
     import torch
@@ -100,9 +106,3 @@ def compared(answer: torch.Tensor, reference: torch.Tensor | None) -> str:
     gap = float((answer.cpu() - reference).abs().max())
     same = float((answer.cpu().argmax(-1) == reference.argmax(-1)).float().mean())
     return f"no exception; logits differ by up to {gap:.3g}, {same:.0%} of the next words agree"
-
-
-REMEMBER = Step("build", "Remember the right answer.", remember_right_answer)
-LOAD_WITH_DISK = Step("load", "Load with the last two blocks on disk.", load_with_disk)
-LOAD_EMBEDDING_ON_DISK = Step("load", "Load with the embedding on disk.", load_embedding_on_disk)
-RUN = Step("run", "Run it.", run)

@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     import torch
 
 
+StepName = Literal["build", "load", "break", "run"]
+
+
 @dataclass(frozen=True)
 class Step:
     """One action: `says` tells why it is done; `act` does it on the stage and may return what there is to see."""
 
-    name: Literal["build", "load", "break", "run"]
+    name: StepName
     says: str
     act: Callable[[Stage], object] = field(repr=False)
 
@@ -42,6 +45,15 @@ class Step:
         body = next(n for n, line in enumerate(lines) if line.rstrip().endswith(":")) + 1
         body += lines[body].strip().startswith('"""')
         return textwrap.dedent("\n".join(lines[body:]))
+
+    def saying(self, says: str) -> Step:
+        """The same action, told in other words."""
+        return replace(self, says=says)
+
+
+def step(name: StepName, says: str) -> Callable[[Callable[[Stage], object]], Step]:
+    """Makes a step of a function of the stage: `@step("break", "Take the hooks off.")`."""
+    return lambda act: Step(name, says, act)
 
 
 @dataclass(frozen=True, kw_only=True)

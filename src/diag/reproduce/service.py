@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diag.errors import DiagError, SpecError
 from diag.values.spec import LoadSpec
@@ -63,7 +63,7 @@ class Service:
             raise SpecError(f"mistake={mistake!r} is not valid.", next_step=f"use one of: {', '.join(MISTAKES)}.")
         self.spec = LoadSpec.from_env(model, environ, **values)
         self.mistake = mistake
-        self.model: PreTrainedModel | None = None
+        self.model: Any = None  # a PreTrainedModel that can generate, once it is loaded
         self.problem: BaseException | None = None
         self._started = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -157,7 +157,8 @@ async def _body(receive: Receive) -> bytes:
     data = b""
     while True:
         message = await receive()
-        data += message.get("body", b"")
+        part = message.get("body")
+        data += part if isinstance(part, bytes) else b""
         if not message.get("more_body") or len(data) > _MOST_BYTES:
             return data[:_MOST_BYTES]
 

@@ -1,7 +1,7 @@
-"""Runs an operation on simulated tensors: unwrap to the CPU, call PyTorch, wrap what comes back.
+"""Runs an operation on simulated tensors: unwraps them to the CPU, calls PyTorch, wraps what comes back.
 
-`compile_kernel` reads an operation's schema once and returns a closure with only the steps it needs,
-because a forward pass of a small model is thousands of operations.
+`compile_kernel` reads an operation's schema once and returns a closure with only the steps it needs, because a forward
+pass of a small model is thousands of operations.
 """
 
 from __future__ import annotations
@@ -23,41 +23,33 @@ _Tensor = torch.Tensor
 
 
 class Shape(NamedTuple):
-    """What a schema says about one operation, as positions in the call."""
+    """What a schema says about one operation: positions of arguments, and names of those that are keyword-only."""
 
-    tensors: tuple[int, ...]  # positional arguments that hold a tensor, or a list of them
+    tensors: tuple[int, ...]  # positional arguments that hold a tensor or a list of tensors
     keywords: tuple[str, ...]  # keyword-only arguments that hold tensors
-    outs: tuple[str, ...]  # those of them that are written: `out=`
-    returns: tuple[int | str | None, ...]  # the argument a result is, or None for a new value
-    makes_tensors: bool  # it has `device=`
+    outs: tuple[str, ...]  # keyword-only arguments that are written, such as `out`
+    returns: tuple[int | str | None, ...]  # for each result the argument that it is, None for a new value
+    makes_tensors: bool  # it has a `device` argument
     is_view: bool
 
 
 def read_schema(op: Op) -> Shape:
     schema = private.schema(op)
-    tensors: list[int] = []
-    keywords: list[str] = []
-    outs: list[str] = []
-    written: dict[frozenset[str], int | str] = {}
-    for position, argument in enumerate(schema.arguments):
-        where = argument.name if argument.kwarg_only else position
-        if "Tensor" in str(argument.type) and argument.kwarg_only:
-            keywords.append(argument.name)
-        elif "Tensor" in str(argument.type):
-            tensors.append(position)
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            written[frozenset(argument.alias_info.before_set)] = where
-            if argument.kwarg_only:
-                outs.append(argument.name)
-    alias = [result.alias_info for result in schema.returns]
-    returns = tuple(written.get(frozenset(a.before_set)) if a is not None and a.is_write else None for a in alias)
+    arguments = list(enumerate(schema.arguments))
+    tensors = [(position, one) for position, one in arguments if "Tensor" in str(one.type)]
+    written = {
+        frozenset(one.alias_info.before_set): one.name if one.kwarg_only else position
+        for position, one in arguments
+        if one.alias_info is not None and one.alias_info.is_write
+    }
+    aliases = [result.alias_info for result in schema.returns]
     return Shape(
-        tuple(tensors),
-        tuple(keywords),
-        tuple(outs),
-        returns,
-        any(argument.name == "device" for argument in schema.arguments),
-        any(a is not None and not a.is_write for a in alias),
+        tensors=tuple(position for position, one in tensors if not one.kwarg_only),
+        keywords=tuple(one.name for _, one in tensors if one.kwarg_only),
+        outs=tuple(where for where in written.values() if isinstance(where, str)),
+        returns=tuple(written.get(frozenset(a.before_set)) if a is not None and a.is_write else None for a in aliases),
+        makes_tensors=any(one.name == "device" for _, one in arguments),
+        is_view=any(a is not None and not a.is_write for a in aliases),
     )
 
 
@@ -74,14 +66,12 @@ def compile_kernel(op: Op) -> Kernel:
 
 
 def gatherer(op: Op, positions: tuple[int, ...]) -> Callable[[Arguments], tuple[list[object], int]]:
-    """A function from arguments to (the same on the CPU, device index); index -1: nothing simulated among them."""
+    """A function that gives the arguments on the CPU, and the index of their device; -1 where none is simulated."""
     as_cpu = private.as_cpu
     numbers_are_fine = private.takes_numbers(op)
 
     def gather(args: Arguments) -> tuple[list[object], int]:
-        index = -1
-        strays = False
-        given = list(args)
+        index, strays, given = -1, False, list(args)
         count = len(given)
         for position in positions:
             if position >= count:
@@ -89,7 +79,7 @@ def gatherer(op: Op, positions: tuple[int, ...]) -> Callable[[Arguments], tuple[
             value = given[position]
             if isinstance(value, _Tensor):
                 if value.is_cpu:
-                    strays = strays or value.dim() > 0
+                    strays = strays or value.dim() > 0  # a single number may come from the CPU
                     continue
                 given[position], device = as_cpu(value)
                 if device != index:
@@ -151,7 +141,7 @@ def gather_alone(op: Op) -> Callable[[Arguments], tuple[list[object] | None, int
 
 
 def wrap(value: object, index: int) -> object:
-    """A result of the CPU as a result of the device; what is not a tensor stays."""
+    """A result from the CPU as a result of the device; what is not a tensor stays as it is."""
     if isinstance(value, _Tensor):
         return place(value, index)
     if isinstance(value, (list, tuple)):
@@ -160,7 +150,10 @@ def wrap(value: object, index: int) -> object:
 
 
 def place(cpu: torch.Tensor, index: int) -> torch.Tensor:
-    """New memory on a device: counted until its last owner dies. Raises torch.OutOfMemoryError."""
+    """The CPU tensor's memory as a tensor of the device, which counts it until its last owner dies.
+
+    Raises torch.OutOfMemoryError where it does not fit, and NotImplementedError for what is not dense.
+    """
     if cpu.layout is not torch.strided or cpu.is_quantized:
         kind = "one that is quantized" if cpu.is_quantized else f"one with layout {cpu.layout}"
         raise NotImplementedError(f"{private.NAME} holds dense tensors only; this operation gave {kind}.")
@@ -236,7 +229,7 @@ def to_cpu_device(kwargs: dict[str, object], index: int) -> int:
 
 
 def give_back(shape: Shape, result: object, args: Arguments, outs: dict[str, object], index: int) -> object:
-    """Results as the caller expects them: the very arguments that were written, new tensors wrapped."""
+    """Results as the caller expects them: an argument that was written is that very object, new tensors are wrapped."""
     values = result if len(shape.returns) > 1 and isinstance(result, (list, tuple)) else (result,)
     answers: list[object] = []
     for where, value in zip(shape.returns, values):

@@ -2,11 +2,12 @@
 
 import contextlib
 
-from diag.reproduce.common import REMEMBER, RUN, disk_map, load_with_disk
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import disk_map, load_with_disk, remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, step
 from diag.values.spec import LoadSpec
 
 
+@step("build", "Make a small adapter.")
 def make_adapter(stage: Stage) -> str:
     import peft
     from transformers import AutoModelForCausalLM
@@ -17,6 +18,7 @@ def make_adapter(stage: Stage) -> str:
     return "an adapter for q_proj"
 
 
+@step("run", "Put the adapter on.")
 def put_adapter_on(stage: Stage) -> None:
     import peft
 
@@ -26,6 +28,7 @@ def put_adapter_on(stage: Stage) -> None:
         peft.PeftModel.from_pretrained(stage.model, adapter)
 
 
+@step("break", "Put it on a base at a relative path, two blocks on disk.")
 def put_adapter_on_relative(stage: Stage) -> str:
     import peft
     from transformers import AutoModelForCausalLM
@@ -39,6 +42,7 @@ def put_adapter_on_relative(stage: Stage) -> str:
     return f"{len(changed)} of {len(before)} files of the base are other files now: {', '.join(sorted(changed))}"
 
 
+@step("load", "Load the base again, without adapter.")
 def load_base_again(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
@@ -46,27 +50,15 @@ def load_base_again(stage: Stage) -> str:
     return "loading reported success"
 
 
-MAKE_ADAPTER = Step("build", "Make a small adapter.", make_adapter)
-
 PUT_ON = Scenario(
     cause="adapter-on-offloaded-base",
     teaches="PEFT dispatches the base a second time.",
-    steps=(
-        MAKE_ADAPTER,
-        Step("load", "Load the base with two blocks on disk.", load_with_disk),
-        Step("run", "Put the adapter on.", put_adapter_on),
-    ),
+    steps=(make_adapter, load_with_disk, put_adapter_on),
 )
 FILES_REWRITTEN = Scenario(
     cause="adapter-on-offloaded-base",
     variant="files-rewritten",
     teaches="PEFT writes over the files of the base (here of a copy).",
-    steps=(
-        REMEMBER,
-        MAKE_ADAPTER,
-        Step("break", "Put it on a base at a relative path, two blocks on disk.", put_adapter_on_relative),
-        Step("load", "Load the base again, without adapter.", load_base_again),
-        RUN,
-    ),
+    steps=(remember_right_answer, make_adapter, put_adapter_on_relative, load_base_again, run),
     silent=True,
 )

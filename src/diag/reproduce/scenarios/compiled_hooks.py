@@ -1,9 +1,10 @@
 """compiled-hooks: torch.compile is asked for one whole graph of a model with hooks."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, token_ids
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, token_ids
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Compile it with fullgraph=True and run it.")
 def compile_fully(stage: Stage) -> None:
     import torch
 
@@ -14,5 +15,5 @@ def compile_fully(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="compiled-hooks",
     teaches="Hooks can't be part of one whole graph.",
-    steps=(LOAD_WITH_DISK, Step("run", "Compile it with fullgraph=True and run it.", compile_fully)),
+    steps=(load_with_disk, compile_fully),
 )

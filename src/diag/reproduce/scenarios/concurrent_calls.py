@@ -1,9 +1,10 @@
 """concurrent-calls: several threads call one healthy offloaded model."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, logits, token_ids
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, logits, token_ids
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Call it from eight threads.")
 def call_from_threads(stage: Stage) -> str:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -18,5 +19,5 @@ def call_from_threads(stage: Stage) -> str:
 SCENARIO = Scenario(
     cause="concurrent-calls",
     teaches="The headline error from a healthy model: overlapping calls share its hooks.",
-    steps=(LOAD_WITH_DISK, Step("run", "Call it from eight threads.", call_from_threads)),
+    steps=(load_with_disk, call_from_threads),
 )

@@ -1,8 +1,9 @@
 """concurrent-load: two threads load at once, and one of them uses accelerate's context for empty models."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Plan in one thread while another one loads.")
 def load_in_two_threads(stage: Stage) -> None:
     import threading
     from concurrent.futures import ThreadPoolExecutor
@@ -33,5 +34,5 @@ def load_in_two_threads(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="concurrent-load",
     teaches="One thread's context reaches into the other's load.",
-    steps=(Step("run", "Plan in one thread while another one loads.", load_in_two_threads),),
+    steps=(load_in_two_threads,),
 )

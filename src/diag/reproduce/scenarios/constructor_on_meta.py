@@ -1,8 +1,9 @@
 """constructor-on-meta: the model's code needs numbers while it is built on meta."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load a model whose code was written for transformers 4.")
 def load_code_with_numbers(stage: Stage) -> None:
     from diag.reproduce.older_code import DropPathModel, saved_by
 
@@ -12,5 +13,5 @@ def load_code_with_numbers(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="constructor-on-meta",
     teaches="The constructor asks a tensor for a number, and there is none yet.",
-    steps=(Step("load", "Load a model whose code was written for transformers 4.", load_code_with_numbers),),
+    steps=(load_code_with_numbers,),
 )

@@ -1,11 +1,12 @@
 """device-map-incomplete: the map leaves modules without a device."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 # an older layout: the norm and the head are left out
 GAP = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else "cpu" for n in range(6)}
 
 
+@step("load", "Load with a map that leaves out norm and head.")
 def load_with_gap(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -14,6 +15,7 @@ def load_with_gap(stage: Stage) -> None:
     )
 
 
+@step("load", "Dispatch with a map that leaves out norm and head.")
 def dispatch_with_gap(stage: Stage) -> None:
     from accelerate import dispatch_model
     from transformers import AutoModelForCausalLM
@@ -25,12 +27,12 @@ def dispatch_with_gap(stage: Stage) -> None:
 LOAD = Scenario(
     cause="device-map-incomplete",
     teaches="With several devices in it, a map has to name everything.",
-    steps=(Step("load", "Load with a map that leaves out norm and head.", load_with_gap),),
+    steps=(load_with_gap,),
     asked={"device_map": GAP},
 )
 DISPATCH = Scenario(
     cause="device-map-incomplete",
     variant="dispatch",
     teaches="accelerate's own dispatch says it in other words.",
-    steps=(Step("load", "Dispatch with a map that leaves out norm and head.", dispatch_with_gap),),
+    steps=(dispatch_with_gap,),
 )

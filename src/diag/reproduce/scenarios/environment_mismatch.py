@@ -1,8 +1,9 @@
 """environment-mismatch: model code for transformers 4 runs under transformers 5."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load it under transformers 5.")
 def load_code_for_version_4(stage: Stage) -> None:
     from diag.reproduce.older_code import WithoutPostInit, saved_by
 
@@ -12,5 +13,5 @@ def load_code_for_version_4(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="environment-mismatch",
     teaches="Model code for transformers 4 does not call post_init().",
-    steps=(Step("load", "Load it under transformers 5.", load_code_for_version_4),),
+    steps=(load_code_for_version_4,),
 )

@@ -1,9 +1,10 @@
 """forward-bypasses-hook: the hook is still there, but the module's forward was replaced."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, REMEMBER, RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("break", "Patch one layer's forward.")
 def patch_linear(stage: Stage) -> None:
     import types
 
@@ -13,6 +14,7 @@ def patch_linear(stage: Stage) -> None:
     layer.forward = types.MethodType(nn.Linear.forward, layer)
 
 
+@step("break", "Patch a norm's forward.")
 def patch_norm(stage: Stage) -> None:
     import types
 
@@ -23,12 +25,12 @@ def patch_norm(stage: Stage) -> None:
 SILENT = Scenario(
     cause="forward-bypasses-hook",
     teaches="A Linear without bias computes with random memory, and nothing is raised.",
-    steps=(REMEMBER, LOAD_WITH_DISK, Step("break", "Patch one layer's forward.", patch_linear), RUN),
+    steps=(remember_right_answer, load_with_disk, patch_linear, run),
     silent=True,
 )
 NORM = Scenario(
     cause="forward-bypasses-hook",
     variant="norm",
     teaches="The same patch on a norm raises the headline error.",
-    steps=(LOAD_WITH_DISK, Step("break", "Patch a norm's forward.", patch_norm), RUN),
+    steps=(load_with_disk, patch_norm, run),
 )

@@ -1,9 +1,10 @@
 """hooks-removed: the hooks that bring offloaded weights in were taken off."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("break", "Take the hooks off.")
 def remove_hooks(stage: Stage) -> None:
     from accelerate.hooks import remove_hook_from_module
 
@@ -13,5 +14,5 @@ def remove_hooks(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="hooks-removed",
     teaches="The headline error: the first operand of a norm is a stranded weight.",
-    steps=(LOAD_WITH_DISK, Step("break", "Take the hooks off.", remove_hooks), RUN),
+    steps=(load_with_disk, remove_hooks, run),
 )

@@ -1,9 +1,10 @@
 """input-on-meta: the inputs were sent to model.device, which is meta."""
 
-from diag.reproduce.common import LOAD_EMBEDDING_ON_DISK, token_ids
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_embedding_on_disk, token_ids
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Send the inputs to model.device.")
 def send_inputs_to_model_device(stage: Stage) -> None:
     ids = token_ids().to(stage.model.device)  # model.device is meta: the numbers are gone
     stage.inputs = {"input_ids": ids}
@@ -13,5 +14,5 @@ def send_inputs_to_model_device(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="input-on-meta",
     teaches="inputs.to(model.device) throws the inputs away.",
-    steps=(LOAD_EMBEDDING_ON_DISK, Step("run", "Send the inputs to model.device.", send_inputs_to_model_device)),
+    steps=(load_embedding_on_disk, send_inputs_to_model_device),
 )

@@ -1,8 +1,9 @@
 """memory-already-taken: another worker holds the memory that the plan counts on."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load nf4 with device_map='auto' beside another worker.")
 def load_nf4_beside_others(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -17,7 +18,7 @@ def load_nf4_beside_others(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="memory-already-taken",
     teaches="The card is large enough; what is free is not.",
-    steps=(Step("load", "Load nf4 with device_map='auto' beside another worker.", load_nf4_beside_others),),
+    steps=(load_nf4_beside_others,),
     hardware="3MiB-2900KiB+8GiB",
     asked={"device_map": "auto", "quantization": "nf4"},
 )

@@ -1,9 +1,10 @@
 """missing-weight-data: the tensor is missing from the checkpoint, or the files that hold it are gone."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, RUN, load_with_disk
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("build", "Remove one tensor from the checkpoint.")
 def drop_a_key(stage: Stage) -> str:
     import json
 
@@ -20,6 +21,7 @@ def drop_a_key(stage: Stage) -> str:
     return f"{key} is gone from {shard.name}"
 
 
+@step("break", "Clean the cache.")
 def remove_files(stage: Stage) -> str:
     for file in stage.checkpoint().glob("*.safetensors"):
         file.unlink()
@@ -29,15 +31,11 @@ def remove_files(stage: Stage) -> str:
 KEY_GONE = Scenario(
     cause="missing-weight-data",
     teaches="Loading succeeds, and the first forward fails.",
-    steps=(
-        Step("build", "Remove one tensor from the checkpoint.", drop_a_key),
-        Step("load", "Load with that block on disk.", load_with_disk),
-        RUN,
-    ),
+    steps=(drop_a_key, load_with_disk.saying("Load with that block on disk."), run),
 )
 FILES_GONE = Scenario(
     cause="missing-weight-data",
     variant="files-gone",
     teaches="Disk offload reads the checkpoint on every forward.",
-    steps=(LOAD_WITH_DISK, Step("break", "Clean the cache.", remove_files), RUN),
+    steps=(load_with_disk, remove_files, run),
 )

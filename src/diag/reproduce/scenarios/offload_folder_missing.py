@@ -1,9 +1,10 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
 from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("build", "Save the checkpoint as .bin.")
 def write_bin_checkpoint(stage: Stage) -> str:
     import torch
     from transformers import AutoModelForCausalLM
@@ -15,6 +16,7 @@ def write_bin_checkpoint(stage: Stage) -> str:
     return "the checkpoint is pytorch_model.bin now"
 
 
+@step("load", "Load with disk in the map and no folder.")
 def load_to_disk_without_folder(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -24,9 +26,6 @@ def load_to_disk_without_folder(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="offload-folder-missing",
     teaches="A .bin checkpoint can't be read in place.",
-    steps=(
-        Step("build", "Save the checkpoint as .bin.", write_bin_checkpoint),
-        Step("load", "Load with disk in the map and no folder.", load_to_disk_without_folder),
-    ),
+    steps=(write_bin_checkpoint, load_to_disk_without_folder),
     asked={"device_map": disk_map()},
 )

@@ -1,9 +1,10 @@
 """offload-notice: accelerate says where it put the weights; that is no error."""
 
 from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load with the last two blocks on disk.")
 def notice(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
@@ -14,6 +15,7 @@ def notice(stage: Stage) -> str:
     return "accelerate says where it put the weights"
 
 
+@step("run", "Keep what was printed.")
 def keep_the_notice(stage: Stage) -> str:
     stage.text = "\n".join(note for note in stage.notes if "meta device" in note)
     return stage.text
@@ -22,8 +24,5 @@ def keep_the_notice(stage: Stage) -> str:
 SCENARIO = Scenario(
     cause="offload-notice",
     teaches="A notice, and no error.",
-    steps=(
-        Step("load", "Load with the last two blocks on disk.", notice),
-        Step("run", "Keep what was printed.", keep_the_notice),
-    ),
+    steps=(notice, keep_the_notice),
 )

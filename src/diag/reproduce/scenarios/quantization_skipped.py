@@ -1,9 +1,10 @@
 """quantization-skipped: quantization was asked for, and layers are not quantized."""
 
 from diag.reproduce.common import disk_map, load_plain, remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load nf4 with the switch for offload, over CPU and disk.")
 def load_nf4_allowing_cpu(stage: Stage) -> str:
     from torch import nn
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -16,6 +17,7 @@ def load_nf4_allowing_cpu(stage: Stage) -> str:
     return f"is_quantized is {stage.model.is_quantized}, and {plain} Linear layers are at full size"
 
 
+@step("run", "Put a Linear4bit in and call it.")
 def call_a_layer_that_was_never_packed(stage: Stage) -> None:
     import bitsandbytes as bnb
     import torch
@@ -28,9 +30,9 @@ OFFLOADED = Scenario(
     cause="quantization-skipped",
     teaches="The switch that allows offload leaves the modules unquantized.",
     steps=(
-        Step("build", "Remember the unquantized answer.", remember_right_answer),
-        Step("load", "Load nf4 with the switch for offload, over CPU and disk.", load_nf4_allowing_cpu),
-        Step("run", "Run it: the answer is the unquantized one.", run),
+        remember_right_answer.saying("Remember the unquantized answer."),
+        load_nf4_allowing_cpu,
+        run.saying("Run it: the answer is the unquantized one."),
     ),
     silent=True,
 )
@@ -38,8 +40,5 @@ NEVER_PACKED = Scenario(
     cause="quantization-skipped",
     variant="never-packed",
     teaches="A packed class around a weight that was never packed.",
-    steps=(
-        Step("load", "Load it unquantized.", load_plain),
-        Step("run", "Put a Linear4bit in and call it.", call_a_layer_that_was_never_packed),
-    ),
+    steps=(load_plain.saying("Load it unquantized."), call_a_layer_that_was_never_packed),
 )

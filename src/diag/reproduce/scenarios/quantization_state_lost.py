@@ -1,9 +1,10 @@
 """quantization-state-lost: a packed weight is there without its scales."""
 
-from diag.reproduce.common import RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load it in int8.")
 def load_int8(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -13,6 +14,7 @@ def load_int8(stage: Stage) -> None:
     )
 
 
+@step("break", "Rebuild one weight as a plain parameter.")
 def rebuild_parameter(stage: Stage) -> None:
     from torch import nn
 
@@ -23,9 +25,5 @@ def rebuild_parameter(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="quantization-state-lost",
     teaches="The bytes are there, and their scales are not.",
-    steps=(
-        Step("load", "Load it in int8.", load_int8),
-        Step("break", "Rebuild one weight as a plain parameter.", rebuild_parameter),
-        RUN,
-    ),
+    steps=(load_int8, rebuild_parameter, run),
 )

@@ -1,8 +1,9 @@
 """quantized-cast: a quantized model is cast to another dtype."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load it in nf4.")
 def load_nf4(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -12,6 +13,7 @@ def load_nf4(stage: Stage) -> None:
     )
 
 
+@step("run", "Call .half().")
 def cast_to_half(stage: Stage) -> None:
     stage.model.half()
 
@@ -19,5 +21,5 @@ def cast_to_half(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="quantized-cast",
     teaches="Packed weights have no dtype to cast.",
-    steps=(Step("load", "Load it in nf4.", load_nf4), Step("run", "Call .half().", cast_to_half)),
+    steps=(load_nf4, cast_to_half),
 )

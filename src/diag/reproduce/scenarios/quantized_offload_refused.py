@@ -1,9 +1,10 @@
 """quantized-offload-refused: a quantized load gets a map that holds disk."""
 
 from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Ask for nf4 with a map that holds disk.")
 def ask_for_nf4_with_disk(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -16,6 +17,6 @@ def ask_for_nf4_with_disk(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="quantized-offload-refused",
     teaches="The plan is refused before a weight is read.",
-    steps=(Step("load", "Ask for nf4 with a map that holds disk.", ask_for_nf4_with_disk),),
+    steps=(ask_for_nf4_with_disk,),
     asked={"device_map": disk_map(), "quantization": "nf4"},
 )

@@ -1,8 +1,9 @@
 """saving-offloaded-model: the state dict that is saved holds placeholders."""
 
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load it, and offload it to the CPU's store.")
 def offload_to_cpu(stage: Stage) -> None:
     from accelerate import cpu_offload
     from transformers import AutoModelForCausalLM
@@ -11,6 +12,7 @@ def offload_to_cpu(stage: Stage) -> None:
     cpu_offload(stage.model, execution_device="cpu")
 
 
+@step("run", "Save it.")
 def save(stage: Stage) -> None:
     stage.model.save_pretrained(str(stage.folder / "saved"))
 
@@ -18,8 +20,5 @@ def save(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="saving-offloaded-model",
     teaches="The state dict of a model under cpu_offload holds placeholders.",
-    steps=(
-        Step("load", "Load it, and offload it to the CPU's store.", offload_to_cpu),
-        Step("run", "Save it.", save),
-    ),
+    steps=(offload_to_cpu, save),
 )

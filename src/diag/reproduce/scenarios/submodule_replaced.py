@@ -1,9 +1,10 @@
 """submodule-replaced: a module was swapped for a new one after loading."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, REMEMBER, RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("break", "Put another MLP in.")
 def replace_mlp(stage: Stage) -> None:
     import torch
 
@@ -15,6 +16,6 @@ def replace_mlp(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="submodule-replaced",
     teaches="The answer is finite, fluent and wrong.",
-    steps=(REMEMBER, LOAD_WITH_DISK, Step("break", "Put another MLP in.", replace_mlp), RUN),
+    steps=(remember_right_answer, load_with_disk, replace_mlp, run),
     silent=True,
 )

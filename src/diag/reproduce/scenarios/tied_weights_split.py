@@ -1,9 +1,10 @@
 """tied-weights-split: embedding and head are one tensor, and went to two places or lost their tie."""
 
-from diag.reproduce.common import REMEMBER, RUN, disk_map, load_plain
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import disk_map, load_plain, remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Load with the embedding on disk and the head on the CPU.")
 def load_with_split_tie(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -14,6 +15,7 @@ def load_with_split_tie(stage: Stage) -> None:
     )
 
 
+@step("break", "Put another head in.")
 def untie_the_head(stage: Stage) -> None:
     import torch
     from torch import nn
@@ -26,17 +28,12 @@ def untie_the_head(stage: Stage) -> None:
 SPLIT = Scenario(
     cause="tied-weights-split",
     teaches="One tensor under two names can't be in two places.",
-    steps=(Step("load", "Load with the embedding on disk and the head on the CPU.", load_with_split_tie),),
+    steps=(load_with_split_tie,),
 )
 LOST = Scenario(
     cause="tied-weights-split",
     variant="lost",
     teaches="A head of its own answers nonsense.",
-    steps=(
-        REMEMBER,
-        Step("load", "Load it.", load_plain),
-        Step("break", "Put another head in.", untie_the_head),
-        RUN,
-    ),
+    steps=(remember_right_answer, load_plain, untie_the_head, run),
     silent=True,
 )

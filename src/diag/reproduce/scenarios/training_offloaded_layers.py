@@ -1,9 +1,10 @@
 """training-offloaded-layers: layers on disk get no gradient."""
 
-from diag.reproduce.common import LOAD_WITH_DISK, token_ids
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_with_disk, token_ids
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Train one step.")
 def train_a_step(stage: Stage) -> str:
     import torch
 
@@ -19,6 +20,6 @@ def train_a_step(stage: Stage) -> str:
 SCENARIO = Scenario(
     cause="training-offloaded-layers",
     teaches="The step succeeds, and a third of the model learned nothing.",
-    steps=(LOAD_WITH_DISK, Step("run", "Train one step.", train_a_step)),
+    steps=(load_with_disk, train_a_step),
     silent=True,
 )

@@ -1,9 +1,10 @@
 """uninitialised-values: tensors have memory, but nobody filled it."""
 
-from diag.reproduce.common import REMEMBER, RUN
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import remember_right_answer, run
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("load", "Build on meta, to_empty(), load the state.")
 def load_through_to_empty(stage: Stage) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,6 +18,7 @@ def load_through_to_empty(stage: Stage) -> str:
     return "all keys matched"
 
 
+@step("load", "Load a model with such a buffer.")
 def load_code_with_unsaved_buffer(stage: Stage) -> str:
     from diag.reproduce.older_code import UnsavedBufferModel, saved_by
 
@@ -28,13 +30,13 @@ def load_code_with_unsaved_buffer(stage: Stage) -> str:
 TO_EMPTY = Scenario(
     cause="uninitialised-values",
     teaches="Every key matched, and the rotary frequencies are garbage.",
-    steps=(REMEMBER, Step("load", "Build on meta, to_empty(), load the state.", load_through_to_empty), RUN),
+    steps=(remember_right_answer, load_through_to_empty, run),
     silent=True,
 )
 BUFFER = Scenario(
     cause="uninitialised-values",
     variant="buffer",
     teaches="A buffer that is not saved comes back as whatever was in memory.",
-    steps=(Step("load", "Load a model with such a buffer.", load_code_with_unsaved_buffer),),
+    steps=(load_code_with_unsaved_buffer,),
     silent=True,
 )

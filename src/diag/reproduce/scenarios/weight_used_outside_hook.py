@@ -1,9 +1,10 @@
 """weight-used-outside-hook: an offloaded weight is read directly, outside its module's forward."""
 
-from diag.reproduce.common import LOAD_EMBEDDING_ON_DISK, token_ids
-from diag.reproduce.scenario import Scenario, Stage, Step
+from diag.reproduce.common import load_embedding_on_disk, token_ids
+from diag.reproduce.scenario import Scenario, Stage, step
 
 
+@step("run", "Read the embedding's weight directly.")
 def mask_padding_with_weight(stage: Stage) -> None:
     import torch
 
@@ -16,5 +17,5 @@ def mask_padding_with_weight(stage: Stage) -> None:
 SCENARIO = Scenario(
     cause="weight-used-outside-hook",
     teaches="The same model answers right when its modules are called.",
-    steps=(LOAD_EMBEDDING_ON_DISK, Step("run", "Read the embedding's weight directly.", mask_padding_with_weight)),
+    steps=(load_embedding_on_disk, mask_padding_with_weight),
 )
