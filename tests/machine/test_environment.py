@@ -47,12 +47,10 @@ def test_versions_are_those_of_the_installation():
     assert "deepspeed" not in found or importlib.metadata.version("deepspeed")
 
 
-def test_an_environment_tells_every_section_in_one_table(here):
-    table = here.to_frame()
-    assert list(table.columns) == ["section", "name", "value", "free_bytes", "total_bytes"]
-    assert {"system", "torch", "memory", "version", "disk", "setting"} <= set(table.section)
-    memory = table[table.section == "memory"].iloc[0]
-    assert 0 < memory.free_bytes <= memory.total_bytes <= psutil.virtual_memory().total
+def test_an_environment_tells_every_section_in_one_text(here):
+    sections = {line[:9].strip() for line in str(here).splitlines()}
+    assert {"system", "torch", "memory", "version", "disk", "setting"} <= sections
+    assert 0 < here.host.free <= here.host.total <= psutil.virtual_memory().total
 
 
 def test_the_same_facts_stand_in_the_text_and_in_json(here):

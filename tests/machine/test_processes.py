@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diag.machine import processes as posix
+from diag.machine.memory import oom_kills
 from diag.values.exits import death_name
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
@@ -109,7 +110,7 @@ with open("weights", "rb") as file:
 
 @linux
 def test_the_kernels_count_of_out_of_memory_kills_is_a_number():
-    assert isinstance(posix.oom_kills(), int)
+    assert isinstance(oom_kills(), int)
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")

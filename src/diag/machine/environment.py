@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from diag.machine.folders import cache_folder, hub_cache_folder, nearest_existing
 from diag.machine.holders import Holder, gpu_holders
@@ -22,9 +21,6 @@ from diag.machine.memory import HostMemory, host_memory
 from diag.machine.torch_devices import TorchState, ask_torch
 from diag.values.redact import redact, redact_values
 from diag.values.units import format_size
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LIBRARIES = tuple(
     """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf numpy
@@ -66,38 +62,28 @@ class Environment:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def to_frame(self) -> pd.DataFrame:
-        """One row per fact: section, name, value, free_bytes, total_bytes (bytes, NA where a fact has no size)."""
-        import pandas as pd
-
-        frame = pd.DataFrame(self._rows(), columns=["section", "name", "value", "free_bytes", "total_bytes"])
-        return frame.astype({"free_bytes": "Int64", "total_bytes": "Int64"})
-
-    def _rows(self) -> list[tuple[str, str, str, int | None, int | None]]:
-        torch, host = self.torch, self.host
-        rows: list[tuple[str, str, str, int | None, int | None]] = [
-            ("system", "python", self.python, None, None),
-            ("system", "system", self.system, None, None),
-            ("system", "cpus", str(self.cpus), None, None),
-            ("torch", "built for", torch.built_for or "unknown", None, None),
-            ("torch", "works", torch.error or "yes", None, None),
-            ("memory", "host", f"limited by the {host.limited_by}", host.free, host.total),
-        ]
-        rows += [("version", name, version, None, None) for name, version in self.versions.items()]
-        rows += [("version", name, "absent", None, None) for name in self.absent]
-        rows += [("device", d.name, d.model, d.free_bytes, d.total_bytes) for d in torch.devices]
-        rows += [("holder", _who(h), h.owner, None, h.nbytes) for h in self.holders]
-        rows += [("disk", disk.use, disk.path, disk.free_bytes, disk.total_bytes) for disk in self.disks]
-        rows += [("setting", name, value, None, None) for name, value in self.settings.items()]
-        return rows
-
     def __str__(self) -> str:
-        lines, last = [], ""
-        for section, name, value, free, total in self._rows():
-            size = "" if total is None else f"  ({_room(free, total)})"
-            lines.append(f"{section if section != last else '':<9}{name:<26}{value}{size}")
-            last = section
-        return "\n".join(lines)
+        """A line for each fact, with the name of its section before the first."""
+        host, torch = self.host, self.torch
+        facts = [
+            ("system", "python", self.python),
+            ("system", "system", self.system),
+            ("system", "cpus", str(self.cpus)),
+            ("torch", "built for", torch.built_for or "unknown"),
+            ("torch", "works", torch.error or "yes"),
+            ("memory", "host", f"limited by the {host.limited_by}{_room(host.free, host.total)}"),
+            *(("version", name, version) for name, version in self.versions.items()),
+            *(("version", name, "absent") for name in self.absent),
+            *(("device", d.name, f"{d.model}{_room(d.free_bytes, d.total_bytes)}") for d in torch.devices),
+            *(("holder", _who(holder), f"{holder.owner}{_room(None, holder.nbytes)}") for holder in self.holders),
+            *(("disk", disk.use, f"{disk.path}{_room(disk.free_bytes, disk.total_bytes)}") for disk in self.disks),
+            *(("setting", name, value) for name, value in self.settings.items()),
+        ]
+        sections = ["", *(section for section, _, _ in facts)]
+        return "\n".join(
+            f"{section if section != before else '':<9}{name:<26}{value}"
+            for before, (section, name, value) in zip(sections, facts)
+        )
 
 
 def environment(environ: Mapping[str, str] | None = None) -> Environment:
@@ -168,5 +154,7 @@ def _who(holder: Holder) -> str:
     return holder.program if holder.pid is None else f"{holder.program} (pid {holder.pid})"
 
 
-def _room(free: int | None, total: int) -> str:
-    return format_size(total) if free is None else f"{format_size(free)} free of {format_size(total)}"
+def _room(free: int | None, total: int | None) -> str:
+    if total is None:
+        return ""
+    return f"  ({format_size(total)})" if free is None else f"  ({format_size(free)} free of {format_size(total)})"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ _KEYS = {  # limits, use, and the part of the use that the kernel gives back on 
     "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 }
+_KILLS = {"cgroup2": "memory.events", "cgroup": "memory.oom_control"}  # the files that count them
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def host_memory(root: Path = Path("/")) -> HostMemory:
     Page cache that the kernel gives back counts as free. `root` is for looking at another file tree than this one's.
     """
     machine = _machine()
-    limits = list(_cgroups(root))
+    limits = [limit for kind, folder in _cgroups(root) if (limit := _limit(folder, kind)) is not None]
     free = min([machine.free, *(cgroup.free for cgroup in limits)])
     total = min([machine.total, *(cgroup.total for cgroup in limits)])
     return HostMemory(free, total, "machine" if free == machine.free else "cgroup")
@@ -48,8 +50,20 @@ def _machine() -> HostMemory:
     return HostMemory(memory.available, memory.total, "machine")
 
 
-def _cgroups(root: Path) -> Iterator[HostMemory]:
-    """One value for each enclosing cgroup that sets a limit; none where the system has no cgroups."""
+def oom_kills(root: Path = Path("/")) -> int | None:
+    """How many processes the kernel has ended for lack of memory: in this cgroup, or, outside one, on the machine.
+
+    None where the kernel does not say. Two readings around a SIGKILL tell whether the kernel sent it.
+    """
+    counters = (folder / _KILLS[kind] for kind, folder in _cgroups(root))
+    for file in (*counters, root / "proc/vmstat"):
+        if found := re.search(r"^oom_kill (\d+)$", _read(file), re.MULTILINE):
+            return int(found[1])
+    return None
+
+
+def _cgroups(root: Path) -> Iterator[tuple[str, Path]]:
+    """Version and folder of each enclosing cgroup, this process's own first; none where the system has no cgroups."""
     own = dict(_own_paths(root))
     for kind, inside, mount in _mounts(root):
         if kind not in own:
@@ -57,8 +71,7 @@ def _cgroups(root: Path) -> Iterator[HostMemory]:
         path = PurePosixPath(own[kind])
         below = path.relative_to(inside) if path.is_relative_to(inside) else PurePosixPath()
         for folder in [below, *below.parents]:
-            if (found := _limit(root / mount.relative_to("/") / folder, kind)) is not None:
-                yield found
+            yield kind, root / mount.relative_to("/") / folder
 
 
 def _own_paths(root: Path) -> Iterator[tuple[str, str]]:

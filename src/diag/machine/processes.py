@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -176,37 +175,6 @@ def peak_host_bytes() -> int:
     if resource is not None:
         return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
     return int(psutil.Process().memory_info().peak_wset)
-
-
-def oom_kills() -> int | None:
-    """How many processes the kernel has ended for lack of memory: in this cgroup, or, outside one, on the machine.
-
-    None where the kernel does not say. Two readings around a SIGKILL tell whether the kernel sent it.
-    """
-    for path in (*_cgroup_counters(), Path("/proc/vmstat")):
-        try:
-            found = re.search(r"^oom_kill (\d+)$", path.read_text(), re.MULTILINE)
-        except OSError:
-            continue
-        if found:
-            return int(found[1])
-    return None
-
-
-def _cgroup_counters() -> list[Path]:
-    """The files that count this cgroup's out-of-memory kills, version 2 first; missing ones included."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    places = {kinds: path.lstrip("/") for _, kinds, path in (line.split(":", 2) for line in lines)}
-    found = []
-    if "" in places:
-        found += [Path("/sys/fs/cgroup") / places[""] / "memory.events", Path("/sys/fs/cgroup/memory.events")]
-    if "memory" in places:
-        root = Path("/sys/fs/cgroup/memory")
-        found += [root / places["memory"] / "memory.oom_control", root / "memory.oom_control"]
-    return found
 
 
 def _status_bytes(field: str) -> int | None:

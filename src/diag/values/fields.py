@@ -26,6 +26,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 DEVICE_MAP_ALIASES = {"cuda": "single", "gpu": "single", "off": "none"}
 QUANTIZE_ALIASES = {"4bit": "nf4", "8bit": "int8"}
+MAX_MEMORY_EXAMPLE = '{"0": "20GiB", "cpu": "60GiB"}'
 
 T = TypeVar("T")
 Pairs = tuple[tuple[str, str | int], ...]
@@ -71,7 +72,7 @@ def parse_hardware(value: object) -> Hardware | None:
     raise _wrong("hardware", value, why, "for simulated GPUs write for example '2x24GiB+64GiB'.")
 
 
-def json_object(text: str, field: str) -> dict[str, object]:
+def _json_object(text: str, field: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as e:
@@ -86,7 +87,7 @@ def parse_device_map(value: object) -> str | Pairs:
         text = value.strip()
         if not text.startswith("{"):
             return _one_of("device_map", text, PRESETS, also=", or a map as a dict or JSON")
-        value = json_object(text, "device_map")
+        value = _json_object(text, "device_map")
     if isinstance(value, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
         if len({name for name, _ in value}) != len(value):
             raise _wrong("device_map", value, "a module is named twice.", "give each module one device.")
@@ -120,7 +121,7 @@ def parse_quantization(value: object) -> str:
             valid = (*QUANTIZATIONS, AS_STORED)
             return _one_of("quantization", value, valid, also=", or a transformers quantization config")
         name, _, text = value.partition(" ")
-        return f"{name} {_compact_json(json_object(text, 'quantization'))}"
+        return f"{name} {_compact_json(_json_object(text, 'quantization'))}"
     to_dict = getattr(value, "to_dict", None)
     if type(value).__name__.endswith("Config") and callable(to_dict):
         return f"{type(value).__name__} {_compact_json(to_dict())}"
@@ -141,10 +142,11 @@ def parse_dtype(value: object) -> str:
 def parse_max_memory(value: object) -> MemoryLimits | None:
     if value is None:
         return None
+    if isinstance(value, str) and value.strip().startswith("{"):
+        value = _json_object(value, "max_memory")
     items = list(value.items()) if isinstance(value, Mapping) else value
     if not isinstance(items, (list, tuple)) or any(not isinstance(i, (list, tuple)) or len(i) != 2 for i in items):
-        hint = "for example {0: '20GiB', 'cpu': '60GiB'}."
-        raise _wrong("max_memory", value, "it maps devices to sizes.", hint)
+        raise _wrong("max_memory", value, "it maps devices to sizes.", f"for example {MAX_MEMORY_EXAMPLE}.")
     pairs = [(_memory_key(key), parse_size(size, "max_memory")) for key, size in items]
     if len({key for key, _ in pairs}) != len(pairs):
         raise _wrong("max_memory", value, "a device is named twice.", "give each device one size.")

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diag.errors import SpecError
@@ -14,6 +14,7 @@ from diag.values.fields import (
     AS_STORED,
     AUTO_PRESETS,
     DEVICE_MAP_ALIASES,
+    MAX_MEMORY_EXAMPLE,
     PRESETS,
     QUANTIZATIONS,
     QUANTIZE_ALIASES,
@@ -21,7 +22,6 @@ from diag.values.fields import (
     Pairs,
     check_function,
     check_probe,
-    json_object,
     parse_device_map,
     parse_dtype,
     parse_hardware,
@@ -120,9 +120,15 @@ class LoadSpec(ShownAsHtml):
         >>> LoadSpec.from_env("tiny", {"DEVICE_MAP": "gpu", "QUANTIZE": "4bit"}).quantization
         'nf4'
         """
-        for variable in _VARIABLES:
-            if text := environ.get(variable.name, "").strip():
-                values[variable.sets] = variable.read(text)
+        for variable, (name, parse, aliases) in _VARIABLES.items():
+            text = environ.get(variable, "").strip()
+            try:
+                if text:
+                    values[name] = parse(aliases.get(text.lower(), text))
+            except SpecError as e:
+                also = f"also {', '.join(aliases)}" if aliases else f"a JSON object such as {MAX_MEMORY_EXAMPLE}"
+                hint = f"{e.next_step} In {variable}: {also}."
+                raise SpecError(f"{variable}: {e.what}", why=e.why, next_step=hint) from e
         return cls(model, **values)
 
     def __repr__(self) -> str:
@@ -136,36 +142,12 @@ class LoadSpec(ShownAsHtml):
         return f"LoadSpec({', '.join(shown)})"
 
 
-@dataclass(frozen=True)
-class _Variable:
-    """An environment variable that sets a field of a spec; `also` says what it takes beside the field's own values."""
-
-    name: str
-    sets: str
-    parse: Callable[[object], object]
-    also: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-    def read(self, text: str) -> object:
-        try:
-            return self.parse(self.aliases.get(text.lower(), text))
-        except SpecError as e:
-            hint = f"{e.next_step} In {self.name}: {self.also}."
-            raise SpecError(f"{self.name}: {e.what}", why=e.why, next_step=hint) from e
-
-
-_VARIABLES = (
-    _Variable(
-        "DEVICE_MAP", "device_map", parse_device_map, f"also {', '.join(DEVICE_MAP_ALIASES)}", DEVICE_MAP_ALIASES
-    ),
-    _Variable("QUANTIZE", "quantization", parse_quantization, f"also {', '.join(QUANTIZE_ALIASES)}", QUANTIZE_ALIASES),
-    _Variable(
-        "MAX_MEMORY",
-        "max_memory",
-        lambda text: parse_max_memory(json_object(str(text), "max_memory")),
-        'a JSON object such as {"0": "20GiB", "cpu": "60GiB"}',
-    ),
-)
+# Environment variable: the field it sets, who reads it, and the further words it takes.
+_VARIABLES: dict[str, tuple[str, Callable[[object], object], dict[str, str]]] = {
+    "DEVICE_MAP": ("device_map", parse_device_map, DEVICE_MAP_ALIASES),
+    "QUANTIZE": ("quantization", parse_quantization, QUANTIZE_ALIASES),
+    "MAX_MEMORY": ("max_memory", parse_max_memory, {}),
+}
 
 
 def grid(

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from diag.machine import processes as posix
+from diag.machine.memory import oom_kills
 from diag.sweep.isolate import child
 from diag.sweep.isolate.wire import (
     FOLDER_PREFIX,
@@ -151,7 +152,7 @@ class Supervisor:
         os.close(answer_write)
         os.close(log_write)
         deadline = None if call.timeout is None else time.monotonic() + call.timeout + STACK_SECONDS
-        self.running[pid] = _Running(call.ident, pid, answer_read, log_read, folder, deadline, posix.oom_kills() or 0)
+        self.running[pid] = _Running(call.ident, pid, answer_read, log_read, folder, deadline, oom_kills() or 0)
         for fd in (answer_read, log_read):
             os.set_blocking(fd, False)
             self.selector.register(fd, selectors.EVENT_READ, pid)
@@ -248,7 +249,7 @@ class Supervisor:
     def _was_oom_kill(self, running: _Running, exitcode: int | None) -> bool:
         """Whether the kernel's count rose while the cell ran; one rise explains one death."""
         sigkill = death_name(exitcode) == "SIGKILL"
-        if not sigkill or running.timed_out or (posix.oom_kills() or 0) <= running.oom_base:
+        if not sigkill or running.timed_out or (oom_kills() or 0) <= running.oom_base:
             return False
         for other in self.running.values():
             other.oom_base += 1
