@@ -12,8 +12,11 @@ from places import HELPERS
 
 import diag
 from diag.errors import SpecError
-from diag.sweep.cell.measure import Planned
-from diag.sweep.pricing import Load, most_informative_first, price
+from diag.sweep.cell.records import Failure, Planned
+from diag.sweep.isolate.deaths import Death
+from diag.sweep.isolate.pool import Ended
+from diag.sweep.planning import Load
+from diag.sweep.pricing import most_informative_first, price_of
 from diag.sweep.results.rows import MEASURED_ANEW
 from diag.sweep.run import price as price_of_specs
 from diag.sweep.state import Options, Sweep
@@ -32,9 +35,23 @@ def load(device_map="auto", quantization="none", hardware=None, *, rows=1, where
     return Load(f"{device_map} {quantization} {hardware}", tuple(plans))
 
 
+def priced(loads, *, twins=True, free=100 * MIB, workers=1, seconds=None, failures=()):
+    """The price of loads in a run that knows them and `failures`; `seconds` is what a load took in an earlier run."""
+    plans = [plan for one in loads for plan in one.plans] + [Planned(LoadSpec(f"m{i}"), failure=f) for i, f in failures]
+    stored = {"model": "tiny", "cell_seconds": seconds, "load_seconds": seconds}
+    store = SimpleNamespace(reference=lambda key: None if twins else b"", rows=lambda: {"key": stored})
+    sweep = Sweep([plan.spec for plan in plans], store, Options(), None, free={"cpu": free}, workers=workers)
+    sweep.plans = {plan.spec: plan for plan in plans}
+    return price_of(sweep, loads)
+
+
+def failed(*statuses):
+    return [(i, Failure(status, "", "", "why")) for i, status in enumerate(statuses)]
+
+
 def test_equal_cells_are_counted_once():
     loads = [load(rows=3), load("cpu", where="cpu")]
-    found = price(loads, {"twin": MIB}, rows=5, stored=0, refusals=["r"], free=100 * MIB, workers=1)
+    found = priced(loads, failures=failed("unsupported"))
     assert (found.loads, found.shared, found.twins, found.refused) == (2, 2, 1, 1)
     assert found.rows == found.loads + found.shared + found.refused + found.stored
     assert found.nbytes == 3 * MIB
@@ -47,16 +64,13 @@ def test_host_memory_counts_what_is_not_on_a_real_accelerator_or_disk():
 
 
 def test_more_than_half_of_the_host_is_large():
-    def one(free):
-        return price([load("cpu", where="cpu")], {}, rows=1, stored=0, refusals=[], free=free, workers=1)
-
-    assert one(MIB).is_large and not one(3 * MIB).is_large
+    loads = [load("cpu", where="cpu")]
+    assert priced(loads, free=MIB).is_large and not priced(loads, free=3 * MIB).is_large
 
 
 def test_the_estimate_grows_with_the_loads_and_shrinks_with_the_workers():
     def seconds(count, workers):
-        loads = [load(), load("cpu"), load("disk")][:count]
-        return price(loads, {}, rows=3, stored=0, refusals=[], free=MIB, workers=workers, seconds=10.0).seconds
+        return priced([load(), load("cpu"), load("disk")][:count], twins=False, workers=workers, seconds=10.0).seconds
 
     assert (seconds(1, 1), seconds(3, 1), seconds(3, 3)) == (10.0, 30.0, 10.0)
 
@@ -100,13 +114,13 @@ def test_the_rest_is_estimated_by_the_clock_and_its_numbers_add_up(monkeypatch):
     sweep = Sweep([], None, Options(), SimpleNamespace(say=said.append))
     sweep.begin(9)
     sweep.cells_done, clock[0] = 1, 101.0
-    sweep.note_seconds("died", 0.01, alive=False)
+    sweep.note_seconds(Ended("died", death=Death("killed", "SIGKILL", ""), seconds=0.01))
     sweep.cells_done, clock[0] = 3, 112.0
-    sweep.note_seconds("load", 0.4, alive=True)
-    sweep.note_seconds("another", 0.4, alive=True)
+    sweep.note_seconds(Ended("load", seconds=0.4))
+    sweep.note_seconds(Ended("another", seconds=0.4))
     assert said == ["3 of 9 loads, reference loads included, took 12 s, so the other 6 take about 24 s"]
     sweep.cells_done, clock[0] = 4, 132.0
-    sweep.note_seconds("a slower one", 10.0, alive=True)
+    sweep.note_seconds(Ended("a slower one", seconds=10.0))
     assert said[1:] == ["4 of 9 loads, reference loads included, took 32 s, so the other 5 take about 40 s"]
 
 
@@ -147,11 +161,11 @@ def test_a_run_that_would_fill_the_host_asks_first(tmp_path, monkeypatch):
 
 
 def test_rows_that_could_not_be_planned_are_no_refusals():
-    nothing = price([], {}, rows=2, stored=0, refusals=[], free=0, workers=1, hindrances=["no network", "no network"])
-    assert nothing.is_unknown and (nothing.unread, nothing.hindrances) == (2, ("no network",))
+    nothing = priced([], failures=failed("load_error", "not_run"))
+    assert nothing.is_unknown and (nothing.unread, nothing.hindrances) == (2, ("why",))
     assert str(nothing) == "2 rows; 0 loads and 0 reference loads; 2 could not be planned."
-    some = price([load("cpu", where="cpu")], {}, rows=2, stored=0, refusals=[], free=0, workers=1, hindrances=["x"])
-    refused = price([], {}, rows=1, stored=0, refusals=["a rule"], free=0, workers=1)
+    some = priced([load("cpu", where="cpu")], failures=failed("load_error"))
+    refused = priced([], failures=failed("unsupported"))
     assert not some.is_unknown and not refused.is_unknown
 
 

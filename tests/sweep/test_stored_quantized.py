@@ -25,7 +25,8 @@ def test_a_refused_map_of_a_stored_quantized_model_is_named_and_loses_only_its_o
 
 
 def test_an_error_of_a_library_that_no_rule_knows_is_the_row_it_belongs_to(tiny_copy, monkeypatch):
-    from diag.sweep.cell.measure import survey
+    from diag.sweep.cell.prepare import plan_specs
+    from diag.sweep.cell.records import Request
 
     def refuses(*_, **values):
         if "disk" in values["device_map"].values():
@@ -37,7 +38,7 @@ def test_an_error_of_a_library_that_no_rule_knows_is_the_row_it_belongs_to(tiny_
     original = planning.skeleton
     monkeypatch.setattr(planning, "skeleton", refuses)
     specs = (LoadSpec(str(tiny_copy), {"": "disk"}), LoadSpec(str(tiny_copy), {"": "cpu"}))
-    failed, fine = survey((specs, None)).plans
+    failed, fine = plan_specs(Request(specs)).plans
     assert fine.failure is None
     assert (failed.failure.status, failed.failure.error_type) == ("load_error", "ValueError")
     assert "some quantizer" in failed.failure.reason

@@ -76,7 +76,7 @@ def _gpu(nvml: ModuleType, ask: Callable[..., Any], index: int, handle: object) 
     holders = []
     for process in ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or ():
         program = redact(ask(nvml.nvmlSystemGetProcessName, process.pid) or "not named")
-        holders.append(Holder(uuid, process.pid, program, _owner(process.pid), process.usedGpuMemory))
+        holders.append(Holder(uuid, process.pid, program, owner_of(process.pid), process.usedGpuMemory))
     # version 2 leaves out what the driver keeps for itself, as nvidia-smi does; drivers before 510 don't have it
     read = nvml.nvmlDeviceGetMemoryInfo
     memory = ask(read, handle, nvml.nvmlMemory_v2) or ask(read, handle)
@@ -86,7 +86,8 @@ def _gpu(nvml: ModuleType, ask: Callable[..., Any], index: int, handle: object) 
     return Gpu(index, uuid, mode, tuple(holders))
 
 
-def _owner(pid: int) -> str:
+def owner_of(pid: int) -> str:
+    """Whose a process is: `this process`, `this user`, `another user` or `unknown`."""
     if pid == os.getpid():
         return "this process"
     try:

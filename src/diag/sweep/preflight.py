@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
 from diag.loading.checkpoint import hub
+from diag.loading.checkpoint.files import read_folder
 from diag.loading.checkpoint.find import find_checkpoint, is_local
 from diag.machine.folders import nearest_existing
 from diag.machine.holders import nvidia_gpus
@@ -48,18 +49,18 @@ def look_before(specs: Sequence[LoadSpec]) -> Before:
     notes: list[str] = []
     for model in dict.fromkeys(spec.model for spec in specs):
         try:
-            access = _access(model)
+            if is_local(model):
+                find_checkpoint(model)
+                continue
+            access = hub.look(model)
+            if access.folder is None:
+                to_fetch[model] = access.nbytes
+            else:
+                read_folder(access.folder)
+                folders[model] = str(access.folder)
+            notes += [access.note] if access.note else []
         except DiagError as error:
             refused[model] = error
-            continue
-        if access is None:
-            continue
-        if access.folder is None:
-            to_fetch[model] = access.nbytes
-        else:
-            folders[model] = str(access.folder)
-        if access.note:
-            notes.append(access.note)
     machine = devices_in_the_way() if any(not spec.simulated for spec in specs) else None
     return Before(refused, folders, to_fetch, machine, tuple(notes), _probes_in_the_way(specs))
 
@@ -78,28 +79,13 @@ def _probes_in_the_way(specs: Sequence[LoadSpec]) -> dict[str, DiagError]:
     return found
 
 
-def _access(model: str) -> hub.Access | None:
-    """The hub's answer; None for a sample or a folder, whose files are checked here."""
-    if is_local(model):
-        find_checkpoint(model)
-        return None
-    access = hub.look(model)
-    if access.folder is not None:
-        from diag.loading.checkpoint.files import read_folder
-
-        read_folder(access.folder)
-    return access
-
-
 def devices_in_the_way() -> DiagError | None:
     """Why this machine's accelerators can't be used now: exclusive mode and held by another, or prohibited."""
     for gpu in nvidia_gpus():
         held = [holder for holder in gpu.holders if holder.pid is not None and holder.owner != "this process"]
         if gpu.mode == "Prohibited":
-            return CouldNotJudgeError(
-                f"GPU {gpu.index} takes no work: its compute mode is Prohibited.",
-                next_step=f"nvidia-smi -i {gpu.index} -c DEFAULT, or hide it with CUDA_VISIBLE_DEVICES.",
-            )
+            hint = f"nvidia-smi -i {gpu.index} -c DEFAULT, or hide it with CUDA_VISIBLE_DEVICES."
+            return CouldNotJudgeError(f"GPU {gpu.index} takes no work: its compute mode is Prohibited.", next_step=hint)
         if gpu.mode.startswith("Exclusive") and held:
             one = held[0]
             return CouldNotJudgeError(
@@ -112,11 +98,8 @@ def devices_in_the_way() -> DiagError | None:
 
 def check_results_place(path: Path) -> None:
     """Raises CheckpointError where the results file has no room to grow: a run that can't keep its rows is no use."""
-    folder = nearest_existing(path.absolute().parent)
-    free = shutil.disk_usage(folder).free
+    free = shutil.disk_usage(nearest_existing(path.absolute().parent)).free
     if free < _RESULTS_ROOM:
-        raise CheckpointError(
-            f"there is no room for the results file {str(path)!r}.",
-            why=f"{format_size(free)} are free there, and a run keeps some {format_size(_RESULTS_ROOM)} of rows.",
-            next_step="make room there, or give a path on another disk.",
-        )
+        what = f"there is no room for the results file {str(path)!r}."
+        why = f"{format_size(free)} are free there, and a run keeps some {format_size(_RESULTS_ROOM)} of rows."
+        raise CheckpointError(what, why=why, next_step="make room there, or give a path on another disk.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from diag.sweep.cell.measure import Planned
+from diag.sweep import keys
+from diag.sweep.planning import Load
+from diag.sweep.state import Sweep
 from diag.values.text import count_text
 from diag.values.units import format_seconds, format_size
 
 _CALM_SHARE = 0.5  # of the host's memory: above, a person is asked first
+_REFUSALS = ("unsupported", "out_of_memory")
 
 
 @dataclass(frozen=True)
@@ -52,62 +54,54 @@ class Price:
         return self.free_bytes > 0 and self.host_bytes > _CALM_SHARE * self.free_bytes
 
     def __str__(self) -> str:
+        beside = {
+            "share a load": self.shared,
+            "stored already": self.stored,
+            "refused beforehand": self.refused,
+            "could not be planned": self.unread,
+        }
         loads = f"{count_text(self.loads, 'load')} and {count_text(self.twins, 'reference load')}"
-        parts = [count_text(self.rows, "row"), loads]
-        beside = (
-            (self.shared, "share a load"),
-            (self.stored, "stored already"),
-            (self.refused, "refused beforehand"),
-            (self.unread, "could not be planned"),
-        )
-        parts += [f"{count} {word}" for count, word in beside if count]
+        parts = [count_text(self.rows, "row"), loads, *(f"{count} {word}" for word, count in beside.items() if count)]
         if self.download:
             parts.append(f"{format_size(self.download)} to download")
         if self.loads:
-            parts.append(f"{format_size(self.nbytes)} to read")
-            parts.append(
-                f"at most {format_size(self.host_bytes)} of {format_size(self.free_bytes)} host memory at once"
-            )
-            written = format_size(self.written) if self.written else "nothing"
-            parts.append(f"{written} written to the offload folder")
-            parts.append(f"{self.workers} at a time")
             seconds = None if self.seconds is None else max(1, round(self.seconds))
-            parts.append(f"about {format_seconds(seconds)}" if seconds else "time is estimated after the first load")
+            parts += [
+                f"{format_size(self.nbytes)} to read",
+                f"at most {format_size(self.host_bytes)} of {format_size(self.free_bytes)} host memory at once",
+                f"{format_size(self.written) if self.written else 'nothing'} written to the offload folder",
+                f"{self.workers} at a time",
+                f"about {format_seconds(seconds)}" if seconds else "time is estimated after the first load",
+            ]
         return "; ".join(parts) + "."
 
 
-@dataclass(frozen=True)
-class Load:
-    """One load and the rows it serves; the first plan is the one that is loaded."""
-
-    key: str
-    plans: tuple[Planned, ...]
-
-    @property
-    def host_bytes(self) -> int:
-        """What it holds in host memory, simulated GPUs included: all but what is on a real accelerator or disk."""
-        plan = self.plans[0]
-        if not plan.placed:
-            return plan.nbytes
-        return sum(size for device, size in plan.placed.items() if device == "cpu" or device.startswith("simgpu"))
-
-
-def price(
-    loads: Sequence[Load], twins: Mapping[str, int], *, rows: int, stored: int, refusals: Sequence[str], free: int,
-    workers: int, seconds: float | None = None, download: int = 0, hindrances: Sequence[str] = (),
-) -> Price:  # fmt: skip
-    """`twins` maps each reference load to its bytes, `free` host bytes.
-
-    `refusals` holds one text per refused row, `hindrances` one per row that could not be planned.
-    """
-    served = sum(len(load.plans) for load in loads)
-    sizes = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
+def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
+    """What these loads will take, beside the rows of `sweep` that are known already."""
+    workers, twins, seconds = sweep.workers, _twins(sweep, loads), _seconds_measured_before(sweep)
+    held = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
     written = sorted((load.plans[0].written for load in loads), reverse=True)
-    nbytes = sum(load.plans[0].nbytes for load in loads) + sum(twins.values())
-    total = None if seconds is None else seconds * (len(loads) + len(twins)) / max(1, workers)
-    return Price(rows, stored, len(refusals), served - len(loads), len(loads), len(twins), nbytes, sum(sizes[:workers]),
-                 free, sum(written[:workers]), workers, total, tuple(dict.fromkeys(refusals)), download,
-                 len(hindrances), tuple(dict.fromkeys(hindrances)))  # fmt: skip
+    failures = [plan.failure for plan in sweep.plans.values() if plan.failure is not None]
+    refusals = [failure.reason for failure in failures if failure.status in _REFUSALS]
+    hindrances = [failure.reason for failure in failures if failure.status not in _REFUSALS]
+    return Price(
+        rows=len(sweep.specs),
+        stored=sum(sweep.plans[spec].failure is None for spec in sweep.rows if spec in sweep.plans),
+        refused=len(refusals),
+        shared=sum(len(load.plans) for load in loads) - len(loads),
+        loads=len(loads),
+        twins=len(twins),
+        nbytes=sum(load.plans[0].nbytes for load in loads) + sum(twins.values()),
+        host_bytes=sum(held[:workers]),
+        free_bytes=(sweep.free or {}).get("cpu", 0),
+        written=sum(written[:workers]),
+        workers=workers,
+        seconds=None if seconds is None else seconds * (len(loads) + len(twins)) / workers,
+        refusals=tuple(dict.fromkeys(refusals)),
+        download=sweep.to_download,
+        unread=len(hindrances),
+        hindrances=tuple(dict.fromkeys(hindrances)),
+    )
 
 
 def most_informative_first(loads: Sequence[Load]) -> list[Load]:
@@ -117,29 +111,43 @@ def most_informative_first(loads: Sequence[Load]) -> list[Load]:
     Ties keep the order given.
     """
     left, ordered = list(loads), list[Load]()
-    seen: set[Any] = set()
+    seen: set[tuple[object, ...]] = set()
+
+    def worth(load: Load) -> float:
+        return 2.0 * len(_shows(load) - seen) + len(load.plans) / (1.0 + len(load.plans))
+
     while left:
-        best = max(left, key=lambda load: (_worth(load, seen), -left.index(load)))
+        best = max(left, key=worth)  # the first of equals
         left.remove(best)
         ordered.append(best)
         seen |= _shows(best)
     return ordered
 
 
-def _worth(load: Load, seen: set[Any]) -> float:
-    new = len(_shows(load) - seen)
-    return 2.0 * new + len(load.plans) / (1.0 + len(load.plans))
-
-
-def _shows(load: Load) -> set[Any]:
-    spec, places = load.plans[0].spec, _places(load.plans[0])
+def _shows(load: Load) -> set[tuple[object, ...]]:
+    plan, spec = load.plans[0], load.plans[0].spec
+    places = f"as {spec.device_map_text}" if spec.loader else "no map"
+    if plan.resolved_map is not None:
+        places = ", ".join(sorted({str(device) for device in json.loads(plan.resolved_map).values()}))
     return {
-        ("model", spec.model), ("machine", spec.hardware_text), ("quantization", spec.quantization, spec.hardware_text),
-        ("places", places, spec.hardware_text), ("places and quantization", places, spec.quantization == "none"),
-    }  # fmt: skip
+        ("model", spec.model),
+        ("machine", spec.hardware_text),
+        ("quantization", spec.quantization, spec.hardware_text),
+        ("places", places, spec.hardware_text),
+        ("places and quantization", places, spec.quantization == "none"),
+    }
 
 
-def _places(plan: Planned) -> tuple[str, ...]:
-    if plan.resolved_map is None:
-        return (f"as {plan.spec.device_map_text}" if plan.spec.loader else "no map",)
-    return tuple(sorted({str(device) for device in json.loads(plan.resolved_map).values()}))
+def _twins(sweep: Sweep, loads: Sequence[Load]) -> dict[str, int]:
+    """The reference loads that are still to be done, with their bytes."""
+    plans = [load.plans[0] for load in loads]
+    found = {key: plan.nbytes for plan in plans for key in keys.needed_references(plan, plan.packed, sweep.threads)}
+    return {key: nbytes for key, nbytes in found.items() if sweep.store.reference(key) is None}
+
+
+def _seconds_measured_before(sweep: Sweep) -> float | None:
+    """Seconds that the whole process of a load of these models took, by this file; None where none is known."""
+    models = {spec.model for spec in sweep.specs}
+    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
+    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
+    return sum(times) / len(times) if times else None

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pandas as pd
 
 from diag.errors import DiagError
 from diag.proving.probing import Answer
 from diag.sweep import keys
-from diag.sweep.cell.measure import Measured, Planned
-from diag.sweep.isolate.pool import Death
+from diag.sweep.cell.records import Free, Planned
+from diag.sweep.isolate.pool import Ended
 from diag.sweep.progress import Progress
 from diag.sweep.results.finality import counted, is_final, may_be_chance, tries_of
-from diag.sweep.results.rows import shared_row
-from diag.sweep.results.store import Store
+from diag.sweep.results.rows import failed_row, shared_row
+from diag.sweep.results.store import Row, Store
 from diag.values.spec import LoadSpec
 from diag.values.units import format_seconds
 
@@ -40,11 +39,6 @@ class Options:
     yes: bool = True
     cancelled: Callable[[], bool] | None = None
 
-    @property
-    def limited(self) -> bool:
-        """Whether some loads may be left out on purpose, so that their order matters."""
-        return self.budget is not None or self.max_loads is not None
-
 
 @dataclass
 class Sweep:
@@ -55,79 +49,72 @@ class Sweep:
     options: Options
     progress: Progress
     started: float = field(default_factory=time.monotonic)
+    # Known from the plans: what each spec comes to, free memory and devices, hub models' folders.
     plans: dict[LoadSpec, Planned] = field(default_factory=dict)
-    free: Mapping[Any, int] | None = None
+    free: Free | None = None
     machine: tuple[str, ...] = ()
     pinned: dict[str, str] = field(default_factory=dict)
-    threads: int = 1
-    workers: int = 1
-    rows: dict[LoadSpec, dict[str, Any]] = field(default_factory=dict)
-    references: dict[str, Answer | str] = field(default_factory=dict)
-    measured: dict[str, Measured | Death] = field(default_factory=dict)
-    tries: dict[str, int] = field(default_factory=dict)  # by row key: runs before this one that chance may have ended
-    left_out: dict[LoadSpec, str] = field(default_factory=dict)
-    queued: set[str] = field(default_factory=set)
-    seconds_measured: list[float] = field(default_factory=list)
-    seconds_of: dict[str, float] = field(default_factory=dict)  # by load: its whole process
-    cells_began: float = 0.0
-    seconds_promised: float = 0.0
     to_download: int = 0
+    workers: int = 1
+    threads: int = 1
+    # Known from the cells: rows, loads that wait for a reference, references (or why there is none).
+    rows: dict[LoadSpec, Row] = field(default_factory=dict)
+    ended: dict[str, Ended] = field(default_factory=dict)
+    references: dict[str, Answer | str] = field(default_factory=dict)
+    queued: set[str] = field(default_factory=set)
+    left_out: dict[LoadSpec, str] = field(default_factory=dict)
+    tries: dict[str, int] = field(default_factory=dict)  # by row key: runs before this one that chance may have ended
+    unsaved: str = ""
+    # For the estimate of what is left.
     cells: int = 0
     cells_done: int = 0
-    unsaved: str = ""
+    cells_began: float = 0.0
+    seconds_measured: list[float] = field(default_factory=list)
+    seconds_promised: float = 0.0
 
-    @property
-    def seconds_per_load(self) -> float:
-        """The average of the loads measured so far; 0 before the first."""
-        return sum(self.seconds_measured) / len(self.seconds_measured) if self.seconds_measured else 0.0
+    def is_over_budget(self) -> bool:
+        """Whether a load that takes as long as the average of those so far would end after the budget."""
+        times = self.seconds_measured
+        end = time.monotonic() - self.started + (sum(times) / len(times) if times else 0.0)
+        return self.options.budget is not None and end > self.options.budget
 
     def begin(self, cells: int) -> None:
         """The first of so many processes, loads and reference loads together, is about to start."""
         self.cells, self.cells_began = cells, time.monotonic()
 
-    def note_seconds(self, key: str, seconds: float, alive: bool) -> None:
+    def note_seconds(self, ended: Ended) -> None:
         """One more load ended. After the first that gave a result, says how long the rest will take at the pace so
         far, and again when that was far too short: quantized loads are slower than plain ones. By the clock, so that
         starting processes, reference loads, comparing and saving count too.
         """
-        self.seconds_of[key] = seconds
-        if not alive:  # a process that ended at once tells nothing about the others
+        if ended.death is not None:  # a process that ended at once tells nothing about the others
             return
-        self.seconds_measured.append(seconds)
+        self.seconds_measured.append(ended.seconds)
         left, took = self.cells - self.cells_done, time.monotonic() - self.cells_began
-        whole = took / max(1, self.cells_done) * self.cells
-        if left > 0 and whole > _TOO_SHORT * self.seconds_promised:
-            self.seconds_promised = whole
+        total = took / max(1, self.cells_done) * self.cells
+        if left > 0 and total > _TOO_SHORT * self.seconds_promised:
+            self.seconds_promised = total
             so_far = f"{self.cells_done} of {self.cells} loads, reference loads included, took {format_seconds(took)}"
-            self.progress.say(f"{so_far}, so the other {left} take about {format_seconds(max(1, round(whole - took)))}")
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self.started
+            self.progress.say(f"{so_far}, so the other {left} take about {format_seconds(max(1, round(total - took)))}")
 
     def is_over(self) -> bool:
         """Whether the caller has cancelled, or the deadline for the whole run has passed."""
-        cancelled = self.options.cancelled
-        return self.past_deadline or (cancelled is not None and cancelled())
+        return self.past_deadline or (self.options.cancelled is not None and self.options.cancelled())
 
     @property
     def past_deadline(self) -> bool:
-        return self.options.deadline is not None and self.elapsed > self.options.deadline
-
-    def row_key(self, plan: Planned) -> str:
-        return keys.row_key(plan, self.machine)
+        return self.options.deadline is not None and time.monotonic() - self.started > self.options.deadline
 
     def load_key(self, plan: Planned) -> str:
         return keys.load_key(plan, self.machine)
 
-    def keep(self, plan: Planned, row: dict[str, Any], table: pd.DataFrame | None) -> None:
+    def keep(self, plan: Planned, row: Row, table: pd.DataFrame | None = None) -> None:
         """One more row is known: in memory, in the file, and to whoever watches."""
-        key = self.row_key(plan)
+        key = keys.row_key(plan, self.machine)
         row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
         row = self.rows[plan.spec] = counted(row, self.tries.get(key, 0))
         with self.saving():
-            extra = {"versions": keys.versions()}
-            self.store.save(key, plan.spec.to_json(), row, table, extra)
+            self.store.save(key, plan.spec.to_json(), row, table, {"versions": keys.versions()})
         self.progress.row(row)
 
     @contextlib.contextmanager
@@ -140,18 +127,27 @@ class Sweep:
                 self.unsaved = str(error)
                 self.progress.say(f"rows are no longer saved: {error.what}")
 
-    def take_stored(self) -> None:
+    def take_known_rows(self) -> None:
+        """Rows that the file holds, and those whose plan already says how they end."""
+        if not self.options.fresh:
+            self._take_stored()
+        for spec in self.specs:
+            plan = self.plans.get(spec)
+            if spec not in self.rows and plan is not None and plan.failure is not None:
+                self.keep(plan, failed_row(spec, plan.failure))
+
+    def _take_stored(self) -> None:
         """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
         stored = self.store.rows()
         self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
-        taken: list[str] = []
         for key, row in usable.items():
-            if row.get("load_key"):
-                by_load.setdefault(row["load_key"], key)
+            by_load.setdefault(row.get("load_key") or "", key)
+        taken: list[str] = []
         for spec, plan in self.plans.items():
-            if (own := self.row_key(plan)) in usable:
+            own = keys.row_key(plan, self.machine)
+            if own in usable:
                 self.rows[spec] = usable[own]
                 taken.append(own)
                 self.progress.row(usable[own], from_file=True)

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 import diag
 from diag.sweep.cell import neighbours
-from diag.sweep.cell.neighbours import Other, in_words
+from diag.sweep.cell.neighbours import Other
 from diag.values.spec import LoadSpec
 
 MIB = 2**20
@@ -55,8 +56,8 @@ def test_a_large_process_of_somebody_is_found_and_our_own_family_is_not(monkeypa
 
 def test_it_is_said_in_words():
     one = Other("cuda:0", "ollama", "another user", 71, 4 * 2**30)
-    assert in_words([one]) == "cuda:0: ollama (pid 71, another user) held 4 GiB"
-    assert in_words([{**one.__dict__, "pid": None, "nbytes": None}]).endswith("(another user) held an unknown amount")
+    assert str(one) == "cuda:0: ollama (pid 71, another user) held 4 GiB"
+    assert str(replace(one, pid=None, nbytes=None)).endswith("(another user) held an unknown amount")
 
 
 @pytest.mark.gpu

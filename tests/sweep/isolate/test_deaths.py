@@ -1,11 +1,10 @@
-"""Which deaths are named what: decided from the report alone."""
+"""Which deaths are named what: decided from what was seen of its end."""
 
 import errno
 
 import pytest
 
-from diag.sweep.isolate.deaths import death_of, is_out_of_memory
-from diag.sweep.isolate.wire import Answer, Failure, Report
+from diag.sweep.isolate.deaths import ProcessEnd, Reply, death_by, death_of, is_out_of_memory
 
 
 class OutOfMemoryError(RuntimeError):
@@ -60,27 +59,27 @@ def test_an_error_that_is_its_own_cause_is_no_endless_chain():
     assert not is_out_of_memory(outer)
 
 
-def report(exitcode=0, log=b"", **seen):
-    values = {"answer": None, "timed_out": False, "oom_kill": False, "seconds": 1.5, **seen}
-    return Report(ident=1, exitcode=exitcode, log=log, **values)
+def end(exitcode=0, log=b"", **seen):
+    values = {"reply": None, "timed_out": False, "oom_kill": False, "seconds": 1.5, **seen}
+    return ProcessEnd(ident=1, exitcode=exitcode, log=log, **values)
 
 
 def test_a_value_is_no_death_even_if_the_process_ended_badly_afterwards():
-    assert death_of(report(-11), Answer(0)) is None
+    assert death_of(end(-11), Reply(0)) is None
 
 
 @pytest.mark.parametrize(
     ("seen", "status", "error_type"),
     [
-        (report(-9), "killed", "SIGKILL"),
-        (report(-9, oom_kill=True), "out_of_memory", "SIGKILL"),
-        (report(-9, timed_out=True), "timeout", "TimeoutError"),
-        (report(None, timed_out=True), "timeout", "TimeoutError"),
-        (report(-6, b"terminate called after throwing an instance of 'std::bad_alloc'\n"), "out_of_memory", "SIGABRT"),
-        (report(-6, b"memory allocation of 4294967296 bytes failed\n"), "out_of_memory", "SIGABRT"),
-        (report(-6, b"double free\n"), "killed", "SIGABRT"),
-        (report(0, b"a log that says out of memory\n"), "killed", "exit 0"),
-        (report(3), "killed", "exit 3"),
+        (end(-9), "killed", "SIGKILL"),
+        (end(-9, oom_kill=True), "out_of_memory", "SIGKILL"),
+        (end(-9, timed_out=True), "timeout", "TimeoutError"),
+        (end(None, timed_out=True), "timeout", "TimeoutError"),
+        (end(-6, b"terminate called after throwing an instance of 'std::bad_alloc'\n"), "out_of_memory", "SIGABRT"),
+        (end(-6, b"memory allocation of 4294967296 bytes failed\n"), "out_of_memory", "SIGABRT"),
+        (end(-6, b"double free\n"), "killed", "SIGABRT"),
+        (end(0, b"a log that says out of memory\n"), "killed", "exit 0"),
+        (end(3), "killed", "exit 3"),
     ],
 )
 def test_a_process_without_an_answer_is_named_by_the_evidence(seen, status, error_type):
@@ -89,14 +88,14 @@ def test_a_process_without_an_answer_is_named_by_the_evidence(seen, status, erro
 
 
 def test_an_exception_is_raised_or_out_of_memory():
-    assert death_of(report(), Answer(failure=Failure("ValueError", "trace"))).status == "raised"
-    assert death_of(report(), Answer(failure=Failure("MemoryError", "trace", True))).status == "out_of_memory"
+    assert death_of(end(), Reply(death=death_by(ValueError("trace")))).status == "raised"
+    assert death_of(end(), Reply(death=death_by(MemoryError("trace")))).status == "out_of_memory"
 
 
 def test_the_text_says_what_happened_and_ends_with_the_last_lines_written():
     log = b"".join(b"line %d\n" % n for n in range(100))
-    lines = death_of(report(3, log), None).text.splitlines()
+    lines = death_of(end(3, log), None).text.splitlines()
     assert lines[:2] == ["The process ended with exit 3 before it gave a result.", "Last output:"]
     assert lines[-1] == "line 99"
     assert len(lines) == 32
-    assert death_of(report(3), None).text.endswith("It had written nothing.")
+    assert death_of(end(3), None).text.endswith("It had written nothing.")

@@ -8,7 +8,7 @@ import pytest
 
 from diag.sweep.results.baseline import Baseline
 from diag.sweep.results.finality import counted, is_final
-from diag.sweep.results.gate import judge
+from diag.sweep.results.gate import gate_of
 from diag.sweep.results.rows import blank_row, frame_of
 from diag.values.exits import Exit
 from diag.values.spec import LoadSpec
@@ -32,7 +32,7 @@ PUSHED = {"cuda:0": GIB // 2, "cpu": GIB // 2}
 )
 def test_what_a_stranger_on_the_gpu_spoilt_is_done_again_the_next_night(spoilt):
     frame = frame_of([spoilt])
-    assert judge(frame, Baseline((row(),), {}, "")).exit_code is Exit.NOT_JUDGED
+    assert gate_of(frame, Baseline((row(),), {}, "")).exit_code is Exit.NOT_JUDGED
     assert not is_final(spoilt, retry_failed=False)
     assert not is_final({**spoilt, "tries": 7}, retry_failed=False), "however often"
 

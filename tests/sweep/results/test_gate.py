@@ -9,8 +9,8 @@ import pytest
 
 from diag.errors import SpecError
 from diag.sweep.results.baseline import Baseline, read_baseline, write_baseline
-from diag.sweep.results.gate import Gate, GateFailed, judge, rows_of
-from diag.sweep.results.rows import blank_row, frame_of
+from diag.sweep.results.gate import Gate, GateFailed, gate_of
+from diag.sweep.results.rows import blank_row, frame_of, rows_of
 from diag.sweep.results.sketch import sketch
 from diag.values.exits import Exit
 from diag.values.spec import LoadSpec
@@ -32,7 +32,7 @@ def row(device_map="auto", status="ok", *, model="tiny", placed=None, outputs=AN
 def gate(rows, old=None, **attrs) -> Gate:
     frame = frame_of(rows)
     frame.attrs.update(attrs)
-    return judge(frame, None if old is None else Baseline(tuple(old), {}, "", "b.json"))
+    return gate_of(frame, None if old is None else Baseline(tuple(old), {}, "", "b.json"))
 
 
 def test_equal_rows_are_as_expected():
@@ -224,7 +224,7 @@ def test_a_baseline_is_read_as_it_was_written_without_secrets(tmp_path):
     assert "hf_aBc" not in text
     known = read_baseline(tmp_path / "new" / "b.json")
     assert known.models == {"tiny"} and known.versions == {"torch": "2.13.0"}
-    assert judge(frame_of([row()]), known).rows[0].standing in ("same", "changed")
+    assert gate_of(frame_of([row()]), known).rows[0].standing in ("same", "changed")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["b.json"]
 
 

@@ -129,17 +129,13 @@ def test_a_row_without_a_table_has_none(path):
         assert store.placement("no such key") is None
 
 
-def test_twins_answers_and_the_environment_are_kept(path):
+def test_twins_answers_are_kept(path):
     with Store(path) as store:
         assert store.reference("twin") is None
-        assert store.environment() is None
         store.save_reference("twin", b"\x00\xffanswer")
         store.save_reference("twin", b"a newer one")
-        store.save_environment({"torch": "2.13.0"})
-        store.save_environment({"torch": "2.14.0"})
     with Store(path) as store:
         assert store.reference("twin") == b"a newer one"
-        assert store.environment() == {"torch": "2.14.0"}
 
 
 def test_a_table_is_kept_as_compressed_json_and_nothing_lies_beside_the_file(path):

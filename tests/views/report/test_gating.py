@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from diag.errors import SpecError
-from diag.sweep.results.gate import Gate, Verdict
+from diag.sweep.results.gate import Gate, JudgedRow
 from diag.values.exits import Exit
 from diag.views.report import artefacts, gating
 from diag.views.report.afterwards import how_it_ended, parameters_of
@@ -155,7 +155,7 @@ def test_injected_parameters_win_and_only_literals_are_read():
 # --- artefacts --------------------------------------------------------------------------------------------------------
 
 HOSTILE = "<b>x</b> \x1b[31m| `a` ]]> \x00 token=hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
-ROWS = tuple(Verdict(f"{s} × none", status, s, HOSTILE) for s, status in
+ROWS = tuple(JudgedRow(f"{s} × none", status, s, HOSTILE) for s, status in
              (("worse", "killed"), ("unjudged", "not_run"), ("same", "ok"), ("new", "unsupported")))  # fmt: skip
 
 

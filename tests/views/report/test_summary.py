@@ -183,7 +183,7 @@ def test_what_was_never_loaded_is_not_counted_as_a_failed_load_and_the_reason_is
     rows = frame(failed("auto", "none", "load_error", reason, error_type="CheckpointError"))
     alone = summary.headline(rows).text
     assert "load failed" not in alone and "Next: check HF_ENDPOINT." in alone and ".." not in alone
-    assert summary.headline(rows, gate.judge(rows)).text.count("Could not judge") == 1
+    assert summary.headline(rows, gate.gate_of(rows)).text.count("Could not judge") == 1
 
 
 def test_refusals_alone_have_no_empty_column_of_causes():

@@ -5,10 +5,15 @@ Runs in a cell's own process. Where a platform does not tell, the entry is absen
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+import psutil
+
+from diag.machine.holders import gpu_holders, owner_of
+from diag.values.units import format_size
 
 _SHARE_WORTH_NAMING = 0.05  # of the host's memory
 _HOST_PROCESSES = 3
@@ -16,13 +21,22 @@ _HOST_PROCESSES = 3
 
 @dataclass(frozen=True)
 class Other:
-    """A process that held memory on a device. `owner` as in `gpuholders.Holder`, or `this run` for another cell."""
+    """A process that held memory on a device. `owner` as in `machine.holders`, or `this run` for another cell."""
 
     device: str
     program: str
     owner: str
     pid: int | None = None
     nbytes: int | None = None
+
+    def __str__(self) -> str:
+        """
+        >>> str(Other("cuda:0", "ollama", "another user", 71, 4 * 2**30))
+        'cuda:0: ollama (pid 71, another user) held 4 GiB'
+        """
+        pid = "" if self.pid is None else f"pid {self.pid}, "
+        size = "an unknown amount" if self.nbytes is None else format_size(self.nbytes)
+        return f"{self.device}: {self.program} ({pid}{self.owner}) held {size}"
 
 
 def free_by_device() -> dict[str, int]:
@@ -35,31 +49,15 @@ def free_by_device() -> dict[str, int]:
 
 def others() -> tuple[Other, ...]:
     """Who holds memory now, largest first: GPU processes as the driver lists them, and the largest of the host's."""
-    found = [*_on_accelerators(), *_on_host()]
-    return tuple(sorted(found, key=lambda other: (other.device == "cpu", -(other.nbytes or 0))))
+    ours = _own_family()
+    return (*_largest_first(_on_accelerators(ours)), *_largest_first(_on_host(ours))[:_HOST_PROCESSES])
 
 
-def to_json(found: Iterable[Other]) -> list[dict[str, Any]]:
-    return [asdict(other) for other in found]
+def _largest_first(found: Iterable[Other]) -> list[Other]:
+    return sorted(found, key=lambda other: -(other.nbytes or 0))
 
 
-def in_words(found: Iterable[Any]) -> str:
-    """
-    >>> in_words([Other("cuda:0", "ollama", "another user", 71, 4 * 2**30)])
-    'cuda:0: ollama (pid 71, another user) held 4 GiB'
-    """
-    from diag.values.units import format_size
-
-    texts = []
-    for other in found:
-        values = other if isinstance(other, dict) else asdict(other)
-        pid = f"pid {values['pid']}, " if values["pid"] is not None else ""
-        size = "an unknown amount" if values["nbytes"] is None else format_size(values["nbytes"])
-        texts.append(f"{values['device']}: {values['program']} ({pid}{values['owner']}) held {size}")
-    return "; ".join(texts)
-
-
-def _on_accelerators() -> list[Other]:
+def _on_accelerators(ours: set[int]) -> list[Other]:
     from diag.machine.accelerators import accelerator_name, device_count
 
     kind = accelerator_name()
@@ -67,16 +65,14 @@ def _on_accelerators() -> list[Other]:
         return _simulated()
     if kind is None:
         return []
-    from diag.machine.holders import gpu_holders
-
     names = {_uuid(kind, index): f"{kind}:{index}" for index in range(device_count())}
-    ours = _own_family()
-    return [
-        Other(names[holder.uuid.removeprefix("GPU-")], holder.program,
-              "this run" if holder.pid in ours else holder.owner, holder.pid, holder.nbytes)
-        for holder in gpu_holders()
-        if holder.uuid.removeprefix("GPU-") in names and holder.pid != os.getpid()
-    ]  # fmt: skip
+    found = []
+    for holder in gpu_holders():
+        device = names.get(holder.uuid.removeprefix("GPU-"))
+        if device is not None and holder.pid != os.getpid():
+            owner = "this run" if holder.pid in ours else holder.owner
+            found.append(Other(device, holder.program, owner, holder.pid, holder.nbytes))
+    return found
 
 
 def _uuid(kind: str, index: int) -> str:
@@ -93,42 +89,23 @@ def _simulated() -> list[Other]:
     return [Other(f"simgpu:{i}", "simulated process", "another user", None, size) for i, size in held if size]
 
 
-def _on_host() -> list[Other]:
-    """The largest other processes; those of this run are left out of a list that is about strangers."""
-    import psutil
-
-    ours, limit = _own_family(), psutil.virtual_memory().total * _SHARE_WORTH_NAMING
+def _on_host(ours: set[int]) -> list[Other]:
+    """The large other processes; those of this run are left out of a list that is about strangers."""
+    limit = psutil.virtual_memory().total * _SHARE_WORTH_NAMING
     found = []
-    for process in psutil.process_iter(["pid", "name", "memory_info", "username"]):
+    for process in psutil.process_iter(["pid", "name", "memory_info"]):
         info = process.info
         size = getattr(info["memory_info"], "rss", 0)
         if info["pid"] not in ours and size >= limit:
-            found.append(Other("cpu", str(info["name"]), _owner(info["username"]), info["pid"], size))
-    return sorted(found, key=lambda other: -(other.nbytes or 0))[:_HOST_PROCESSES]
-
-
-def _owner(username: str | None) -> str:
-    import psutil
-
-    try:
-        return "this user" if username == psutil.Process().username() else "another user"
-    except (psutil.Error, KeyError):
-        return "unknown"
+            found.append(Other("cpu", str(info["name"]), owner_of(info["pid"]), info["pid"], size))
+    return found
 
 
 def _own_family() -> set[int]:
     """This cell, what started it up to the caller, and the other cells below them."""
-    import psutil
-
     pids = {os.getpid()}
-    try:
+    with contextlib.suppress(psutil.Error):
         above = psutil.Process().parents()[:2]  # the supervisor, and the caller of matrix
-    except psutil.Error:
-        return pids
-    pids |= {process.pid for process in above}
-    for process in above[:1]:
-        try:
-            pids |= {child.pid for child in process.children(recursive=True)}
-        except psutil.Error:
-            continue
+        pids |= {process.pid for process in above}
+        pids |= {child.pid for process in above[:1] for child in process.children(recursive=True)}
     return pids

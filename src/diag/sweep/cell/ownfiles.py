@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.util
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from diag.loading.planning import Plan
+from diag.proving.savedrequest import is_saved_request
+from diag.sweep.isolate.deaths import chain_of
 from diag.values.functions import is_function_name, module_of
 from diag.values.spec import LoadSpec
 
@@ -19,8 +20,6 @@ _DIAG = Path(__file__).parents[2]
 
 def data_fingerprint(spec: LoadSpec) -> str:
     """Of the adapter's files and of a saved request; empty without either."""
-    from diag.proving.savedrequest import is_saved_request
-
     paths: list[Path] = []
     if spec.adapter is not None and Path(spec.adapter).is_dir():
         paths += sorted(path for path in Path(spec.adapter).iterdir() if path.is_file())
@@ -37,21 +36,13 @@ def code_fingerprint(spec: LoadSpec) -> str:
 def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
     """The last line of the user's own files that an error, or what it was raised from, passed: `file.py:12 in f`."""
     roots = {path.parent for module in _own_modules(spec) if (path := _file_of(module)) is not None}
-    found, seen = "", set[int]()
-    while error is not None and id(error) not in seen:
-        for frame in traceback.extract_tb(error.__traceback__):
-            if any(_is_own(Path(frame.filename), root) for root in roots):
-                found = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-        seen.add(id(error))
-        error = error.__cause__
-    return found
+    frames = [frame for one in chain_of(error) for frame in traceback.extract_tb(one.__traceback__)]
+    own = [frame for frame in frames if any(_is_own(Path(frame.filename), root) for root in roots)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno} in {own[-1].name}" if own else ""
 
 
 def _own_modules(spec: LoadSpec) -> list[str]:
-    names = [spec.loader] if spec.loader is not None else []
-    if spec.probe is not None and is_function_name(spec.probe):
-        names.append(spec.probe)
-    return [module_of(name) for name in names]
+    return [module_of(name) for name in (spec.loader, spec.probe) if name is not None and is_function_name(name)]
 
 
 def _with_imports(module: str) -> list[Path]:
@@ -65,7 +56,9 @@ def _with_imports(module: str) -> list[Path]:
     while left:
         path, inside = left.pop()
         for name in _imported(path, inside):
-            file = next((f for f in _files_named(root, name) if _is_own(f, root)), None)
+            place = root.joinpath(*name.split("."))
+            files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+            file = next((one for one in files if _is_own(one, root)), None)
             if file is not None and file not in found:
                 found.add(file)
                 left.append((file, name if file.name == "__init__.py" else name.rpartition(".")[0]))
@@ -90,37 +83,12 @@ def _imported(path: Path, package: str) -> set[str]:
     return {name for name in names if name}
 
 
-def _files_named(root: Path, name: str) -> list[Path]:
-    place = root.joinpath(*name.split("."))
-    return [place.with_name(f"{place.name}.py"), place / "__init__.py"]
-
-
 def _is_own(path: Path, root: Path) -> bool:
     """Below the user's folder, and nothing that was installed there, nor diag itself."""
     if root.name in ("site-packages", "dist-packages") or path.is_relative_to(_DIAG) or not path.is_file():
         return False
     below = path.parts[len(root.parts) :] if path.is_relative_to(root) else None
     return below is not None and not {"site-packages", "dist-packages"} & set(below)
-
-
-def bytes_written(plan: Plan) -> int:
-    """What offloading to disk copies: nothing for plain safetensors, which accelerate reads where they are.
-
-    Tensors of a `.bin` file, and those that a converter puts together (experts), are written to the offload folder.
-    Source: offload_and_maybe_resave_param in transformers/core_model_loading.py, 5.23.0.
-    """
-    on_disk = (plan.nbytes or {}).get("disk", 0)
-    config = plan.config
-    experts = any(getattr(config, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
-    copied = experts or any(path.suffix == ".bin" for path in plan.checkpoint.files)
-    return on_disk if copied else 0
-
-
-def device_text(device: str) -> str:
-    """An accelerator's index as its name (`simgpu:0`); other devices as they are."""
-    from diag.machine.accelerators import accelerator_name
-
-    return f"{accelerator_name()}:{device}" if device.isdigit() else device
 
 
 def _file_of(module: str) -> Path | None:
@@ -132,12 +100,11 @@ def _file_of(module: str) -> Path | None:
 
 
 def _hash(paths: Iterable[Path]) -> str:
-    digest, any_file = hashlib.sha256(), False
+    """Changes with the names, sizes and times of the files that are there; empty where none is."""
+    digest = hashlib.sha256()
+    found = ""
     for path in paths:
-        try:
-            facts: Any = (path.name, path.stat().st_size, path.stat().st_mtime_ns)
-        except OSError:
-            continue
-        any_file = True
-        digest.update(repr(facts).encode())
-    return digest.hexdigest()[:16] if any_file else ""
+        with contextlib.suppress(OSError):
+            digest.update(repr((path.name, path.stat().st_size, path.stat().st_mtime_ns)).encode())
+            found = digest.hexdigest()[:16]
+    return found

@@ -1,4 +1,4 @@
-"""What the process of a cell does between its start and its end: one call, and one answer on a pipe."""
+"""What the process of a cell does between its start and its end: one call, and one reply on a pipe."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from diag.errors import DiagError
 from diag.machine import processes as posix
-from diag.sweep.isolate.deaths import is_out_of_memory
-from diag.sweep.isolate.wire import Answer, Call, Failure, read_frame, write_frame
-from diag.values.functions import module_of, resolve
+from diag.sweep.isolate.deaths import Death, Reply, death_by
+from diag.sweep.isolate.wire import Call, read_frame, write_frame
+from diag.values.functions import resolve
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-_TEXT_LIMIT = 16 * 1024
 
 
 def main() -> None:
-    """The whole life of a cell's process where there is no fork: the call comes on stdin, the answer goes to stdout.
+    """The whole life of a cell's process where there is no fork: the call comes on stdin, the reply goes to stdout.
 
     Stdin stays open as long as the caller lives; when it closes, this process ends.
     """
-    orders, answers = os.dup(0), os.dup(1)
+    orders, replies = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     frame = read_frame(orders)
     if frame is None:
@@ -39,7 +36,7 @@ def main() -> None:
     call, folder, began = pickle.loads(frame)
     if call.timeout is not None:  # its time began before this interpreter did
         call = replace(call, timeout=max(0.1, call.timeout - (time.time() - began)))
-    os._exit(perform(call, answers, folder))
+    os._exit(perform(call, replies, folder))
 
 
 def _end_with_caller(orders: int) -> None:
@@ -47,32 +44,25 @@ def _end_with_caller(orders: int) -> None:
     os._exit(1)
 
 
-def perform(call: Call, answer_fd: int, folder: str | None) -> int:
-    """Make the call under its conditions, write the framed `Answer` to `answer_fd`, return the exit code.
+def perform(call: Call, reply_fd: int, folder: str | None) -> int:
+    """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code.
 
     File descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever
     started this process removes it. Exit handlers are not run.
     """
     _prepare(call, folder)
     try:
-        answer = Answer(_resolve(call.function)(pickle.loads(call.argument)))
+        reply = Reply(_function(call.function)(pickle.loads(call.argument)))
     except SystemExit as e:
         return _exit_code(e)
     except BaseException as e:
         posix.lift_memory_limit()
-        answer = Answer(failure=describe(e))
+        reply = Reply(death=death_by(e))
     posix.lift_memory_limit()
     faulthandler.cancel_dump_traceback_later()
-    write_frame(answer_fd, _pack(answer))
+    write_frame(reply_fd, _pickled(reply))
     _flush()
     return 0
-
-
-def describe(error: BaseException) -> Failure:
-    """An exception as text: its class, the traceback from the called function on, and whether memory had run out."""
-    trace = error.__traceback__.tb_next if error.__traceback__ else None
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    return Failure(type(error).__name__, text[-_TEXT_LIMIT:], is_out_of_memory(error))
 
 
 def _prepare(call: Call, folder: str | None) -> None:
@@ -88,36 +78,32 @@ def _prepare(call: Call, folder: str | None) -> None:
     faulthandler.enable(file=2)
     if call.timeout is not None:
         faulthandler.dump_traceback_later(call.timeout, file=2)  # the log then says where it hung
-    if call.threads is not None:
-        _limit_threads(call.threads)
+    if call.threads is not None:  # libraries that are loaded later read a variable, a preloaded torch is told
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(call.threads)))
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(call.threads)
     if call.memory_limit is not None:
         posix.limit_memory(call.memory_limit)
 
 
-def _limit_threads(count: int) -> None:
-    """For libraries that are loaded later by variable, for a preloaded torch by call."""
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(count)))
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(count)
-
-
-def _resolve(name: str) -> Callable[[Any], Any]:
-    if module_of(name) == "__main__":
+def _function(name: str) -> Callable[[object], object]:
+    module, _, path = name.partition(":")
+    if module == "__main__":
         raise DiagError(
             f"{name!r} can't be called in a process of its own.",
             why="that process never runs your script or notebook, so nothing that is defined there exists in it.",
-            next_step=f"put the function into a file of its own and name it 'that_file:{name.partition(':')[2]}'.",
+            next_step=f"put the function into a file of its own and name it 'that_file:{path}'.",
         )
     return resolve(name)
 
 
-def _pack(answer: Answer) -> bytes:
+def _pickled(reply: Reply) -> bytes:
     try:
-        return pickle.dumps(answer, protocol=pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(reply, protocol=pickle.HIGHEST_PROTOCOL)
     except Exception as e:
-        kind = type(answer.value).__name__
+        kind = type(reply.value).__name__
         text = f"The function returned a {kind} that can't be sent to the caller: {type(e).__name__}: {e}"
-        return pickle.dumps(Answer(failure=Failure(type(e).__name__, text, is_out_of_memory(e))))
+        return pickle.dumps(Reply(death=Death(death_by(e).status, type(e).__name__, text)))
 
 
 def _exit_code(error: SystemExit) -> int:

@@ -1,12 +1,12 @@
-"""Why a call gave no value, in one word and in words: decided from what was seen, never guessed."""
+"""Where a child process dies: why a call gave no value, in one word and in words. From what was seen, never guessed."""
 
 from __future__ import annotations
 
 import errno
 import re
+import traceback
 from dataclasses import dataclass
 
-from diag.sweep.isolate.wire import Answer, Report
 from diag.values.exits import death_name
 from diag.values.units import format_seconds
 
@@ -16,6 +16,7 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 _LINES = 30
+_TEXT_LIMIT = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,64 @@ class Death:
     """Why there is no value: `status` is killed, timeout, out_of_memory, raised or not_run.
 
     `error_type` is `SIGKILL`, `SIGSEGV`, `exit 3`, `TimeoutError` or the class of what was raised; `text` is the
-    traceback, or what happened in a sentence and the last lines the cell wrote.
+    traceback, or a sentence on what happened and the last lines that the cell wrote.
     """
 
     status: str
     error_type: str
     text: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a cell's process sent before it ended: the function's value, or what the function raised."""
+
+    value: object = None
+    death: Death | None = None
+
+
+@dataclass(frozen=True)
+class ProcessEnd:
+    """What was seen of the process of one call, and its pickled `Reply` (None: it never sent one).
+
+    `exitcode` is minus the signal's number for a signal, None when the process could not even be killed. `oom_kill`
+    says that the kernel's count of processes it ended for lack of memory rose.
+    """
+
+    ident: int
+    reply: bytes | None
+    exitcode: int | None
+    timed_out: bool
+    oom_kill: bool
+    seconds: float
+    log: bytes
+
+
+def death_of(end: ProcessEnd, reply: Reply | None) -> Death | None:
+    """How a call died; None when it gave a value. `reply` is that of `end`, unpickled."""
+    if reply is not None:
+        return reply.death
+    log = end.log.decode(errors="replace")
+    name = death_name(end.exitcode)
+    if end.timed_out:
+        status, name = "timeout", "TimeoutError"
+        what = f"No result after {format_seconds(end.seconds)}; it was stopped."
+    elif end.oom_kill:
+        status = "out_of_memory"
+        what = "The kernel ended the process because memory had run out (its count of such kills rose)."
+    elif end.exitcode != 0 and _NO_MEMORY.search(log[-2000:]):
+        status, what = "out_of_memory", f"The process ended with {name}, for lack of memory."
+    else:
+        status, what = "killed", f"The process ended with {name} before it gave a result."
+    return Death(status, name, _with_last_output(what, log))
+
+
+def death_by(error: BaseException) -> Death:
+    """What the called function raised: its class, the traceback from that function on, and whether memory ran out."""
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    status = "out_of_memory" if is_out_of_memory(error) else "raised"
+    return Death(status, type(error).__name__, text[-_TEXT_LIMIT:])
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -37,13 +90,16 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     True for MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's:
     "DefaultCPUAllocator: can't allocate memory"), which only their texts tell from others.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:  # `raise e from e` is a chain without an end
-        if _says_no_memory(error):
-            return True
-        seen.add(id(error))
+    return any(map(_says_no_memory, chain_of(error)))
+
+
+def chain_of(error: BaseException | None) -> list[BaseException]:
+    """An exception, what it was raised from, and so on. `raise e from e` is a chain without an end, which is cut."""
+    chain: list[BaseException] = []
+    while error is not None and all(error is not one for one in chain):
+        chain.append(error)
         error = error.__cause__
-    return False
+    return chain
 
 
 def _says_no_memory(error: BaseException) -> bool:
@@ -53,28 +109,7 @@ def _says_no_memory(error: BaseException) -> bool:
     return bool(classes & {"RuntimeError", "OSError", "SafetensorError"} and _NO_MEMORY.search(str(error)))
 
 
-def death_of(report: Report, answer: Answer | None) -> Death | None:
-    """How the call of `report` died; None when it gave a value."""
-    if answer is not None:
-        failure = answer.failure
-        if failure is None:
-            return None
-        return Death("out_of_memory" if failure.out_of_memory else "raised", failure.error_type, failure.text)
-    log = report.log.decode(errors="replace")
-    if report.timed_out:
-        return Death(
-            "timeout", "TimeoutError", _words(f"No result after {format_seconds(report.seconds)}; it was stopped.", log)
-        )
-    name = death_name(report.exitcode)
-    if report.oom_kill:
-        what = "The kernel ended the process because memory had run out (its count of such kills rose)."
-        return Death("out_of_memory", name, _words(what, log))
-    if report.exitcode != 0 and _NO_MEMORY.search(log[-2000:]):
-        return Death("out_of_memory", name, _words(f"The process ended with {name}, for lack of memory.", log))
-    return Death("killed", name, _words(f"The process ended with {name} before it gave a result.", log))
-
-
-def _words(what: str, log: str) -> str:
+def _with_last_output(what: str, log: str) -> str:
     """`what`, then the last lines of the log; of a progress bar only its last state."""
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in log.split("\n")]
     last = [line for line in lines if line and not line.startswith("Extension modules:")][-_LINES:]

@@ -1,6 +1,6 @@
 """The caller's side of starting cells: a supervisor that forks them, or a fresh interpreter for each.
 
-Both take `Call`s, put a `Report` for each on a queue, and end everything they started when they are closed.
+Both take `Call`s, put a `ProcessEnd` for each on a queue, and end everything they started when they are closed.
 A supervisor is kept for the next run while the caller's surroundings (environment, folder, `sys.path`, installed
 packages) stay as they were, and for five minutes at most.
 """
@@ -24,28 +24,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import IO
 
 from diag.errors import DiagError
 from diag.machine import processes as posix
 from diag.sweep.isolate import child, supervisor
-from diag.sweep.isolate.wire import (
-    FOLDER_PREFIX,
-    READY,
-    STACK_SECONDS,
-    Call,
-    Report,
-    Tail,
-    frame_in,
-    read_frame,
-    write_frame,
-)
+from diag.sweep.isolate.deaths import ProcessEnd
+from diag.sweep.isolate.wire import FOLDER_PREFIX, READY, STACK_SECONDS, Call, Tail, frame_in, read_frame, write_frame
 
 IDLE_SECONDS = 300.0
 # Variables that change by themselves, or that an import of torch sets; no library reads them while it is imported.
 VOLATILE = frozenset(
-    {"PYTEST_CURRENT_TEST", "COLUMNS", "LINES", "PWD", "OLDPWD", "SHLVL", "_"}
-    | {"TORCHINDUCTOR_CACHE_DIR", "CUDA_MODULE_LOADING"}
+    "PYTEST_CURRENT_TEST COLUMNS LINES PWD OLDPWD SHLVL _ TORCHINDUCTOR_CACHE_DIR CUDA_MODULE_LOADING".split()
 )
 # `sys` is built in, so nothing in the current folder can take its place before the caller's path is in force.
 _BOOT = (
@@ -56,7 +46,7 @@ _BOOT = (
 
 
 @dataclass(frozen=True)
-class Lost:
+class SupervisorEnd:
     """The supervisor ended although nobody closed it; `ready` tells whether it had come to its work."""
 
     exitcode: int | None
@@ -64,13 +54,28 @@ class Lost:
     log: bytes
 
 
-class Launcher(Protocol):
-    """Starts calls and reports on each; `close` ends whatever still runs."""
+Ends = queue.SimpleQueue[ProcessEnd | SupervisorEnd]
 
-    reports: queue.SimpleQueue[Report | Lost]
 
-    def start(self, call: Call) -> None: ...
-    def close(self) -> None: ...
+class _Interpreter(subprocess.Popen[bytes]):
+    """A fresh interpreter that runs `main` of a module of this folder and sees the caller's `sys.path`."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+    def __init__(self, program: ModuleType) -> None:
+        name = program.__name__
+        command = [sys.executable, "-c", _BOOT.format(module=name), f"diag-{name.rpartition('.')[2]}"]
+        pipe = subprocess.PIPE
+        try:
+            super().__init__(command, 0, stdin=pipe, stdout=pipe, stderr=pipe, **posix.new_session_arguments())
+        except (OSError, ValueError) as e:
+            why = f"starting {sys.executable!r} failed: {e}."
+            hint = "free some memory or processes, or run from an interpreter that sys.executable names."
+            raise DiagError("No process could be started for the cells.", why=why, next_step=hint) from e
+        with contextlib.suppress(OSError):
+            self.stdin.write(json.dumps(_path()).encode() + b"\n")
 
 
 class ForkServer:
@@ -80,11 +85,11 @@ class ForkServer:
 
     def __init__(self, preload: Sequence[str]) -> None:
         self.surroundings = surroundings(preload)
-        self.reports: queue.SimpleQueue[Report | Lost] = queue.SimpleQueue()
+        self.ends: Ends = queue.SimpleQueue()
         self._ready, self._log = False, Tail()
-        self._process: Any = _interpreter(supervisor)
+        self._process = _Interpreter(supervisor)
         _servers.add(self)
-        self._stderr = _in_thread(_drain, self._process.stderr.fileno(), self._log.add)
+        self._stderr = _in_thread(_drain, self._process.stderr, self._log.add)
         self._receiver = _in_thread(self._receive)
         self._send(pickle.dumps(tuple(preload)))
 
@@ -93,6 +98,7 @@ class ForkServer:
         return self._process.poll() is None
 
     def start(self, call: Call) -> None:
+        """Make this call; its `ProcessEnd` comes on `ends`."""
         self._send(pickle.dumps(call))
 
     def close(self) -> None:
@@ -112,7 +118,7 @@ class ForkServer:
             self._process.stdin.close()
 
     def _send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is gone, and `Lost` says so
+        with contextlib.suppress(OSError):  # it is gone, and `SupervisorEnd` says so
             write_frame(self._process.stdin.fileno(), data)
 
     def _receive(self) -> None:
@@ -121,20 +127,20 @@ class ForkServer:
             if frame == READY:
                 self._ready = True
             else:
-                self.reports.put(pickle.loads(frame))
+                self.ends.put(pickle.loads(frame))
         self._stderr.join(timeout=1)
         for folder in glob.glob(os.path.join(tempfile.gettempdir(), f"{FOLDER_PREFIX}{self._process.pid}-*")):
             shutil.rmtree(folder, ignore_errors=True)  # it was killed before it could
-        self.reports.put(Lost(self._process.wait(), self._ready, bytes(self._log)))
+        self.ends.put(SupervisorEnd(self._process.wait(), self._ready, bytes(self._log)))
 
 
 class Spawner:
     """Starts a fresh interpreter for each call: slow, and works everywhere."""
 
     def __init__(self) -> None:
-        self.reports: queue.SimpleQueue[Report | Lost] = queue.SimpleQueue()
+        self.ends: Ends = queue.SimpleQueue()
         self._lock, self._closed = threading.Lock(), False
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes: set[_Interpreter] = set()
         self._watchers: list[threading.Thread] = []
 
     def start(self, call: Call) -> None:
@@ -154,15 +160,39 @@ class Spawner:
             with self._lock:
                 if self._closed:
                     return
-                process = _interpreter(child)
+                process = _Interpreter(child)
                 self._processes.add(process)
-            report = _attend(process, call, folder)
+            end = _end_of(process, call, folder)
             with self._lock:
                 self._processes.discard(process)
                 if not self._closed:
-                    self.reports.put(report)
+                    self.ends.put(end)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_of(process: _Interpreter, call: Call, folder: str) -> ProcessEnd:
+    """Hand `call` to a fresh interpreter, wait for its end or the end of its time, and tell how it went."""
+    began, log, reply = time.monotonic(), Tail(), bytearray()
+    readers = [_in_thread(_drain, process.stderr, log.add), _in_thread(_drain, process.stdout, reply.extend)]
+    with contextlib.suppress(OSError):
+        write_frame(process.stdin.fileno(), pickle.dumps((call, folder, time.time())))
+    timed_out = False
+    try:
+        process.wait(None if call.timeout is None else call.timeout + STACK_SECONDS)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+        posix.kill_tree(process.pid)
+    posix.kill_group(process.pid)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    seconds = time.monotonic() - began
+    for reader in readers:
+        reader.join(timeout=2)  # a process that left the group may hold the pipe open
+    return ProcessEnd(call.ident, frame_in(reply), process.returncode, timed_out, False, seconds, bytes(log))
+
+
+Launcher = ForkServer | Spawner
 
 
 def take(preload: Sequence[str]) -> Launcher:
@@ -204,79 +234,29 @@ def close_idle(only: ForkServer | None = None) -> None:
     server.close()
 
 
-def surroundings(preload: Sequence[str]) -> tuple[Any, ...]:
+def surroundings(preload: Sequence[str]) -> tuple[object, ...]:
     """What a supervisor took over from the caller when it started; when this differs, it no longer fits."""
     environment = {name: value for name, value in os.environ.items() if name not in VOLATILE}
-    try:
+    folder, installed = "", []
+    with contextlib.suppress(FileNotFoundError):
         folder = os.getcwd()
-    except FileNotFoundError:
-        folder = ""
-    return tuple(preload), environment, folder, _path(), [_changed(p) for p in _path()]
-
-
-def _changed(path: str) -> int:
-    """When packages were last installed into a folder of them; 0 for other folders."""
-    if os.path.basename(path) not in ("site-packages", "dist-packages"):
-        return 0
-    try:
-        return os.stat(path).st_mtime_ns
-    except OSError:
-        return 0
+    for path in _path():
+        if os.path.basename(path) in ("site-packages", "dist-packages") and os.path.exists(path):
+            installed.append(os.stat(path).st_mtime_ns)  # when packages were last installed there
+    return tuple(preload), environment, folder, _path(), installed
 
 
 def _path() -> list[str]:
     return [os.fspath(p) for p in sys.path if isinstance(p, str | os.PathLike)]
 
 
-def _interpreter(program: ModuleType) -> Any:  # a subprocess.Popen whose three pipes are there
-    """A fresh interpreter that runs `main` of a module beside this one and sees the caller's `sys.path`."""
-    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    name = program.__name__
-    command = [sys.executable, "-c", _BOOT.format(module=name), f"diag-{name.rpartition('.')[2]}"]
-    try:
-        process: Any = subprocess.Popen(command, bufsize=0, **pipes, **posix.new_session_arguments())
-    except (OSError, ValueError) as e:
-        raise DiagError(
-            "No process could be started for the cells.",
-            why=f"starting {sys.executable!r} failed: {e}.",
-            next_step="free some memory or processes, or run from an interpreter that sys.executable names.",
-        ) from e
+def _drain(pipe: IO[bytes], take: Callable[[bytes], object]) -> None:
     with contextlib.suppress(OSError):
-        process.stdin.write(json.dumps(_path()).encode() + b"\n")
-    return process
-
-
-def _attend(process: Any, call: Call, folder: str) -> Report:
-    """Hand `call` to a fresh interpreter, wait for its end or the end of its time, and tell how it went."""
-    began, log, answer = time.monotonic(), Tail(), bytearray()
-    readers = [
-        _in_thread(_drain, process.stderr.fileno(), log.add),
-        _in_thread(_drain, process.stdout.fileno(), answer.extend),
-    ]
-    with contextlib.suppress(OSError):
-        write_frame(process.stdin.fileno(), pickle.dumps((call, folder, time.time())))
-    timed_out = False
-    try:
-        process.wait(None if call.timeout is None else call.timeout + STACK_SECONDS)
-    except subprocess.TimeoutExpired:
-        timed_out = True
-        posix.kill_tree(process.pid)
-    posix.kill_group(process.pid)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
-    seconds = time.monotonic() - began
-    for reader in readers:
-        reader.join(timeout=2)  # a process that left the group may hold the pipe open
-    return Report(call.ident, frame_in(answer), process.returncode, timed_out, False, seconds, bytes(log))
-
-
-def _drain(fd: int, take: Callable[[bytes], Any]) -> None:
-    with contextlib.suppress(OSError):
-        while data := os.read(fd, 1 << 20):
+        while data := os.read(pipe.fileno(), 1 << 20):
             take(data)
 
 
-def _in_thread(function: Callable[..., None], *arguments: Any) -> threading.Thread:
+def _in_thread(function: Callable[..., None], *arguments: object) -> threading.Thread:
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     return thread

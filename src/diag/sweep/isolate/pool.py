@@ -11,28 +11,18 @@ import pickle
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from diag.errors import DiagError
 from diag.sweep.isolate import launch
-from diag.sweep.isolate.deaths import Death, death_of, is_out_of_memory
-from diag.sweep.isolate.wire import Answer, Call, Failure, Report
+from diag.sweep.isolate.deaths import Death, ProcessEnd, Reply, death_of
+from diag.sweep.isolate.wire import Call
 from diag.values.exits import death_name
 
-__all__ = ["HEAVY", "Death", "Ended", "Task", "is_out_of_memory", "run"]
-
 # What nearly every load imports. Nothing here may initialise CUDA or import bitsandbytes.
-HEAVY = (
-    "torch",
-    "transformers.modeling_utils",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.llama.modeling_llama",
-    "transformers.generation.utils",
-    "accelerate",
-    "safetensors.torch",
-    "pandas",
-    "diag.sweep.isolate.warm",
+HEAVY = tuple(
+    "torch transformers.modeling_utils transformers.models.auto.modeling_auto transformers.generation.utils "
+    "transformers.models.auto.tokenization_auto transformers.models.llama.modeling_llama accelerate safetensors.torch "
+    "pandas".split()
 )
 _POLL_SECONDS = 0.2
 _FOREVER = 1e8  # seconds, about three years; the system's clocks do not take much more
@@ -40,15 +30,25 @@ _FOREVER = 1e8  # seconds, about three years; the system's clocks do not take mu
 
 @dataclass(frozen=True)
 class Task:
-    """`function` is "package.module:function", called in the child as function(argument); `timeout` in seconds."""
+    """One call. `function` is a function of a module, or "package.module:function"; the child calls it with `argument`.
+
+    `timeout` is in seconds.
+    """
 
     key: str
-    function: str
-    argument: Any
+    function: str | Callable[..., object]
+    argument: object
     timeout: float | None = None
 
     def __post_init__(self) -> None:
         _check_positive("timeout", self.timeout)
+
+    @property
+    def function_name(self) -> str:
+        """The function as the child finds it, `package.module:function`."""
+        if isinstance(self.function, str):
+            return self.function
+        return f"{self.function.__module__}:{self.function.__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Ended:
     """How a task ended: its value, or its death. `log` is the end of what it wrote to stdout and stderr."""
 
     key: str
-    value: Any = None
+    value: object = None
     death: Death | None = None
     seconds: float = 0.0
     log: str = ""
@@ -69,7 +69,7 @@ def run(
     preload: Sequence[str] = HEAVY,
     threads: int | None = None,
     memory_limit: int | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Ended]:
     """Call each task's function in a process of its own, `workers` at a time, and yield each as it ends.
 
@@ -83,11 +83,11 @@ def run(
     for name, value in (("workers", workers), ("threads", threads), ("memory_limit", memory_limit)):
         _check_positive(name, value)
     environ = dict(os.environ)
-    return _Run(iter(tasks), workers, tuple(preload), threads, memory_limit, cancelled, environ).ended()
+    return _Pool(iter(tasks), workers, tuple(preload), threads, memory_limit, cancelled, environ).ended()
 
 
 @dataclass
-class _Run:
+class _Pool:
     """One call of `run`, while it lasts."""
 
     tasks: Iterator[Task]
@@ -95,7 +95,7 @@ class _Run:
     preload: tuple[str, ...]
     threads: int | None
     memory_limit: int | None
-    cancelled: Callable[[], bool] | None
+    cancelled: Callable[[], bool]
     environ: dict[str, str]
     running: dict[int, Task] = field(default_factory=dict)
     count: int = 0
@@ -112,70 +112,61 @@ class _Run:
 
     def _all(self) -> Iterator[Ended]:
         yield from self._fill()
-        while self.running and not self._is_cancelled():
-            report = self._next_report()
-            if report is None:
+        while self.running and not self.cancelled():
+            assert self.launcher is not None
+            try:
+                end = self.launcher.ends.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
                 continue
-            ended = [self._ended(report)] if isinstance(report, Report) else self._lost(report)
+            ended = [self._ended(end)] if isinstance(end, ProcessEnd) else self._lost(end)
             yield from ended + self._fill()
-        if self._is_cancelled():
+        if self.cancelled():
             yield from self._cancel()
         elif self.launcher is not None:
             launch.give_back(self.launcher)
             self.launcher = None
 
-    def _is_cancelled(self) -> bool:
-        return self.cancelled is not None and self.cancelled()
-
-    def _next_report(self) -> Report | launch.Lost | None:
-        assert self.launcher is not None
-        try:
-            return self.launcher.reports.get(timeout=_POLL_SECONDS)
-        except queue.Empty:
-            return None
-
     def _fill(self) -> list[Ended]:
         """Start tasks while there is room; gives those that could not even be sent."""
         refused: list[Ended] = []
-        while len(self.running) < self.workers and not self._is_cancelled():
+        while len(self.running) < self.workers and not self.cancelled():
             task = next(self.tasks, None)
             if task is None:
                 break
             try:
                 argument = pickle.dumps(task.argument)
             except Exception as e:
-                text = f"The argument of {task.function} can't be sent to a process: {type(e).__name__}: {e}"
+                text = f"The argument of {task.function_name} can't be sent to a process: {type(e).__name__}: {e}"
                 refused.append(Ended(task.key, death=Death("raised", type(e).__name__, text)))
                 continue
-            self._start(task, argument)
+            self.launcher = self.launcher or launch.take(self.preload)
+            self.count += 1
+            self.running[self.count] = task
+            timeout = None if task.timeout is None or task.timeout > _FOREVER else task.timeout
+            limits = (timeout, self.threads, self.memory_limit)
+            self.launcher.start(Call(self.count, task.function_name, argument, *limits, self.environ))
         return refused
 
-    def _start(self, task: Task, argument: bytes) -> None:
-        self.launcher = self.launcher or launch.take(self.preload)
-        self.count += 1
-        self.running[self.count] = task
-        timeout = None if task.timeout is None or task.timeout > _FOREVER else task.timeout
-        self.launcher.start(
-            Call(self.count, task.function, argument, timeout, self.threads, self.memory_limit, self.environ)
-        )
+    def _ended(self, end: ProcessEnd) -> Ended:
+        task, reply = self.running.pop(end.ident), None
+        try:
+            reply = None if end.reply is None else pickle.loads(end.reply)
+        except Exception as e:  # it needs something that the caller can't import
+            text = f"The result of {task.function_name} can't be read here: {type(e).__name__}: {e}"
+            reply = Reply(death=Death("raised", type(e).__name__, text))
+        value = None if reply is None else reply.value
+        return Ended(task.key, value, death_of(end, reply), end.seconds, end.log.decode(errors="replace"))
 
-    def _ended(self, report: Report) -> Ended:
-        task = self.running.pop(report.ident)
-        answer = _open(report.answer, task)
-        death = death_of(report, answer)
-        value = answer.value if answer is not None and death is None else None
-        return Ended(task.key, value, death, report.seconds, report.log.decode(errors="replace"))
-
-    def _lost(self, lost: launch.Lost) -> list[Ended]:
+    def _lost(self, lost: launch.SupervisorEnd) -> list[Ended]:
         """The supervisor died and its cells with it: they are lost, the next ones get a new supervisor."""
-        log = lost.log.decode(errors="replace").strip()
+        name = death_name(lost.exitcode)
         if not lost.ready:
+            log = lost.log.decode(errors="replace").strip()
             raise DiagError(
-                f"The process that starts the cells ended with {death_name(lost.exitcode)} at its start.",
+                f"The process that starts the cells ended with {name} at its start.",
                 why=log[-2000:] or "it wrote nothing.",
                 next_step=f"see whether this works: python -c 'import {', '.join(self.preload)}'",
             )
-        name = death_name(lost.exitcode)
         death = Death("killed", name, f"The process that starts the cells ended with {name}, and this cell with it.")
         ended = [Ended(task.key, death=death) for task in self.running.values()]
         self.running.clear()
@@ -191,13 +182,12 @@ class _Run:
 
     def _already_there(self) -> Iterator[Ended]:
         """Stop everything; what had ended before that is not lost."""
-        launcher, self.launcher = self.launcher, None
-        if launcher is not None:
-            launcher.close()
-            while not launcher.reports.empty():
-                report = launcher.reports.get()
-                if isinstance(report, Report):
-                    yield self._ended(report)
+        launcher = self.launcher
+        self._close()
+        while launcher is not None and not launcher.ends.empty():
+            end = launcher.ends.get()
+            if isinstance(end, ProcessEnd):
+                yield self._ended(end)
 
     def _close(self) -> None:
         if self.launcher is not None:
@@ -208,14 +198,3 @@ class _Run:
 def _check_positive(name: str, value: float | None) -> None:
     if value is not None and not value > 0:
         raise DiagError(f"{name}={value!r} runs nothing.", next_step="give a number above 0, or None for no limit.")
-
-
-def _open(data: bytes | None, task: Task) -> Answer | None:
-    """The child's answer; where it needs something that the caller can't import, that is the failure."""
-    if data is None:
-        return None
-    try:
-        return pickle.loads(data)
-    except Exception as e:
-        text = f"The result of {task.function} can't be read here: {type(e).__name__}: {e}"
-        return Answer(failure=Failure(type(e).__name__, text))

@@ -1,7 +1,7 @@
 """The program that forks the cells: one fresh, single-threaded interpreter with the heavy modules already imported.
 
-It is started by `launch.ForkServer`, reads `Call`s from stdin, and writes a `Report` for each to stdout. Because it
-is a program of its own, a cell never imports the caller's `__main__`, and the caller may be a script, a notebook or
+It is started by `launch.ForkServer`, reads `Call`s from stdin, and writes a `ProcessEnd` for each to stdout. Because
+it is a program of its own, a cell never imports the caller's `__main__`, and the caller may be a script, a notebook or
 stdin. When stdin closes, the caller has ended, in whatever way: it kills what runs and ends too.
 POSIX only; `launch.Spawner` takes its place elsewhere.
 """
@@ -16,6 +16,7 @@ import pickle
 import selectors
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -26,19 +27,8 @@ from typing import NoReturn
 from diag.machine import processes as posix
 from diag.machine.memory import oom_kills
 from diag.sweep.isolate import child
-from diag.sweep.isolate.wire import (
-    FOLDER_PREFIX,
-    READY,
-    STACK_SECONDS,
-    Answer,
-    Call,
-    Report,
-    Tail,
-    frame_in,
-    read_frame,
-    send,
-    write_frame,
-)
+from diag.sweep.isolate.deaths import ProcessEnd, Reply, death_by
+from diag.sweep.isolate.wire import FOLDER_PREFIX, READY, STACK_SECONDS, Call, Tail, frame_in, read_frame, write_frame
 from diag.values.exits import death_name
 
 _PIPEFULS = 16  # reads that empty a pipe whose writer has ended; one that still writes must not hold us up
@@ -51,20 +41,29 @@ class _Running:
     """A process at work; `deadline` is monotonic seconds, `oom_base` the kernel's count of kills when it began."""
 
     ident: int
-    pid: int
-    answer_fd: int
+    reply_fd: int
     log_fd: int
     folder: str | None
     deadline: float | None
     oom_base: int
     started: float = field(default_factory=time.monotonic)
-    answer: bytearray = field(default_factory=bytearray)
+    reply: bytearray = field(default_factory=bytearray)
     log: Tail = field(default_factory=Tail)
     timed_out: bool = False
 
+    @property
+    def pipes(self) -> dict[int, Callable[[bytes], object]]:
+        """What takes the bytes that arrive at each file descriptor."""
+        return {self.log_fd: self.log.add, self.reply_fd: self.reply.extend}
+
+    def remove_folder(self) -> None:
+        """Remove the cell's temporary files."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
 
 def main() -> NoReturn:
-    calls, reports = os.dup(0), os.dup(1)
+    calls, ends = os.dup(0), os.dup(1)
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
@@ -72,8 +71,8 @@ def main() -> NoReturn:
     if frame is not None:
         preload(pickle.loads(frame))
         posix.adopt_orphans()
-        write_frame(reports, READY)
-        Supervisor(calls, reports).serve()
+        write_frame(ends, READY)
+        Supervisor(calls, ends).serve()
     os._exit(0)
 
 
@@ -84,27 +83,38 @@ def preload(modules: Sequence[str]) -> None:
     which a forked process could not use afterwards (PyTorch, "CUDA semantics").
     """
     check = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    before = os.environ.get(check)
+    before = os.environ.setdefault(check, "")
     os.environ[check] = "1"
     for name in modules:
         try:
             importlib.import_module(name)
         except (Exception, SystemExit):
             traceback.print_exc()
-    del os.environ[check]
-    if before is not None:
-        os.environ[check] = before
+    _warm_up()
+    os.environ[check] = before
+    if not before:
+        del os.environ[check]
     gc.collect()
     gc.freeze()  # the collector then leaves the shared pages alone
+
+
+def _warm_up() -> None:
+    """Does once what the first load in every cell would repeat: transformers compiles about a thousand patterns for
+    all architectures (75 ms). Where a transformers has no such table, the cells are a little slower.
+    """
+    if "transformers" in sys.modules:
+        with contextlib.suppress(Exception):
+            from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+            get_checkpoint_conversion_mapping("llama")
 
 
 class Supervisor:
     """Forks a process per call and watches all of them in one loop, without threads."""
 
-    def __init__(self, calls: int, reports: int) -> None:
-        self.calls, self.reports = calls, reports
-        self.running: dict[int, _Running] = {}
-        self.base: str | None = None
+    def __init__(self, calls: int, ends: int) -> None:
+        self.calls, self.ends = calls, ends
+        self.running: dict[int, _Running] = {}  # by process id
         self.wake_read, self.wake_write = socket.socketpair()
         self.wake_read.setblocking(False)
         self.wake_write.setblocking(False)
@@ -114,86 +124,71 @@ class Supervisor:
         self.selector.register(calls, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """Until the caller closes its end, or is gone."""
+        """Until the caller closes its end, or is gone; then nothing is left behind."""
         with contextlib.suppress(BrokenPipeError):
             while self._turn():
                 pass
-        self._stop_all()
+        for pid in self.running:
+            posix.kill_group(pid)
+        posix.kill_descendants()
+        for running in self.running.values():
+            running.remove_folder()
 
     def _turn(self) -> bool:
         """Wait for something to happen and see to it; False once the caller has closed its end."""
-        ready = {key.fd for key, _ in self.selector.select(self._patience())}
+        now = time.monotonic()
+        patience = min([_LONGEST_WAIT, *(r.deadline - now for r in self.running.values() if r.deadline is not None)])
+        ready = {key.fd for key, _ in self.selector.select(max(0.0, patience))}
         frame = read_frame(self.calls) if self.calls in ready else b""
         if frame:
             self._start(pickle.loads(frame))
-        self._read_pipes(ready)
+        for running in self.running.values():
+            for fd, take in running.pipes.items():
+                if fd in ready:
+                    self._drain(fd, take, 1)
         self._reap()
-        self._enforce_time()
         return frame is not None
 
-    def _patience(self) -> float | None:
-        deadlines = [r.deadline for r in self.running.values() if r.deadline is not None]
-        return min(_LONGEST_WAIT, max(0.0, min(deadlines) - time.monotonic())) if deadlines else None
-
     def _start(self, call: Call) -> None:
-        answer_read, answer_write = os.pipe()
+        reply_read, reply_write = os.pipe()
         log_read, log_write = os.pipe()
-        folder = self._new_folder(call.ident)
+        folder = None
+        with contextlib.suppress(OSError):  # a full disk: the cell then uses the common place
+            folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
             pid = posix.fork_apart()
         except OSError as e:  # no memory, or too many processes
-            for fd in (answer_read, answer_write, log_read, log_write):
+            for fd in (reply_read, reply_write, log_read, log_write):
                 os.close(fd)
-            failed = pickle.dumps(Answer(failure=child.describe(e)))
-            send(self.reports, Report(call.ident, failed, None, False, False, 0.0, b""))
+            reply = pickle.dumps(Reply(death=death_by(e)))
+            self._tell(ProcessEnd(call.ident, reply, None, False, False, 0.0, b""))
             return
         if pid == 0:
-            self._be_the_child(call, answer_write, log_write, folder)
-        os.close(answer_write)
+            self._be_the_child(call, reply_write, log_write, folder)
+        os.close(reply_write)
         os.close(log_write)
         deadline = None if call.timeout is None else time.monotonic() + call.timeout + STACK_SECONDS
-        self.running[pid] = _Running(call.ident, pid, answer_read, log_read, folder, deadline, oom_kills() or 0)
-        for fd in (answer_read, log_read):
+        self.running[pid] = _Running(call.ident, reply_read, log_read, folder, deadline, oom_kills() or 0)
+        for fd in (reply_read, log_read):
             os.set_blocking(fd, False)
-            self.selector.register(fd, selectors.EVENT_READ, pid)
+            self.selector.register(fd, selectors.EVENT_READ)
 
-    def _be_the_child(self, call: Call, answer_fd: int, log_fd: int, folder: str | None) -> NoReturn:
+    def _be_the_child(self, call: Call, reply_fd: int, log_fd: int, folder: str | None) -> NoReturn:
+        """The life of a cell. It keeps no end of a pipe that belongs to the caller or to another cell."""
         code = 1
         try:
             os.dup2(log_fd, 1)
             os.dup2(log_fd, 2)
-            self._close_in_child(log_fd)
-            code = child.perform(call, answer_fd, folder)
+            for socket_or_selector in (self.selector, self.wake_read, self.wake_write):
+                socket_or_selector.close()
+            others = [fd for running in self.running.values() for fd in running.pipes]
+            for fd in (self.calls, self.ends, log_fd, *others):
+                os.close(fd)
+            code = child.perform(call, reply_fd, folder)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
-
-    def _close_in_child(self, log_fd: int) -> None:
-        """A cell keeps no end of a pipe that belongs to the caller or to another cell."""
-        self.selector.close()
-        self.wake_read.close()
-        self.wake_write.close()
-        others = [fd for r in self.running.values() for fd in (r.answer_fd, r.log_fd)]
-        for fd in (self.calls, self.reports, log_fd, *others):
-            os.close(fd)
-
-    def _new_folder(self, ident: int) -> str | None:
-        """A place for a cell's temporary files, removed after it however it ended; None when the disk is full."""
-        try:
-            self.base = self.base or tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
-            folder = os.path.join(self.base, str(ident))
-            os.mkdir(folder)
-            return folder
-        except OSError:
-            return None
-
-    def _read_pipes(self, ready: set[int]) -> None:
-        for running in self.running.values():
-            if running.log_fd in ready:
-                self._drain(running.log_fd, running.log.add, 1)
-            if running.answer_fd in ready:
-                self._drain(running.answer_fd, running.answer.extend, 1)
 
     def _drain(self, fd: int, take: Callable[[bytes], object], reads: int = _PIPEFULS) -> None:
         """Pass on what is in the pipe now; a pipe that was closed is no longer waited for."""
@@ -210,41 +205,34 @@ class Supervisor:
             self.selector.unregister(fd)
 
     def _reap(self) -> None:
+        """See to the cells that have ended, and to those whose time is up."""
         with contextlib.suppress(BlockingIOError):
             self.wake_read.recv(4096)
-        for running in list(self.running.values()):
-            exitcode = posix.collect(running.pid)
-            if exitcode is not None:
-                self._finish(running, exitcode)
-
-    def _enforce_time(self) -> None:
         now = time.monotonic()
-        for running in list(self.running.values()):
-            if running.deadline is None or now < running.deadline:
-                continue
-            if running.timed_out:
-                self._finish(running, None)
-                continue
-            posix.kill_group(running.pid)
-            running.timed_out, running.deadline = True, now + _UNKILLABLE_SECONDS
+        for pid, running in list(self.running.items()):
+            exitcode = posix.collect(pid)
+            is_late = running.deadline is not None and now >= running.deadline
+            if exitcode is not None or (is_late and running.timed_out):
+                self._finish(pid, exitcode)
+            elif is_late:
+                posix.kill_group(pid)
+                running.timed_out, running.deadline = True, now + _UNKILLABLE_SECONDS
 
-    def _finish(self, running: _Running, exitcode: int | None) -> None:
-        """Read what is left, remove everything the cell leaves behind, and report."""
+    def _finish(self, pid: int, exitcode: int | None) -> None:
+        """Read what is left, remove everything that the cell leaves behind, and tell the caller."""
+        posix.kill_group(pid)
+        running = self.running.pop(pid)
         seconds = time.monotonic() - running.started
-        posix.kill_group(running.pid)
-        del self.running[running.pid]
-        for fd, take in ((running.log_fd, running.log.add), (running.answer_fd, running.answer.extend)):
+        for fd, take in running.pipes.items():
             self._drain(fd, take)
             self._forget(fd)
             os.close(fd)
-        if not self.running:
-            self._end_orphans()
-        if running.folder is not None:
-            shutil.rmtree(running.folder, ignore_errors=True)
-        answer = frame_in(running.answer)
+        if not self.running and posix.has_children():
+            posix.kill_descendants()  # those that outlived the cell which started them are ours now
+        running.remove_folder()
         oom_kill = self._was_oom_kill(running, exitcode)
-        log = bytes(running.log)
-        send(self.reports, Report(running.ident, answer, exitcode, running.timed_out, oom_kill, seconds, log))
+        reply, log = frame_in(running.reply), bytes(running.log)
+        self._tell(ProcessEnd(running.ident, reply, exitcode, running.timed_out, oom_kill, seconds, log))
 
     def _was_oom_kill(self, running: _Running, exitcode: int | None) -> bool:
         """Whether the kernel's count rose while the cell ran; one rise explains one death."""
@@ -255,14 +243,5 @@ class Supervisor:
             other.oom_base += 1
         return True
 
-    def _end_orphans(self) -> None:
-        """Processes that outlived the cell which started them are ours now: while no cell runs, they can go."""
-        if posix.has_children():
-            posix.kill_descendants()
-
-    def _stop_all(self) -> None:
-        for running in self.running.values():
-            posix.kill_group(running.pid)
-        posix.kill_descendants()
-        if self.base is not None:
-            shutil.rmtree(self.base, ignore_errors=True)
+    def _tell(self, end: ProcessEnd) -> None:
+        write_frame(self.ends, pickle.dumps(end))

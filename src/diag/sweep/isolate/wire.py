@@ -1,19 +1,17 @@
-"""What the caller, the supervisor and the processes of the cells say to each other, and how it is framed on a pipe.
+"""What the caller, the supervisor and the cells' processes send each other, and how it is framed on a pipe.
 
-Standard library only. Arguments and answers stay pickled bytes on the way: the supervisor never opens them.
+Standard library only. Arguments and replies stay pickled on the way: the supervisor never opens them.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 from dataclasses import dataclass, field
-from typing import Any
 
 READY = b"ready"  # the supervisor's first frame: everything is imported
 FOLDER_PREFIX = "diag-cells-"  # of the folders with the cells' temporary files
 LOG_LIMIT = 64 * 1024  # bytes of a cell's output that are kept: the last ones
-STACK_SECONDS = 0.25  # between the end of a cell's time and its end: it writes where it hung
+STACK_SECONDS = 0.25  # from the end of a cell's time until it is killed: it writes where it hung
 
 
 @dataclass(frozen=True)
@@ -27,39 +25,6 @@ class Call:
     threads: int | None
     memory_limit: int | None
     environ: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An exception, as text: it crosses process borders even where its class can't."""
-
-    error_type: str
-    text: str
-    out_of_memory: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the function returned, or how it failed."""
-
-    value: Any = None
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """How one call ended: its pickled `Answer` (None: it never gave one), and what was seen of the process.
-
-    `exitcode` is minus the signal's number for a signal, None when the process could not even be killed.
-    """
-
-    ident: int
-    answer: bytes | None
-    exitcode: int | None
-    timed_out: bool
-    oom_kill: bool
-    seconds: float
-    log: bytes
 
 
 @dataclass
@@ -112,7 +77,3 @@ def _read_exactly(fd: int, count: int) -> bytes | None:
             return None
         data += part
     return bytes(data)
-
-
-def send(fd: int, value: Any) -> None:
-    write_frame(fd, pickle.dumps(value))

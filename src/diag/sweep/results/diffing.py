@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from diag.errors import DiagError, SpecError
-from diag.sweep.results.comparison import Change, compare_rows, row_name
-from diag.sweep.results.store import Store
-from diag.values.text import count_text
+from diag.sweep.results.comparison import Change, compare_rows, match_rows, row_name
+from diag.sweep.results.store import Row, Store
+from diag.values.text import count_text, list_text
 from diag.values.units import format_size
 
 _SAME_PEAK = 0.1  # share by which peaks may differ: they depend on what the allocator had left
@@ -53,7 +53,12 @@ class Diff:
         return {**asdict(self), "worse": self.worse, "text": str(self)}
 
     def __str__(self) -> str:
-        lines = [self._first_line()]
+        if not (self.rows or self.versions or self.only_old or self.only_new):
+            return f"Nothing changed: {self.same} rows are the same in {self.old} and {self.new}."
+        worse = sum(row.worse for row in self.rows)
+        counts = f"{worse} rows got worse, {len(self.rows) - worse} changed otherwise, {self.same} are the same"
+        alone = f"{len(self.only_old)} are gone, {len(self.only_new)} are new"
+        lines = [f"From {self.old} to {self.new}: {counts}, {alone}."]
         lines += [f"version of {name}: {before} → {after}" for name, (before, after) in self.versions.items()]
         for row in sorted(self.rows, key=lambda row: not row.worse):
             lines.append(f"{'worse' if row.worse else 'changed'}: {row.name}")
@@ -61,15 +66,6 @@ class Diff:
         lines += [f"only in {self.old}: {name}" for name in self.only_old]
         lines += [f"only in {self.new}: {name}" for name in self.only_new]
         return "\n".join(lines)
-
-    def _first_line(self) -> str:
-        if not (self.rows or self.versions or self.only_old or self.only_new):
-            return f"Nothing changed: {self.same} rows are the same in {self.old} and {self.new}."
-        worse = sum(row.worse for row in self.rows)
-        return (
-            f"From {self.old} to {self.new}: {worse} rows got worse, {len(self.rows) - worse} changed otherwise, "
-            f"{self.same} are the same, {len(self.only_old)} are gone, {len(self.only_new)} are new."
-        )
 
 
 def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Diff:
@@ -79,22 +75,25 @@ def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Diff:
     """
     before, versions_before = _newest(Path(old))
     after, versions_after = _newest(Path(new))
-    pairs, only_old, only_new = _pairs(before, after)
-    several = len({str(row["model"]) for row in [*before.values(), *after.values()]}) > 1
-    rows = [RowDiff(row_name(b, several), (*compare_rows(a, b), *_sizes(a, b))) for a, b in pairs]
+    several = len({row["model"] for row in (*before, *after)}) > 1
+    partners, gone = match_rows(before, after)
+    pairs = [(a, b) for a, b in zip(partners, after) if a is not None]
+    rows = [RowDiff(row_name(b, several), (*compare_rows(a, b), *_peak_changes(a, b))) for a, b in pairs]
     changed = tuple(row for row in rows if row.changes)
-    names = sorted({*versions_before, *versions_after})
-    absent = Counter({"absent": 1})
-    both = {name: (versions_before.get(name, absent), versions_after.get(name, absent)) for name in names}
-    versions = {name: (_in_words(a), _in_words(b)) for name, (a, b) in both.items() if a.keys() != b.keys()}
-    return Diff(Path(old).name, Path(new).name, versions, changed, len(rows) - len(changed),
-                tuple(row_name(row, several) for row in only_old),
-                tuple(row_name(row, several) for row in only_new))  # fmt: skip
+    versions = {}
+    for name in sorted({*versions_before, *versions_after}):
+        a, b = (found.get(name, Counter({"absent": 1})) for found in (versions_before, versions_after))
+        if a.keys() != b.keys():
+            versions[name] = (_versions_text(a), _versions_text(b))
+    names = [row_name(row, several) for row, partner in zip(after, partners) if partner is None]
+    only_old = tuple(row_name(row, several) for row in gone)
+    same = len(rows) - len(changed)
+    return Diff(Path(old).name, Path(new).name, versions, changed, same, only_old, tuple(names))
 
 
-def _newest(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Counter[str]]]:
-    """The newest row of each spec by the spec's JSON, and how many of them each version of each library made."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+def _newest(path: Path) -> tuple[list[Row], dict[str, Counter[str]]]:
+    """The newest row of each spec, and how many of them each version of each library made."""
+    found: dict[str, tuple[str, Row]] = {}
     versions: dict[str, Counter[str]] = {}
     with _opened(path) as store:
         for key, row in store.rows().items():
@@ -103,7 +102,7 @@ def _newest(path: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Counter[st
         for key, _ in found.values():
             for name, version in ((store.extra(key) or {}).get("versions") or {}).items():
                 versions.setdefault(name, Counter())[str(version)] += 1
-    return {spec: row for spec, (_, row) in found.items()}, versions
+    return [row for _, row in found.values()], versions
 
 
 def _opened(path: Path) -> Store:
@@ -116,32 +115,17 @@ def _opened(path: Path) -> Store:
         raise SpecError(error.what, why=error.why, next_step=error.next_step) from error
 
 
-def _in_words(versions: Counter[str]) -> str:
+def _versions_text(versions: Counter[str]) -> str:
     """
-    >>> _in_words(Counter({"2.13.0": 2, "2.12.0": 1})), _in_words(Counter({"2.13.0": 3}))
+    >>> _versions_text(Counter({"2.13.0": 2, "2.12.0": 1})), _versions_text(Counter({"2.13.0": 3}))
     ('2.13.0 (2 rows) and 2.12.0 (1 row)', '2.13.0')
     """
     if len(versions) == 1:
         return next(iter(versions))
-    return " and ".join(f"{name} ({count_text(count, 'row')})" for name, count in versions.most_common())
+    return list_text([f"{name} ({count_text(count, 'row')})" for name, count in versions.most_common()])
 
 
-def _pairs(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> tuple[Any, Any, Any]:
-    """Rows of the same spec; of what is left, those whose combination is in each file once (another model folder)."""
-    pairs = [(row, after[spec]) for spec, row in before.items() if spec in after]
-    left_old = [row for spec, row in before.items() if spec not in after]
-    left_new = [row for spec, row in after.items() if spec not in before]
-    for row in list(left_old):
-        twins = [other for other in left_new if row_name(other) == row_name(row)]
-        alone = sum(row_name(other) == row_name(row) for other in left_old) == 1
-        if alone and len(twins) == 1:
-            pairs.append((row, twins[0]))
-            left_old.remove(row)
-            left_new.remove(twins[0])
-    return pairs, left_old, left_new
-
-
-def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
+def _peak_changes(old: Row, new: Row) -> list[Change]:
     """Peaks that moved by more than a tenth, host and devices."""
     before, after = _peaks(old), _peaks(new)
     return [
@@ -151,8 +135,7 @@ def _sizes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     ]
 
 
-def _peaks(row: Mapping[str, Any]) -> dict[str, int]:
-    found = dict(json.loads(row.get("peak_device_bytes") or "{}"))
-    if row.get("peak_host_bytes") is not None:
-        found["host"] = row["peak_host_bytes"]
-    return found
+def _peaks(row: Row) -> dict[str, int]:
+    found = json.loads(row.get("peak_device_bytes") or "{}")
+    host = row.get("peak_host_bytes")
+    return found if host is None else {**found, "host": host}

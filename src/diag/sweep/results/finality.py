@@ -1,17 +1,19 @@
 """Which stored rows hold for the next run too, and which are done again. Pure.
 
-A row holds if it says something about the model. No access, no room and `not_run` say nothing, and are always done
-again; so is what others spoilt by holding the device. A death (`killed`, `timeout`, out of memory) or a row without a
-twin may be chance: it is done again in the next run, and stays once it came out so in two.
+A row holds if it says something about the model. A row without access, without room or `not_run` says nothing, so it
+is always done again; so is a row that others spoilt by holding the device. A killed cell, a timeout and an
+out-of-memory run again, and so does a cell whose twin could not be loaded; a row stays once it came out so in two
+runs. Out-of-memory on simulated GPUs does not run again: it gives the same result every time.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
+from diag.sweep.results.comparison import facts
 from diag.sweep.results.rows import could_not_judge
+from diag.sweep.results.store import Row
 from diag.values.spec import AUTO_PRESETS
 
 RETRIED = ("killed", "timeout", "out_of_memory")
@@ -20,28 +22,28 @@ _STRANGERS = ("another user", "this user", "unknown")
 _WORTH_NAMING = 0.02  # of the model's bytes: what a stranger with less holds explains no other placement
 
 
-def is_final(row: Mapping[str, Any], retry_failed: bool) -> bool:
+def is_final(row: Row, retry_failed: bool) -> bool:
     """Whether a stored row need not be done again; `retry_failed` does deaths again however often they came."""
-    if (could_not_judge(dict(row)) and row["status"] != "unchecked") or others_may_have_changed(row):
+    if (could_not_judge(row) and row["status"] != "unchecked") or others_may_have_changed(row):
         return False
     if not may_be_chance(row):
         return True
     return tries_of(row) >= TRIES and not (retry_failed and row["status"] in RETRIED)
 
 
-def may_be_chance(row: Mapping[str, Any]) -> bool:
-    """A death or a row without a twin; but the memory of a simulated GPU is the same every time."""
+def may_be_chance(row: Row) -> bool:
+    """Whether another run may well come out otherwise."""
     if row["status"] == "out_of_memory" and row.get("simulated") and row.get("error_type") == "OutOfMemoryError":
         return False
     return row["status"] in (*RETRIED, "unchecked")
 
 
-def tries_of(row: Mapping[str, Any]) -> int:
+def tries_of(row: Row) -> int:
     """In how many runs one after the other this row came out by what may be chance, this one included."""
     return int(row.get("tries") or 1)
 
 
-def counted(row: dict[str, Any], before: int) -> dict[str, Any]:
+def counted(row: Row, before: int) -> Row:
     """The row with its number of tries, `before` of them in earlier runs; one that now stays says so."""
     if not may_be_chance(row):
         return {**row, "tries": None}
@@ -52,27 +54,22 @@ def counted(row: dict[str, Any], before: int) -> dict[str, Any]:
     return {**row, "tries": tries, "reason": text.strip()}
 
 
-def others_took_the_memory(row: Mapping[str, Any]) -> bool:
+def others_took_the_memory(row: Row) -> bool:
     """Whether strangers held so much of a real device that they may explain how this row came out, for the worse."""
     if row.get("simulated") or row["status"] not in ("ok", "out_of_memory"):
         return False
     held = [one for one in json.loads(row.get("held_by") or "[]") if one["device"] != "cpu"]
-    strangers = [one for one in held if one["owner"] in _STRANGERS]
-    if any(one.get("nbytes") is None for one in strangers):
-        return True
-    total = sum(_placed(row).values())
-    return sum(one["nbytes"] for one in strangers) > _WORTH_NAMING * total
+    sizes = [one.get("nbytes") for one in held if one["owner"] in _STRANGERS]
+    return None in sizes or sum(sizes) > _WORTH_NAMING * sum(_placed(row).values())
 
 
-def others_may_have_changed(row: Mapping[str, Any]) -> bool:
+def others_may_have_changed(row: Row) -> bool:
     """Out of memory beside strangers, or weights that a preset which asks for free memory put elsewhere."""
     if not others_took_the_memory(row):
         return False
-    if row["status"] == "out_of_memory":
-        return True
     away = sum(size for place, size in _placed(row).items() if place == "cpu" or place.startswith("offloaded"))
-    return row["device_map"] in AUTO_PRESETS and away > 0
+    return row["status"] == "out_of_memory" or (row["device_map"] in AUTO_PRESETS and away > 0)
 
 
-def _placed(row: Mapping[str, Any]) -> dict[str, int]:
-    return dict((row.get("facts") or {}).get("placed") or {})
+def _placed(row: Row) -> Mapping[str, int]:
+    return facts(row).get("placed") or {}

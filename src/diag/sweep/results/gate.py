@@ -6,7 +6,6 @@ time); 2 wrong usage; 3 could not judge (no access, network, disk, GPU held by o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -14,10 +13,12 @@ from typing import Any
 import pandas as pd
 
 from diag.errors import DiagError
+from diag.machine.environment import versions
 from diag.sweep.results.baseline import Baseline
-from diag.sweep.results.comparison import Change, compare_rows, new_sentences, row_name
+from diag.sweep.results.comparison import Change, compare_rows, match_rows, new_sentences, row_name
 from diag.sweep.results.finality import RETRIED, others_took_the_memory
-from diag.sweep.results.rows import could_not_judge
+from diag.sweep.results.rows import could_not_judge, rows_of
+from diag.sweep.results.store import Row
 from diag.values.exits import Exit
 from diag.values.text import first_line
 
@@ -31,7 +32,7 @@ class GateFailed(DiagError):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JudgedRow:
     """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`.
 
     `news` are the sentences of its reason that the baseline's row does not have.
@@ -57,12 +58,12 @@ class Gate:
 
     exit_code: Exit
     headline: str
-    rows: tuple[Verdict, ...]
+    rows: tuple[JudgedRow, ...]
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     baseline: str = ""
 
-    def standing(self, word: str) -> tuple[Verdict, ...]:
+    def standing(self, word: str) -> tuple[JudgedRow, ...]:
         return tuple(row for row in self.rows if row.standing == word)
 
     def to_json(self) -> dict[str, Any]:
@@ -71,18 +72,25 @@ class Gate:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Gate:
         rows = [{**row, "changes": tuple(Change(**change) for change in row["changes"])} for row in value["rows"]]
-        return cls(Exit(value["exit_code"]), value["headline"], tuple(Verdict(**row) for row in rows),
-                   tuple(value["missing"]), tuple(value["warnings"]), value["baseline"])  # fmt: skip
+        texts = (tuple(value["missing"]), tuple(value["warnings"]), value["baseline"])
+        return cls(Exit(value["exit_code"]), value["headline"], tuple(JudgedRow(**row) for row in rows), *texts)
 
     def check(self) -> None:
         """Raises GateFailed unless the run came out as expected."""
         if self.exit_code is not Exit.AS_EXPECTED:
-            error = GateFailed(self.headline, why=f"exit code {int(self.exit_code)}.", next_step=_advice(self))
+            error = GateFailed(self.headline, why=f"exit code {int(self.exit_code)}.", next_step=self._advice())
             error.exit_code = self.exit_code
             raise error
 
+    def _advice(self) -> str:
+        if self.exit_code is Exit.WORSE:
+            return "see which rows got worse; if that is meant, make a new baseline with --write-baseline."
+        if any(row.status in RETRIED for row in self.standing("unjudged")):
+            return "remove what ended the loads and run again with --retry-failed."
+        return "remove what kept it from judging and run again; finished rows are kept."
 
-def judge(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
+
+def gate_of(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
     """Holds a matrix frame against a baseline; without one, all that was judged is as expected.
 
     Worse wins over "could not judge": what got worse is known. A row that could not be judged, in a run with a
@@ -90,163 +98,108 @@ def judge(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
     every load died, timed out or failed: nothing is known then that could be as expected.
     """
     rows = rows_of(frame)
-    partners, missing = _partners(rows, baseline)
-    verdicts = tuple(_verdict(row, partner, baseline) for row, partner in zip(rows, partners))
+    partners, left = match_rows(() if baseline is None else baseline.rows, rows)
+    judged = tuple(_judged(row, old, baseline is not None) for row, old in zip(rows, partners))
     dead = baseline is None and _nothing_came_back(rows)
     if dead:
-        verdicts = tuple(replace(one, standing="unjudged") if one.status in _DEAD else one for one in verdicts)
-    warnings = [*_warnings(verdicts, missing, baseline, rows), *_not_saved(frame)]
-    nothing = dead or all(could_not_judge(row) for row in rows) or bool(frame.attrs.get("not_saved"))
-    code = _exit_code(verdicts, baseline, nothing)
-    headline = _headline(code, verdicts, rows, baseline, frame)
-    return Gate(code, headline, verdicts, missing, tuple(warnings), baseline.path if baseline else "")
+        judged = tuple(replace(one, standing="unjudged") if one.status in _DEAD else one for one in judged)
+    not_saved = str(frame.attrs.get("not_saved") or "")
+    nothing = dead or bool(not_saved) or all(could_not_judge(row) for row in rows)
+    code = _exit_code([one.standing for one in judged], baseline is not None, nothing)
+    models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows)) or "the model"
+    headline = _headline(code, models, judged, baseline is not None, not_saved)
+    missing = tuple(row_name(old) for old in left)
+    warnings = [] if baseline is None else _warnings(judged, missing, baseline, rows)
+    warnings += [f"Not every row was saved: {_title(not_saved)}"] if not_saved else []
+    return Gate(code, headline, judged, missing, tuple(warnings), baseline.path if baseline else "")
 
 
-def _nothing_came_back(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _nothing_came_back(rows: Sequence[Row]) -> bool:
     """Whether loads died or failed, and none gave an answer or met a limit that is expected (refused, no memory)."""
     statuses = {row["status"] for row in rows}
     return bool(statuses & _DEAD) and not statuses & {"ok", "wrong_output", "out_of_memory"}
 
 
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as plain values, with the spec and the facts that have no column where the frame still carries them."""
-    columns = json.loads(frame.to_json(orient="records"))
-    beside = frame.attrs.get("rows") or []
-    if len(beside) != len(columns):
-        beside = [{}] * len(columns)
-    return [{**row, **extra} for row, extra in zip(columns, beside)]
-
-
-def _partners(
-    rows: Sequence[Mapping[str, Any]], baseline: Baseline | None
-) -> tuple[list[Mapping[str, Any] | None], tuple[str, ...]]:
-    """Each row's row in the baseline: by its whole spec, else by map, quantization and hardware where that is one.
-
-    So a model that is exported to a new folder every night, or another loader, still finds its rows.
-    """
-    if baseline is None:
-        return [None] * len(rows), ()
-    left = list(baseline.rows)
-    partners: list[Mapping[str, Any] | None] = []
-    for row in rows:
-        partner = next((old for old in left if row.get("spec") and old.get("spec") == row["spec"]), None)
-        partners.append(partner)
-        if partner is not None:
-            left.remove(partner)
-    for position, row in enumerate(rows):
-        same = [old for old in left if _combination(old) == _combination(row)]
-        alone = sum(_combination(row) == _combination(other) for other in rows) == 1
-        if partners[position] is None and alone and len(same) == 1:
-            partners[position] = same[0]
-            left.remove(same[0])
-    return partners, tuple(row_name(old) for old in left)
-
-
-def _combination(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return str(row["device_map"]), str(row["quantization"]), str(row["hardware"])
-
-
-def _verdict(row: dict[str, Any], old: Mapping[str, Any] | None, baseline: Baseline | None) -> Verdict:
-    name, reason = row_name(row), str(row.get("reason") or "")
+def _judged(row: Row, old: Row | None, has_baseline: bool) -> JudgedRow:
+    changes: tuple[Change, ...] = ()
+    news, reason = "", str(row.get("reason") or "")
     if could_not_judge(row):
-        expected = old is not None and could_not_judge(dict(old))
-        return Verdict(name, row["status"], "same" if expected else "unjudged", reason)
-    if old is None:
-        return Verdict(name, row["status"], "same" if baseline is None else "new", reason)
-    changes = compare_rows(old, row)
-    worse = any(change.worse for change in changes)
-    if worse and others_took_the_memory(row):
-        return Verdict(name, row["status"], "unjudged", f"Others held the device. {reason}", changes)
-    standing = "worse" if worse else "changed" if changes else "same"
-    return Verdict(name, row["status"], standing, reason, changes, new_sentences(old, row) if changes else "")
+        standing = "same" if old is not None and could_not_judge(old) else "unjudged"
+    elif old is None:
+        standing = "new" if has_baseline else "same"
+    else:
+        changes = compare_rows(old, row)
+        worse = any(change.worse for change in changes)
+        standing = "worse" if worse else "changed" if changes else "same"
+        if worse and others_took_the_memory(row):
+            standing, reason = "unjudged", f"Others held the device. {reason}"
+        elif changes:
+            news = new_sentences(old, row)
+    return JudgedRow(row_name(row), row["status"], standing, reason, changes, news)
 
 
-def _exit_code(verdicts: Sequence[Verdict], baseline: Baseline | None, nothing: bool) -> Exit:
-    standings = [verdict.standing for verdict in verdicts]
+def _exit_code(standings: Sequence[str], has_baseline: bool, nothing: bool) -> Exit:
     if "worse" in standings:
         return Exit.WORSE
-    if nothing or (baseline is not None and "unjudged" in standings):
+    if nothing or (has_baseline and ("unjudged" in standings or set(standings) <= {"new"})):
         return Exit.NOT_JUDGED
-    nothing_in_common = baseline is not None and all(standing == "new" for standing in standings)
-    return Exit.NOT_JUDGED if nothing_in_common else Exit.AS_EXPECTED
+    return Exit.AS_EXPECTED
 
 
-def _headline(
-    code: Exit, verdicts: Sequence[Verdict], rows: Sequence[dict[str, Any]], baseline: Baseline | None, frame: Any
-) -> str:
-    models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows)) or "the model"
-    works = sum(row["status"] == "ok" for row in rows)
+def _headline(code: Exit, models: str, rows: Sequence[JudgedRow], has_baseline: bool, not_saved: str) -> str:
+    combinations = f"{len(rows)} combinations of {models}"
     if code is Exit.WORSE:
-        worse = [verdict for verdict in verdicts if verdict.standing == "worse"]
-        return f"Worse than the baseline: {len(worse)} of {len(rows)} combinations of {models}, {_first(worse[0])}"
+        worse = [row for row in rows if row.standing == "worse"]
+        first = f"{worse[0].name} first: {_title(worse[0].why)}"
+        return f"Worse than the baseline: {len(worse)} of {combinations}, {first}"
     if code is Exit.NOT_JUDGED:
-        unjudged = [verdict for verdict in verdicts if verdict.standing == "unjudged"]
-        if unjudged:
-            which = "" if len(unjudged) == len(rows) else f"{len(unjudged)} of {len(rows)} combinations of "
-            return f"Could not judge {which}{models}: {_one_line(unjudged[0].reason)}"
-        if frame.attrs.get("not_saved"):
-            return f"Could not judge {models}: {_one_line(frame.attrs['not_saved'])}"
-        if rows and all(could_not_judge(row) for row in rows):
-            return f"Could not judge {models}: {_one_line(rows[0].get('reason'))}"
-        return f"Could not judge {models}: " + ("nothing was asked." if not rows else
-                                                 "the baseline has no row in common with this run.")  # fmt: skip
-    against = "" if baseline is None else ", as in the baseline"
-    against += " in all but the answers, which are not compared" if _asked_otherwise(verdicts) else ""
-    return f"As expected: {works} of {len(rows)} combinations of {models} work{against}"
+        unjudged = sum(row.standing == "unjudged" for row in rows)
+        which = f"{unjudged} of {combinations}" if 0 < unjudged < len(rows) else models
+        return f"Could not judge {which}: {_why_not_judged(rows, not_saved)}"
+    works = sum(row.status == "ok" for row in rows)
+    against = ", as in the baseline" if has_baseline else ""
+    against += " in all but the answers, which are not compared" if _asked_otherwise(rows) else ""
+    return f"As expected: {works} of {combinations} work{against}"
 
 
-def _asked_otherwise(verdicts: Sequence[Verdict]) -> list[str]:
-    """Rows that were asked something else than in the baseline."""
-    return [one.name for one in verdicts if any(change.kind == "probe" for change in one.changes)]
+def _why_not_judged(rows: Sequence[JudgedRow], not_saved: str) -> str:
+    unjudged = [row for row in rows if row.standing == "unjudged"]
+    if unjudged or not_saved:
+        return _title(unjudged[0].reason if unjudged else not_saved)
+    if not rows:
+        return "nothing was asked."
+    if all(row.standing == "new" for row in rows):
+        return "the baseline has no row in common with this run."
+    return _title(rows[0].reason)
 
 
-def _first(verdict: Verdict) -> str:
-    return f"{verdict.name} first: {first_line(verdict.why).rstrip('.') or 'no reason is known'}"
+def _asked_otherwise(rows: Sequence[JudgedRow]) -> int:
+    """How many rows were asked something else than in the baseline."""
+    return sum(any(change.kind == "probe" for change in row.changes) for row in rows)
 
 
-def _one_line(text: object) -> str:
-    """Without a full stop: a headline is a title."""
+def _title(text: str) -> str:
+    """The first line without a full stop: a headline is a title."""
     return first_line(text).rstrip(".") or "no reason is known"
 
 
 def _warnings(
-    verdicts: Sequence[Verdict], missing: Sequence[str], baseline: Baseline | None, rows: Sequence[Mapping[str, Any]]
+    judged: Sequence[JudgedRow], missing: Sequence[str], baseline: Baseline, rows: Sequence[Row]
 ) -> list[str]:
-    if baseline is None:
-        return []
-    new = [verdict.name for verdict in verdicts if verdict.standing == "new"]
-    found = [f"{len(new)} rows are new, not in the baseline: {', '.join(new[:4])}."] if new else []
+    new = [row.name for row in judged if row.standing == "new"]
+    models = {str(row["model"]) for row in rows}
+    now = versions()
+    changed = [(name, old) for name, old in baseline.versions.items() if now.get(name) != old]
+    found = []
+    if new:
+        found.append(f"{len(new)} rows are new, not in the baseline: {', '.join(new[:4])}.")
     if missing:
         found.append(f"{len(missing)} rows of the baseline were not asked for: {', '.join(missing[:4])}.")
-    models = {str(row["model"]) for row in rows}
     if models != baseline.models:
         found.append(f"The baseline was made for {', '.join(sorted(baseline.models))}.")
-    if others := _asked_otherwise(verdicts):
-        found.append(
-            f"{len(others)} rows were asked another probe than in the baseline, so their answers are not compared."
-        )
-    found += _versions_changed(baseline)
+    if others := _asked_otherwise(judged):
+        found.append(f"{others} rows were asked another probe than in the baseline, so their answers are not compared.")
+    if changed:
+        both = (f"{name} {old} → {now.get(name, 'absent')}" for name, old in changed)
+        found.append(f"Other versions than in the baseline: {', '.join(both)}.")
     return found
-
-
-def _versions_changed(baseline: Baseline) -> list[str]:
-    from diag.sweep.keys import versions
-
-    now = versions()
-    changed = [
-        f"{name} {old} → {now.get(name, 'absent')}" for name, old in baseline.versions.items() if now.get(name) != old
-    ]
-    return [f"Other versions than in the baseline: {', '.join(changed)}."] if changed else []
-
-
-def _not_saved(frame: pd.DataFrame) -> list[str]:
-    text = frame.attrs.get("not_saved")
-    return [f"Not every row was saved: {first_line(text).rstrip('.')}"] if text else []
-
-
-def _advice(gate: Gate) -> str:
-    if gate.exit_code is Exit.WORSE:
-        return "see which rows got worse; if that is meant, make a new baseline with --write-baseline."
-    if any(row.status in RETRIED for row in gate.standing("unjudged")):
-        return "remove what ended the loads and run again with --retry-failed."
-    return "remove what kept it from judging and run again; finished rows are kept."

@@ -32,10 +32,12 @@ CREATE TABLE IF NOT EXISTS cells (
     row TEXT NOT NULL, extra TEXT NOT NULL, placement BLOB);
 CREATE INDEX IF NOT EXISTS cells_by_spec ON cells (spec, number);
 CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS environments (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, saved_at REAL NOT NULL, environment TEXT NOT NULL);
 """
 _PATH_ERRORS = "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"
+
+# A row as JSON values: the columns of the matrix, and beside them spec, facts, load_key, cell_seconds and tries.
+Row = dict[str, Any]
+Json = Mapping[str, Any]
 
 
 class Store:
@@ -69,17 +71,12 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    def rows(self) -> dict[str, dict[str, Any]]:
+    def rows(self) -> dict[str, Row]:
         """Every saved row by its key, oldest first. NaN, None, True and 1 come back as what they were."""
         return {key: json.loads(row) for key, row in self._read("SELECT key, row FROM cells ORDER BY number")}
 
     def save(
-        self,
-        key: str,
-        spec: Mapping[str, Any],
-        row: Mapping[str, Any],
-        placement: pd.DataFrame | None = None,
-        extra: Mapping[str, Any] | None = None,
+        self, key: str, spec: Json, row: Json, placement: pd.DataFrame | None = None, extra: Json | None = None
     ) -> None:
         """Save a row with its table; one with the same key is replaced, and this one is then the newest."""
         from diag.sweep.results.tables import table_to_bytes
@@ -87,13 +84,13 @@ class Store:
         data = None if placement is None else table_to_bytes(placement)
         values = (key, _canonical(spec), time.time(), _json(row), _json(extra or {}), data)
         insert = "INSERT OR REPLACE INTO cells (key, spec, saved_at, row, extra, placement) VALUES (?, ?, ?, ?, ?, ?)"
-        self._write(insert, values)
+        self._write(insert, *values)
 
-    def find(self, spec: Mapping[str, Any]) -> str | None:
+    def find(self, spec: Json) -> str | None:
         """The key of the newest row that was saved or used for exactly this spec."""
         return next(iter(self.keys_of(spec)), None)
 
-    def keys_of(self, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    def keys_of(self, spec: Json) -> tuple[str, ...]:
         """The keys of all rows of exactly this spec, the newest first: its files or libraries may have changed."""
         found = self._read("SELECT key FROM cells WHERE spec = ? ORDER BY number DESC", _canonical(spec))
         return tuple(key for (key,) in found)
@@ -131,20 +128,7 @@ class Store:
         return self._one("SELECT answer FROM answers WHERE key = ?", key)
 
     def save_reference(self, key: str, answer: bytes) -> None:
-        self._write("INSERT OR REPLACE INTO answers (key, answer) VALUES (?, ?)", (key, answer))
-
-    def environment(self) -> dict[str, Any] | None:
-        """The environment that was saved last."""
-        text = self._one("SELECT environment FROM environments ORDER BY number DESC LIMIT 1")
-        return None if text is None else json.loads(text)
-
-    def save_environment(self, environment: Mapping[str, Any]) -> None:
-        """Note the environment of a run; one equal to the last is not noted again."""
-        if self.environment() != json.loads(_json(environment)):
-            values = (time.time(), _json(environment))
-            self._write("INSERT INTO environments (saved_at, environment) VALUES (?, ?)", values)
-
-    # --- the file -----------------------------------------------------------------------------------------------------
+        self._write("INSERT OR REPLACE INTO answers (key, answer) VALUES (?, ?)", key, answer)
 
     def _check_place(self) -> None:
         """What SQLite would only call 'unable to open database file'."""
@@ -160,10 +144,8 @@ class Store:
         # A reader may have to roll back what a killed writer left half done, which takes write access.
         writable = os.access(self.path, os.W_OK) and os.access(self.path.absolute().parent, os.W_OK)
         mode = "rwc" if not self.read_only else ("rw" if writable else "ro")
-        database = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
-            uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False,
-        )  # fmt: skip
+        address = f"{self.path.absolute().as_uri()}?mode={mode}"
+        database = sqlite3.connect(address, BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=True)
         if self.read_only:
             database.execute("PRAGMA query_only = ON")
         return database
@@ -175,11 +157,8 @@ class Store:
             why = "it is an SQLite database of another program." if not empty else "it is empty."
             raise self._error("is not a results file of diag.", why, "give another path.")
         if version > SCHEMA:
-            raise self._error(
-                "was written by a newer diag.",
-                f"its format is {version}, and this version reads up to {SCHEMA}.",
-                "upgrade diag, or give another path.",
-            )
+            why = f"its format is {version}, and this version reads up to {SCHEMA}."
+            raise self._error("was written by a newer diag.", why, "upgrade diag, or give another path.")
 
     def _pragma(self, name: str) -> int:
         return self._database.execute(f"PRAGMA {name}").fetchone()[0]
@@ -193,8 +172,6 @@ class Store:
             self._database.execute(f"PRAGMA application_id = {APPLICATION}")
             self._database.execute(f"PRAGMA user_version = {SCHEMA}")
 
-    # --- transactions -------------------------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._database.execute("BEGIN IMMEDIATE")
@@ -206,19 +183,17 @@ class Store:
                 self._database.execute("ROLLBACK")
             raise
 
-    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+    def _write(self, statement: str, *values: object) -> None:
         with self._named("written"), self._transaction():
             self._database.execute(statement, values)
 
-    def _read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+    def _read(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._named("read"):
             return self._database.execute(statement, values).fetchall()
 
-    def _one(self, statement: str, *values: Any) -> Any:
+    def _one(self, statement: str, *values: object) -> Any:
         found = self._read(statement, *values)
         return found[0][0] if found else None
-
-    # --- errors -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _named(self, done: str) -> Iterator[None]:
@@ -248,16 +223,16 @@ class Store:
         return DiagError(f"The results file {str(self.path)!r} {what}", why=why, next_step=next_step)
 
 
-def _canonical(spec: Mapping[str, Any]) -> str:
+def _canonical(spec: Json) -> str:
     """Equal for equal specs, whatever the order of their fields."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
 
 
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, default=_plain)
+def _json(values: Json) -> str:
+    return json.dumps(values, default=_python_number)
 
 
-def _plain(value: Any) -> Any:
+def _python_number(value: object) -> int | float | bool:
     """numpy's numbers as Python's; anything else that JSON does not know is refused."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         return value.item()

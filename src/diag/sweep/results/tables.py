@@ -47,8 +47,7 @@ def _column(name: str, series: pd.Series) -> dict[str, Any]:
         codes, labels = pd.factorize(series)  # a few texts many times: the names of devices, classes, dtypes
         column["codes"], column["labels"] = codes.tolist(), labels.tolist()
     else:
-        missing = series.isna()
-        column["values"] = series.astype("object").where(~missing, None).tolist()
+        column["values"] = series.astype("object").where(series.notna(), None).tolist()
     return column
 
 
@@ -68,7 +67,7 @@ def _series(column: dict[str, Any]) -> pd.Series:
     return pd.Series(values, dtype=dtype)
 
 
-def _tuple(value: Any) -> Any:
+def _tuple(value: object) -> object:
     return tuple(_tuple(item) for item in value) if isinstance(value, list) else value
 
 

@@ -83,7 +83,7 @@ def matrix(options: argparse.Namespace) -> Exit:
     baseline = None if old is None else read_baseline(old)
     deadline = seconds_left(given.seconds_of(options, "deadline"), _started(options))
     frame = run_matrix(specs, results, **_limits(options), deadline=deadline, **{"yes": False, **_how(options)})
-    gated = gate.judge(frame, baseline)
+    gated = gate.gate_of(frame, baseline)
     if options.json:
         print_json(json.loads(frame.to_json(orient="records")))
     else:

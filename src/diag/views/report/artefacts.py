@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from diag.sweep.results.gate import Gate, Verdict
+from diag.sweep.results.gate import Gate, JudgedRow
 from diag.values.exits import Exit
 from diag.values.redact import redact
 from diag.values.text import visible
@@ -85,7 +85,7 @@ def _told(gate: Gate) -> bool:
     return bool(gate.standing("unjudged"))
 
 
-def _case(suite: ElementTree.Element, row: Verdict, gate: Gate, figures: Mapping[str, Any]) -> None:
+def _case(suite: ElementTree.Element, row: JudgedRow, gate: Gate, figures: Mapping[str, Any]) -> None:
     time = figures.get("load_seconds")
     known = isinstance(time, (int, float)) and math.isfinite(time)
     model = _xml(str(figures.get("model") or "model"))
@@ -113,7 +113,7 @@ def _xml(text: str) -> str:
 _NO_XML = frozenset((0xFFFE, 0xFFFF, *range(0xD800, 0xE000)))
 
 
-def _why(row: Verdict) -> str:
+def _why(row: JudgedRow) -> str:
     return row.why or row.reason
 
 

@@ -21,7 +21,8 @@ import diag
 from diag.errors import CouldNotJudgeError, SpecError
 from diag.machine.processes import process_started, seconds_left
 from diag.sweep.results.baseline import Baseline, read_baseline, write_baseline
-from diag.sweep.results.gate import Gate, judge, rows_of
+from diag.sweep.results.gate import Gate, gate_of
+from diag.sweep.results.rows import rows_of
 from diag.values.fields import (
     none_if_blank,
     optional,
@@ -129,7 +130,7 @@ def baseline_files(baseline: Any, write: Any, default: str) -> tuple[str | None,
 
 def hold(frame: pd.DataFrame, asked: Asked) -> Gate:
     """The frame against the baseline, if there is one."""
-    return judge(frame, asked.baseline)
+    return gate_of(frame, asked.baseline)
 
 
 def finish(frame: pd.DataFrame, gate: Gate, asked: Asked) -> View:
@@ -152,7 +153,7 @@ def finish(frame: pd.DataFrame, gate: Gate, asked: Asked) -> View:
 
 def keep_baseline(path: str | os.PathLike[str], frame: pd.DataFrame) -> None:
     """Writes the rows as the next baseline, with the versions they were made with."""
-    from diag.sweep.keys import versions
+    from diag.machine.environment import versions
 
     write_baseline(path, rows_of(frame), versions())
 

@@ -17,7 +17,7 @@ import pandas as pd
 import diag
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.baseline import read_baseline
-from diag.sweep.results.gate import Gate, judge
+from diag.sweep.results.gate import Gate, gate_of
 from diag.values.exits import Exit
 from diag.values.spec import PRESETS, LoadSpec
 from diag.values.units import format_exact
@@ -240,7 +240,7 @@ def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: E
     said = (verdict or {}).get("gate")
     if said:
         return replace(Gate.from_json(said), exit_code=code, headline=headline)
-    return replace(Gate(code, headline, ()) if frame is None else judge(frame), exit_code=code, headline=headline)
+    return replace(Gate(code, headline, ()) if frame is None else gate_of(frame), exit_code=code, headline=headline)
 
 
 def _for_reading(nb: Any, ended: Ended) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from diag.sweep.results.gate import judge
+from diag.sweep.results.gate import gate_of
 from diag.values.exits import Exit
 from diag.values.spec import PRESETS, QUANTIZATIONS
 from diag.values.text import count_text, list_text
@@ -72,7 +72,7 @@ class Verdict:
 
 def verdict_of(frame: pd.DataFrame) -> Verdict:
     """The verdict of a matrix frame; an empty frame is one that could not judge."""
-    gate = judge(frame)
+    gate = gate_of(frame)
     counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
     machines = frame["status"].eq("ok").groupby(frame["hardware"], sort=False)
     works_by_machine = [(str(machine), int(works.sum()), len(works)) for machine, works in machines]
