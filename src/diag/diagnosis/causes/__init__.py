@@ -91,7 +91,7 @@ def as_markdown() -> str:
     parts = [
         "# Troubleshooting",
         "",
-        "Rendered from the catalogue (`diag causes`); `diag explain` decides between the causes of one text.",
+        "Written from the records of the causes (`diag causes`). `diag explain` decides which of them fits a text.",
         "",
         "| What you see | What it can be |",
         "|---|---|",
@@ -104,7 +104,7 @@ def as_markdown() -> str:
         parts += ["", f'<a id="{cause.id}"></a>', "", f"## {cause.title}", ""]
         parts += [f"`{cause.id}` · {cause.explanation}", ""]
         parts += [f"- **Tell it by:** {cause.check}", f"- **Fix:** {cause.fix}"]
-        parts += [f"- **Leave alone:** {advice}" for advice in cause.avoid]
+        parts += [f"- **Avoid:** {advice}" for advice in cause.avoid]
     return "\n".join(parts) + "\n"
 
 

@@ -13,17 +13,17 @@ CAUSE = Cause(
     rank=50,
     title="Several threads called one offloaded model at once",
     explanation="The hooks of an offloaded model bring each weight in before a module runs and put the placeholder "
-    "back after it, on the module itself. Two calls at the same time share these modules: one takes a weight away "
-    "while the other is about to use it. Some calls fail with the headline text, others answer with random memory, "
-    "and the next call alone is right again. A web service that answers requests in threads does this as soon as two "
-    "requests overlap, which is often just after start-up.",
+    "back after it, on the module itself. Two calls at the same time share these modules: one takes a "
+    "weight away while the other is about to use it. Some calls fail with the headline text, others "
+    "answer with random memory, and a call that runs alone is right again. A web service that answers "
+    "requests in threads does this as soon as two requests overlap, which is often just after start-up.",
     proves=(
         "Every weight has its data at rest, a hook ran right before the failing forward, and still it met meta.",
         "The same calls one after the other all answer right.",
     ),
     rules_out=("One thread calls the model, or nothing of it is offloaded.",),
-    check="Does it fail only when requests overlap, and does a single request afterwards answer right?",
-    fix="One call at a time: a lock around the call or one worker queue; or load without offload "
+    check="Does it fail only when requests overlap, and is a single request afterwards answered correctly?",
+    fix="Run one call at a time, with a lock around the call or one worker queue; or load without offload "
     "(device_map='single'), where calls do not disturb each other.",
     avoid=("retrying: an overlapping call may also return a wrong answer without an error.",),
     seen_as=(HEADLINE, LATER_META),

@@ -14,13 +14,14 @@ CAUSE = Cause(
     title="Two threads loaded models at the same time",
     versions="transformers before 5 and libraries that use init_empty_weights(); transformers 5.23 itself does not",
     explanation="accelerate's init_empty_weights() changes nn.Module for the whole process while it is active, so a "
-    "model that another thread builds in the same moment lands on meta as well. A service that loads on first "
-    "request meets this when two requests arrive together. It fails now and then, each time elsewhere.",
+    "model that another thread builds in the same moment lands on meta as well. A service that loads on "
+    "first request meets this when two requests arrive together. It fails only sometimes, and in a "
+    "different place each time.",
     proves=("The load ran in a thread while another one was loading.", "A single load in the same process is clean."),
     rules_out=("Only one thread loads.",),
     check="Does it fail only sometimes, and does the traceback run through a thread pool?",
     fix="Load once, before requests are served, under a lock; answer 503 until then.",
-    avoid=("retrying the load in each thread: it keeps the windows overlapping.",),
+    avoid=("retrying the load in each thread: the retries overlap again.",),
     seen_as=(COPY, HEADLINE),
     texts=(
         Text(

@@ -19,7 +19,7 @@ CAUSE = Cause(
     check="Is the model's own __init__ in the traceback, below from_pretrained?",
     fix="Compute such numbers with plain Python or NumPy in the constructor, or use the transformers 4 release that "
     "the code was written for.",
-    avoid=("low_cpu_mem_usage=False: transformers 5 builds on meta whatever it says.",),
+    avoid=("low_cpu_mem_usage=False: transformers 5 builds on meta with either value.",),
     seen_as=(ITEM,),
     cases=(
         Case(

@@ -20,7 +20,7 @@ CAUSE = Cause(
     rules_out=("The map has '' as a default, or every tensor has a mapped device.",),
     check="Which names does the message list, and does the map name a parent of each?",
     fix="Add the missing modules, or '' as a default, or use device_map='auto'.",
-    avoid=("copying a map from another version of the model: module names move.",),
+    avoid=("copying a map from another version of the model: module names change between versions.",),
     seen_as=("The device_map provided does not give any device for the following parameters: …",),
     texts=(
         Text(

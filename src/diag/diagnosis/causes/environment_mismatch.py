@@ -9,15 +9,16 @@ CAUSE = Cause(
     id="environment-mismatch",
     rank=280,
     title="Versions or builds do not fit together",
-    explanation="Model code, transformers, accelerate, PyTorch and the driver are released apart. Code written for "
-    "transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied weights); a CPU "
-    "build of PyTorch meets a request for CUDA; hf_device_map is looked for where recent versions set none.",
+    explanation="Model code, transformers, accelerate, PyTorch and the driver are released separately. Code written "
+    "for transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied "
+    "weights); a CPU build of PyTorch meets a request for CUDA; or code reads hf_device_map, which "
+    "recent versions do not always set.",
     proves=("The error names an attribute, argument or build of another version.",),
     rules_out=("The same code runs with this environment's own example.",),
     check="Which versions does `python -m diag env` or pip list show, and which does the model card ask for?",
     fix="Install the versions that the model card names, or update the model's code as the message says.",
     fix_kind="environment",
-    avoid=("upgrading a single one of the libraries: they are tested as a set.",),
+    avoid=("upgrading a single one of the libraries: their releases are tested together.",),
     seen_as=("'…' object has no attribute 'all_tied_weights_keys'",),
     texts=(
         Text(

@@ -21,7 +21,7 @@ CAUSE = Cause(
     check="Does the code or a library assign module.forward, or call type(module).forward(...), after loading?",
     fix="Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, "
     "which accelerate's wrapper calls.",
-    avoid=("moving the input: the weight is what is missing.", NO_TO_EMPTY),
+    avoid=("moving the input: the weight is missing, not the input.", NO_TO_EMPTY),
     seen_as=(HEADLINE, LATER_META),
     shows_as=(SILENT,),
     cases=(

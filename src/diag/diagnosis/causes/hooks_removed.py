@@ -24,7 +24,10 @@ CAUSE = Cause(
     check="Does the code call remove_hook_from_module(), remove_hook_from_submodules() or remove_all_hooks()?",
     fix="Load the model again. Where the hooks are still there, diag.materialise(model) copies the numbers in first "
     "and takes the hooks off afterwards.",
-    avoid=(NO_TO_EMPTY, "dispatching the same model again: accelerate has no numbers to hook either."),
+    avoid=(
+        NO_TO_EMPTY,
+        "dispatching the same model again: the numbers are gone, so accelerate has nothing to bring in.",
+    ),
     seen_as=(HEADLINE, LATER_META, COPY),
     shows_as=(SILENT,),
     texts=(

@@ -26,7 +26,7 @@ CAUSE = Cause(
     fix="Free the memory: stop the holder, delete the earlier model and restart the kernel; then load again. "
     "max_memory= says how much may be used.",
     fix_kind="environment",
-    avoid=("shrinking the dtype until it fits: the holder will be there again tomorrow.",),
+    avoid=("shrinking the dtype until it fits: the other process may be there again at the next load.",),
     seen_as=(ON_CPU_OR_DISK, OUT_OF_MEMORY),
     texts=(
         Text(

@@ -25,7 +25,7 @@ CAUSE = Cause(
     check="Did loading report the tensor as missing, and are the checkpoint's files still in place?",
     fix="Repair the checkpoint, or keep newly initialised layers off disk in the map; keep the files where they are "
     "for as long as the model lives.",
-    avoid=("ignoring the 'newly initialized' line: on a real device that is random, on disk it is a KeyError.",),
+    avoid=("ignoring the 'newly initialized' line: such a weight is random on a real device, and a KeyError on disk.",),
     seen_as=("KeyError: '….weight'", VALUE, "No such file or directory: …", HEADLINE),
     cases=(
         Case(

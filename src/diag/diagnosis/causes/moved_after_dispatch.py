@@ -24,7 +24,7 @@ CAUSE = Cause(
     "first: diag.materialise(model, device=...).",
     avoid=(
         "to_empty(), although PyTorch's message proposes it: it throws the weights away.",
-        "reloading because 'the model is broken': after the failed call it still answers right.",
+        "reloading because 'the model is broken': after the failed call the model still works.",
     ),
     seen_as=(
         "You can't move a model that has some modules offloaded to cpu or disk.",

@@ -18,7 +18,7 @@ CAUSE = Cause(
     check="Did it happen while loading or while running, and on which device?",
     fix="Load with device_map='auto' and a max_memory that leaves room for activations, quantize, or shorten the "
     "inputs.",
-    avoid=("emptying the cache in a loop: it gives back only what nobody uses.",),
+    avoid=("emptying the cache in a loop: it only gives back memory that is unused anyway.",),
     seen_as=(OUT_OF_MEMORY,),
     texts=(
         Text(

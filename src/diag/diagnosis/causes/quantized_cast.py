@@ -15,7 +15,7 @@ CAUSE = Cause(
     rules_out=("The model is not quantized.",),
     check="Which line calls .half(), .float() or .to() with a dtype?",
     fix="Remove the cast and pass dtype= when loading; it is the dtype that the layers compute in.",
-    avoid=("dequantizing first: it gives back the full size and keeps the loss.",),
+    avoid=("dequantizing first: the model takes its full size again and keeps the rounding of the quantization.",),
     seen_as=(
         "`….half()` is not supported for quantized model. Please use the model as it is…",
         "You cannot cast a bitsandbytes model in a new `dtype`.…",

@@ -15,12 +15,12 @@ CAUSE = Cause(
     "full: the plan alone decides, and it also counts what others hold.",
     proves=("The error is the loader's refusal, and the spec's map holds cpu or disk beside another device.",),
     rules_out=("The whole map is one device, the CPU included.",),
-    check="What did the map come out as: does it hold 'cpu' or 'disk'?",
+    check="Does the map that was used hold 'cpu' or 'disk'?",
     fix="Make it fit: free the GPU, use 4-bit instead of 8-bit, or put everything on one device "
     "(device_map='single'). llm_int8_enable_fp32_cpu_offload=True with a map as a dict loads, and leaves the "
     "offloaded modules unquantized.",
     avoid=(
-        "load_in_8bit_fp32_cpu_offload: older error texts named it, it never existed.",
+        "load_in_8bit_fp32_cpu_offload: older error texts name it, but it never existed.",
         "counting on 4-bit sizes with the fp32 offload switch: offloaded modules stay at full size.",
     ),
     seen_as=(ON_CPU_OR_DISK, "….__init__() got an unexpected keyword argument 'load_in_8bit_fp32_cpu_offload'"),

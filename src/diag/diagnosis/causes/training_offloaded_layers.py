@@ -13,13 +13,13 @@ CAUSE = Cause(
     title="Offloaded layers are not trained",
     severity="silent",
     explanation="Gradients go to the temporary copy that the hook brings in; the registered parameter is a "
-    "placeholder, its grad stays None, and the optimizer skips it. Loss falls, because the other layers learn, and "
-    "nothing warns. For quantized models accelerate refuses in words.",
+    "placeholder, its grad stays None, and the optimizer skips it. The loss falls because the other "
+    "layers learn, and no warning appears. For quantized models accelerate raises an error.",
     proves=("Trainable parameters are on meta, or the optimizer holds meta parameters.",),
     rules_out=("Every trainable parameter is real: an adapter on layers that are not offloaded is fine.",),
     check="Is any trainable parameter on meta after loading?",
     fix="Train without offload: a smaller or quantized base with an adapter on one device, or FSDP or ZeRO.",
-    avoid=("believing a falling loss.",),
+    avoid=("trusting a falling loss: the other layers alone can lower it.",),
     shows_as=("no error: the loss falls, and the offloaded layers get no gradient",),
     texts=(
         Text(

@@ -10,8 +10,8 @@ CAUSE = Cause(
     rank=310,
     title="None of the known causes explains this",
     shown_on="a scenario for an unknown cause would have to be known",
-    explanation="The text or the state was read and fits no entry of the catalogue. That is said plainly instead of "
-    "guessing; what was looked at and ruled out is listed, so that it can be sent on.",
+    explanation="The text or the state was read and fits no known cause, so diag does not guess. The finding lists "
+    "what was looked at and ruled out, so that you can send it on.",
     proves=("No rule gave evidence for any cause.",),
     rules_out=("Any other entry is supported.",),
     check="Give more: the whole traceback, the lines printed while loading, or the model itself.",
