@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Frozen: nightly jobs are written against these numbers."""
+    """These numbers never change: nightly jobs are written against them."""
 
     AS_EXPECTED = 0
     WORSE = 1
