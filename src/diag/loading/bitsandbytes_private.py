@@ -19,8 +19,9 @@ def has_bfloat16_kernel(layer: nn.Module) -> bool:
     return bool(getattr(layer, _SWITCH, False))
 
 
-def fits_bfloat16_kernel(layer: nn.Linear) -> bool:
+def fits_bfloat16_kernel(layer: nn.Module) -> bool:
     """Whether that kernel can compute a layer of this shape; others load, and fail at the first call."""
+    assert isinstance(layer, nn.Linear)
     block = getattr(layer.weight, "blocksize", None) or BLOCK
     return layer.out_features % ROWS_TOGETHER == 0 and layer.in_features % block == 0
 

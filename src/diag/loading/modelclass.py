@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from diag.errors import CheckpointError
 from diag.loading.checkpoint.files import Checkpoint
+from diag.loading.transformers_private import ModelClass
 from diag.values.text import first_line
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 
 def may_run_its_code(checkpoint: Checkpoint) -> bool:
@@ -36,16 +37,15 @@ def load_config(checkpoint: Checkpoint) -> PretrainedConfig:
         ) from e
 
 
-def model_class(checkpoint: Checkpoint, config: PretrainedConfig) -> type[PreTrainedModel]:
+def model_class(checkpoint: Checkpoint, config: PretrainedConfig | None) -> ModelClass:
     """The class that `config.architectures` names, or the generic one for the model type where it names none."""
     import transformers
 
     listed = checkpoint.config.get("architectures")
     names = list(listed) if isinstance(listed, (list, tuple)) else []
-    for name in names:
-        found = getattr(transformers, name, None)
-        if isinstance(found, type):
-            return found
+    known = [name for name in names if isinstance(getattr(transformers, name, None), type)]
+    if known:
+        return getattr(transformers, known[0])
     if names and _own_code(checkpoint):
         if may_run_its_code(checkpoint):
             return _class_from_its_code(checkpoint)
@@ -63,29 +63,27 @@ def _own_code(checkpoint: Checkpoint) -> bool:
     return bool(checkpoint.config.get("auto_map"))
 
 
-def _generic_class(checkpoint: Checkpoint, config: PretrainedConfig) -> type[PreTrainedModel]:
-    from transformers import AutoModel
+def _generic_class(checkpoint: Checkpoint, config: PretrainedConfig | None) -> ModelClass:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    try:
-        found = MODEL_MAPPING[type(config)]
-    except KeyError as e:
+    if config is None or type(config) not in MODEL_MAPPING:
         raise CheckpointError(
             f"config.json of {checkpoint.model!r} names no architecture.",
             why=f"there is no generic class for {type(config).__name__} either.",
             next_step='add "architectures": ["YourClass"] to config.json, or name your own loader.',
-        ) from e
-    return (found[0] if isinstance(found, tuple) else found) or AutoModel
+        )
+    found = MODEL_MAPPING[type(config)]
+    return cast("ModelClass", found[0] if isinstance(found, tuple) else found)
 
 
-def _class_from_its_code(checkpoint: Checkpoint) -> type[PreTrainedModel]:
+def _class_from_its_code(checkpoint: Checkpoint) -> ModelClass:
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     references = checkpoint.config["auto_map"]
     assert isinstance(references, Mapping)
     known = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModel", *references)
     chosen = next(kind for kind in known if kind in references)
-    return get_class_from_dynamic_module(references[chosen], str(checkpoint.folder))
+    return cast("ModelClass", get_class_from_dynamic_module(references[chosen], str(checkpoint.folder)))
 
 
 def _remote_code(checkpoint: Checkpoint) -> CheckpointError:

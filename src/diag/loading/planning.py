@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from diag.errors import CheckpointError, MissingLibraryError, UnsupportedError
 from diag.loading.checkpoint.files import Checkpoint
@@ -21,15 +21,15 @@ from diag.loading.footprint import (
     why_spilled,
 )
 from diag.loading.modelclass import load_config, may_run_its_code, model_class
-from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, disk_map, offload_map, preset_map
+from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, written_map
 from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
-from diag.loading.transformers_private import Skeleton, skeleton
+from diag.loading.transformers_private import ModelClass, Skeleton, skeleton
 from diag.machine.accelerators import accelerator_name, usable_memory, use_hardware
 from diag.models.tensors import tie_sources
 from diag.values.spec import AUTO_PRESETS, LoadSpec
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 Memory = Mapping[int | str, int]  # bytes by device index or "cpu"
 RequestedMap = str | Mapping[str, Device] | None
@@ -48,9 +48,9 @@ class Plan:
 
     spec: LoadSpec
     checkpoint: Checkpoint
-    model_class: type[PreTrainedModel] | None
+    model_class: ModelClass | None
     config: PretrainedConfig | None
-    arguments: dict[str, object]
+    arguments: dict[str, Any]
     resolved_map: Mapping[str, Device] | None = None
     packed: Packed = NOTHING
     n_linear: int = 0
@@ -72,7 +72,7 @@ def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
     checkpoint = find_checkpoint(spec.model)
     config = _config_for_loader(checkpoint) if spec.loader else load_config(checkpoint)
     kind = None if spec.loader else model_class(checkpoint, config)
-    arguments: dict[str, object] = {
+    arguments: dict[str, Any] = {
         "config": config,
         "dtype": spec.dtype,
         "trust_remote_code": may_run_its_code(checkpoint),
@@ -81,15 +81,15 @@ def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
     arguments |= {} if limits is None else {"max_memory": limits}
     plan = Plan(spec, checkpoint, kind, config, arguments)
     if kind is None:
-        given = arguments["device_map"] = _map_for_loader(plan, accelerator)
-        return replace(plan, needs_disk=isinstance(given, Mapping) and "disk" in given.values())
-    arguments["device_map"] = _requested_map(plan, accelerator)
-    built = _without_weights(plan)
+        return _plan_for_loader(plan, accelerator)
+    arguments["device_map"] = _requested_map(plan, kind, accelerator)
+    built = _without_weights(plan, kind)
+    tied = tie_sources(built.model)
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     placed = plain_devices(built.device_map, accelerator) if has_map else None
     layers = linear_layers(built.model)
     devices = module_devices(built.model, placed or {"": "cpu" if accelerator is None else 0})
-    nbytes = bytes_per_device(built.model, placed or {"": "cpu"}, tie_sources(built.model))
+    nbytes = bytes_per_device(built.model, placed or {"": "cpu"}, tied)
     return replace(
         plan,
         resolved_map=placed,
@@ -109,16 +109,22 @@ def _config_for_loader(checkpoint: Checkpoint) -> PretrainedConfig | None:
         return None
 
 
+def _plan_for_loader(plan: Plan, accelerator: str | None) -> Plan:
+    given = _map_for_loader(plan, accelerator)
+    on_disk = isinstance(given, Mapping) and "disk" in given.values()
+    return replace(plan, arguments={**plan.arguments, "device_map": given}, needs_disk=on_disk)
+
+
 def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
     """What transformers takes: `disk` and `offload` are diag's own words, so a loader gets the map they stand for."""
     spec = plan.spec
     if not isinstance(spec.device_map, str):
         return dict(spec.device_map)
     if spec.device_map not in WRITTEN_PRESETS:
-        return preset_map(spec.device_map, accelerator)
+        return _preset_map(spec.device_map, accelerator)
     try:
         kind = model_class(plan.checkpoint, plan.config)
-        return _written_map(replace(plan, model_class=kind), accelerator)
+        return _written_map(plan, kind, accelerator)
     except UnsupportedError:
         raise
     except Exception as e:  # a class that is not known, or one that can't be built without weights: each has its own
@@ -130,39 +136,43 @@ def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
         ) from e
 
 
-def _requested_map(plan: Plan, accelerator: str | None) -> RequestedMap:
+def _requested_map(plan: Plan, kind: ModelClass, accelerator: str | None) -> RequestedMap:
     """The `device_map` for `from_pretrained`: a word of transformers', or a map from names to devices."""
     asked = plan.spec.device_map
-    if asked in AUTO_PRESETS:
-        return str(asked)
     if asked == "none" and plan.spec.simulated and is_bitsandbytes(plan.spec, plan.config):
         return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
     if isinstance(asked, str) and asked not in WRITTEN_PRESETS:
-        return preset_map(asked, accelerator)
-    return _written_map(plan, accelerator)
+        return _preset_map(asked, accelerator)
+    return _written_map(plan, kind, accelerator)
 
 
-def _written_map(plan: Plan, accelerator: str | None) -> dict[str, Device]:
+def _preset_map(preset: str, accelerator: str | None) -> RequestedMap:
+    if preset == "single":
+        return {"": "cpu" if accelerator is None else 0}
+    return {"none": None, "cpu": {"": "cpu"}}.get(preset, preset)
+
+
+def _written_map(plan: Plan, kind: ModelClass, accelerator: str | None) -> dict[str, Device]:
     """The spec's own map, checked, or the one that a preset of ours stands for; both by the unquantized model."""
     arguments = {**plan.arguments, "device_map": {"": "cpu"}}
     del arguments["quantization_config"]
-    model = skeleton(plan.model_class, str(plan.checkpoint.folder), **arguments).model
+    model = skeleton(kind, str(plan.checkpoint.folder), **arguments).model
     if not isinstance(plan.spec.device_map, str):
         device_map = dict(plan.spec.device_map)
         check_map(model, device_map)
         return device_map
     ties = tie_sources(model)
-    write = disk_map if plan.spec.device_map == "disk" else offload_map
-    return write(model, "cpu" if accelerator is None else 0, {*ties, *ties.values()})
+    first: Device = "cpu" if accelerator is None else 0
+    return written_map(plan.spec.device_map, model, first, {*ties, *ties.values()})
 
 
-def _without_weights(plan: Plan) -> Skeleton:
+def _without_weights(plan: Plan, kind: ModelClass) -> Skeleton:
     """The model as `from_pretrained` builds it before it reads weights, with its device map; refusals in our words."""
     arguments = dict(plan.arguments)
     if arguments["device_map"] is None:
         arguments["device_map"] = {"": "cpu"}
     try:
-        return skeleton(plan.model_class, str(plan.checkpoint.folder), **arguments)
+        return skeleton(kind, str(plan.checkpoint.folder), **arguments)
     except ImportError as e:
         what = f"quantization={plan.spec.quantization!r} can't be used here."
         raise MissingLibraryError(what, why=str(e), next_step="install what it names.") from e

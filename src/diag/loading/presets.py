@@ -1,7 +1,4 @@
-"""What each preset asks for: a word of transformers, or a map that diag writes; and what a given map lacks.
-
-Reads a model on meta.
-"""
+"""The maps that the presets `disk` and `offload` stand for, and what is wrong with a given map. Reads a meta model."""
 
 from __future__ import annotations
 
@@ -17,13 +14,6 @@ from diag.models.maps import ancestors, device_for
 
 Device = str | int
 WRITTEN_PRESETS = ("disk", "offload")
-
-
-def preset_map(preset: str, accelerator: str | None) -> str | dict[str, Device] | None:
-    """What `from_pretrained` takes for a preset that needs no model: its own word, a map of one entry, or None."""
-    if preset == "single":
-        return {"": "cpu" if accelerator is None else 0}
-    return {"none": None, "cpu": {"": "cpu"}}.get(preset, preset)
 
 
 def block_paths(model: nn.Module) -> tuple[str, ...]:
@@ -45,34 +35,22 @@ def _outermost(module: nn.Module, wanted: Callable[[nn.Module], bool], path: str
         yield from _outermost(child, wanted, f"{path}.{name}" if path else name)
 
 
-def disk_map(model: nn.Module, first: Device, tied: Iterable[str]) -> dict[str, Device]:
-    """Every block on disk, the rest on the first device."""
-    return _with_rest(model, dict.fromkeys(_movable_blocks(model, tied), "disk"), first)
+def written_map(preset: str, model: nn.Module, first: Device, tied: Iterable[str]) -> dict[str, Device]:
+    """The map that `disk` or `offload` stands for; tied tensors, and all outside of blocks, go to the first device.
 
-
-def offload_map(model: nn.Module, first: Device, tied: Iterable[str]) -> dict[str, Device]:
-    """Blocks by thirds on the first device, the CPU and disk; tied groups and all outside blocks on the first."""
-    blocks = _movable_blocks(model, tied)
-    thirds: tuple[Device, ...] = (first, "cpu", "disk")
-    places = {block: thirds[min(2, i * 3 // len(blocks))] for i, block in enumerate(blocks)}
-    return _with_rest(model, places, first)
-
-
-def _movable_blocks(model: nn.Module, tied: Iterable[str]) -> tuple[str, ...]:
+    `disk` puts every block on disk; `offload` puts blocks by thirds on the first device, the CPU and disk.
+    """
     tied = tuple(tied)
-    blocks = tuple(b for b in block_paths(model) if not any(name.startswith(f"{b}.") for name in tied))
+    blocks = [path for path in block_paths(model) if not any(name.startswith(f"{path}.") for name in tied)]
     if not blocks:
         raise UnsupportedError(
             f"{type(model).__name__} has no blocks that could be offloaded.",
             why="its class declares no _no_split_modules and it has no module lists.",
             next_step="write the map yourself: device_map={'module.name': 'disk', …}.",
         )
-    return blocks
-
-
-def _with_rest(model: nn.Module, places: dict[str, Device], first: Device) -> dict[str, Device]:
-    rest = dict.fromkeys(_rest(model, "", frozenset(places)), first)
-    return {**rest, **places}
+    thirds: tuple[Device, ...] = ("disk",) * 3 if preset == "disk" else (first, "cpu", "disk")
+    places = {block: thirds[i * 3 // len(blocks)] for i, block in enumerate(blocks)}
+    return {**dict.fromkeys(_rest(model, "", frozenset(places)), first), **places}
 
 
 def _rest(module: nn.Module, path: str, taken: frozenset[str]) -> Iterator[str]:

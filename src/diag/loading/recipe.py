@@ -158,7 +158,7 @@ def _with_adapter(plan: Plan, model: nn.Module) -> nn.Module:
     except ImportError as e:
         raise DiagError("adapter= needs peft.", why=str(e), next_step="pip install peft.") from e
     limits = {name: value for name, value in plan.arguments.items() if name == "max_memory"}
-    return peft.PeftModel.from_pretrained(model, plan.spec.adapter, **limits)
+    return peft.PeftModel.from_pretrained(model, str(plan.spec.adapter), **limits)
 
 
 def _named(error: Exception, plan: Plan, notes: list[str]) -> Exception:

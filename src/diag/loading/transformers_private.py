@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from unittest import mock
 
 import torch
@@ -20,14 +20,17 @@ from torch import nn
 
 from diag.errors import DiagError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _PLACE = "transformers.modeling_utils._get_device_map"
 _LOCK = threading.RLock()
 
 
-class HasFromPretrained(Protocol):
-    """A model class, as far as a load needs it."""
+class ModelClass(Protocol):
+    """A model class of transformers, as far as a load needs it: gives the model, or the model and what it reports."""
 
-    def from_pretrained(self, folder: str, **arguments: object) -> nn.Module: ...
+    def from_pretrained(self, folder: str, **arguments: object) -> Any: ...
 
 
 class Operation(Protocol):
@@ -60,7 +63,7 @@ class _Stop(BaseException):  # not an Exception: no library may swallow it
         self.skeleton = skeleton
 
 
-def skeleton(model_class: HasFromPretrained, folder: str, **arguments: object) -> Skeleton:
+def skeleton(model_class: ModelClass, folder: str, **arguments: object) -> Skeleton:
     """What `model_class.from_pretrained(folder, **arguments)` would load, without reading a weight.
 
     `arguments` must hold a `device_map`. Errors that transformers raises before reading weights come through
@@ -110,7 +113,7 @@ class Renamed:
     converter: Converter | None = None
 
 
-def key_renamer(model: nn.Module, names: Mapping[str, bool]) -> Callable[[str], Renamed]:
+def key_renamer(model: PreTrainedModel, names: dict[str, bool]) -> Callable[[str], Renamed]:
     """Gives a file's key the name that transformers loads it under in this model, whose tensors are called `names`.
 
     transformers 5 renames keys and converts tensors by a mapping of its own. Version 4 has none, nor has a model of
@@ -132,7 +135,7 @@ def key_renamer(model: nn.Module, names: Mapping[str, bool]) -> Callable[[str], 
         return lambda key: as_it_is(_first_match(patterns, key))
     renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
     converters = [one for one in mapping if isinstance(one, WeightConverter)]
-    by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+    by_pattern: dict[str, Any] = {pattern: one for one in converters for pattern in one.source_patterns}
 
     def renamed(key: str) -> Renamed:
         name, pattern = rename_source_key(key, renamings, converters, prefix or None, names)[:2]

@@ -19,10 +19,10 @@ def use_hardware(hardware: Hardware | None) -> None:
 
     Plans for simulated hardware count the host memory that a container leaves, as plans for this machine do.
     """
-    if hardware is None:
-        simgpu.park()
-    else:
+    if hardware is not None:
         simgpu.activate(hardware, _free_host_bytes)
+    elif accelerator_name() == "simgpu":
+        simgpu.park()
 
 
 def _free_host_bytes() -> int:
@@ -31,8 +31,11 @@ def _free_host_bytes() -> int:
 
 def accelerator_name() -> str | None:
     """`cuda`, `xpu`, `mps`, `simgpu`, …, or None where there is only the CPU."""
-    kind = torch_child.accelerator_kind(torch)
-    return kind if kind and torch.get_device_module(kind).device_count() else None
+    accelerator = torch.accelerator
+    if not accelerator.is_available() or accelerator.device_count() == 0:
+        return None
+    current = accelerator.current_accelerator()
+    return None if current is None else current.type
 
 
 def device_count() -> int:

@@ -15,7 +15,7 @@ from diag.proving.savedrequest import is_saved_request, read_request
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_PROMPT = "The capital of France is"
 MAX_POSITIONS = 64
@@ -58,7 +58,7 @@ def takes(model: nn.Module, name: str) -> bool:
 
 
 def _plain(
-    model: nn.Module, probe: str | None, folder: str | None, tokenizer: PreTrainedTokenizerBase | None
+    model: PreTrainedModel, probe: str | None, folder: str | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> Inputs:
     name = probe or DEFAULT_PROMPT
     if tokenizer is not None:
@@ -87,7 +87,7 @@ def _plain(
     return Inputs(tensors, tokenizer, name)
 
 
-def _replayed(model: nn.Module, path: str, tokenizer: PreTrainedTokenizerBase | None) -> Tensors:
+def _replayed(model: PreTrainedModel, path: str, tokenizer: PreTrainedTokenizerBase | None) -> Tensors:
     tensors = read_request(path, tokenizer, getattr(model, "dtype", None))
     unknown = [name for name in tensors if not takes(model, name)]
     if unknown == ["token_type_ids"]:  # tokenizers give them to models that have none
@@ -131,12 +131,12 @@ def _fixed_ids(config: PretrainedConfig) -> torch.Tensor:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _sees(model: nn.Module) -> bool:
+def _sees(model: PreTrainedModel) -> bool:
     """Takes text and an image."""
     return takes(model, "pixel_values") and takes(model, "input_ids") and hasattr(model.config, "vision_config")
 
 
-def _processed(model: nn.Module, prompt: str, folder: str) -> Tensors | None:
+def _processed(model: PreTrainedModel, prompt: str, folder: str) -> Tensors | None:
     """Prompt and image through the model's own processor; None where it has none that works without extras."""
     from transformers import AutoProcessor
 
@@ -173,7 +173,7 @@ def _picture() -> Image:
     return Image.fromarray(np.stack([across, down, (across // 32 + down // 32) % 2 * 255], -1).astype("uint8"))
 
 
-def _add_image(model: nn.Module, tensors: Tensors) -> None:
+def _add_image(model: PreTrainedModel, tensors: Tensors) -> None:
     """A fixed image, with as many image tokens in the text as the model's vision tower gives."""
     vision = getattr(model.config, "vision_config", None)
     alone = getattr(model, "main_input_name", "") == "pixel_values"
@@ -201,7 +201,7 @@ def _add_image(model: nn.Module, tensors: Tensors) -> None:
 # --- sound ------------------------------------------------------------------------------------------------------------
 
 
-def _add_sound(model: nn.Module, tensors: Tensors) -> None:
+def _add_sound(model: PreTrainedModel, tensors: Tensors) -> None:
     main, config = getattr(model, "main_input_name", ""), model.config
     generator = torch.Generator().manual_seed(0)
     dtype = getattr(model, "dtype", torch.float32)

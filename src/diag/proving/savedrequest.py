@@ -111,10 +111,12 @@ def _text_in(value: object) -> str | None:
     return next((value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
 
 
-def _chat(messages: list[object], tokenizer: PreTrainedTokenizerBase, file: Path) -> dict[str, torch.Tensor]:
-    how = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+def _chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, file: Path) -> dict[str, torch.Tensor]:
     try:
-        return dict(tokenizer.apply_chat_template(messages, **how))
+        done = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        return dict(done)  # type: ignore[arg-type]
     except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
         raise _unreadable(file, e) from e
 

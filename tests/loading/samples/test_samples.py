@@ -264,20 +264,18 @@ def test_processes_that_make_one_sample_at_once_all_get_it_whole(own_cache, tiny
     assert digest(Path(paths.pop())) == digest(tiny_path)
 
 
-def test_makers_without_a_lock_do_not_harm_each_other(tmp_path, monkeypatch):
-    monkeypatch.setenv("DIAG_CACHE", str(tmp_path))
-
+def test_makers_without_a_lock_do_not_harm_each_other(tmp_path):
     def first(target: Path) -> None:
         (target / "weights").write_text("first")
-        cache._publish(tmp_path / "samples" / "both", second)
+        cache._publish(tmp_path / "both", second)
 
     def second(target: Path) -> None:
         (target / "weights").write_text("second")
 
-    (tmp_path / "samples").mkdir()
-    cache._publish(tmp_path / "samples" / "both", first)
-    assert (cache.find("both") / "weights").read_text() == "second"
-    assert not list((tmp_path / "samples").glob(".making-*"))
+    cache._publish(tmp_path / "both", first)
+    assert cache.is_whole(tmp_path / "both")
+    assert (tmp_path / "both" / "weights").read_text() == "second"
+    assert not list(tmp_path.glob(".making-*"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process is killed with a signal")
@@ -301,14 +299,14 @@ def test_a_killed_maker_leaves_nothing_half_done_and_the_next_one_succeeds(own_c
     assert not left[0].exists()
 
 
-def test_a_maker_that_fails_leaves_nothing(own_cache):
+def test_a_maker_that_fails_leaves_nothing(tmp_path):
     def breaks(target: Path) -> None:
         (target / "half").write_text("half")
         raise RuntimeError("broken on purpose")
 
     with pytest.raises(RuntimeError, match="broken on purpose"):
-        cache.folder("broken", breaks, needs=1)
-    assert [file.name for file in (own_cache / "samples").iterdir() if not file.name.endswith(".lock")] == []
+        cache.folder(tmp_path / "broken", breaks, needs=1)
+    assert [file.name for file in tmp_path.iterdir() if not file.name.endswith(".lock")] == []
 
 
 # Errors that say what to do
@@ -336,12 +334,12 @@ def test_a_cache_that_can_not_be_written_names_the_way_out(tmp_path, monkeypatch
         samples.path("tiny")
 
 
-def test_a_disk_without_room_is_found_before_anything_is_made(own_cache):
+def test_a_disk_without_room_is_found_before_anything_is_made(tmp_path):
     def make(target: Path) -> None:
         raise AssertionError("made although there is no room")
 
     with pytest.raises(CheckpointError, match=r"iB are needed, .* GiB are free"):
-        cache.folder("huge", make, needs=2**60)
+        cache.folder(tmp_path / "huge", make, needs=2**60)
 
 
 # Real weights

@@ -135,8 +135,10 @@ def endpoint() -> str:
 def cached(model: str) -> Path | None:
     """The newest whole copy in the cache; None where there is none or it is not complete."""
     try:  # without patterns, a copy that lacks a README is none for huggingface_hub 2
-        settings = {"allow_patterns": list(SETTINGS), "ignore_patterns": _SUBFOLDERS}
-        folder = Path(snapshot_download(model, local_files_only=True, **settings))
+        found = snapshot_download(
+            model, local_files_only=True, allow_patterns=list(SETTINGS), ignore_patterns=_SUBFOLDERS
+        )
+        folder = Path(found)
         read_folder(folder)
     except Exception:  # not cached, cut off half-way, or no valid id: in each case there is no copy to use
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -
     return files.get(plain) or files.get(plain_name(followed))
 
 
-def _other_targets(found: Mapping[str, Source], names: Mapping[str, bool]) -> dict[str, Source]:
+def _other_targets(found: Mapping[str, Source], names: Container[str]) -> dict[str, Source]:
     """A converter that splits one stored tensor serves several names; only the first is the group's own."""
     others: dict[str, Source] = {}
     for source in found.values():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diag.errors import SpecError
 from diag.loading.samples import cache, catalog
+from diag.machine.folders import cache_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,14 +42,21 @@ def path(name: str) -> Path:
     """
     sample = catalog.SAMPLES.get(name)
     if sample is None:
-        raise _not_a_sample(name)
+        close = difflib.get_close_matches(str(name), names(), n=1)
+        raise SpecError(
+            f"{name!r} is not a sample.",
+            why=f"samples are: {', '.join(names())}.",
+            next_step=f"did you mean {close[0]!r}?"
+            if close
+            else "use one of these, or give a folder or hub id as model.",
+        )
     if not sample.model_type:  # real weights, made elsewhere
         from diag.loading.samples import smollm2
 
         return smollm2.path()
     # The files also depend on transformers' way of writing a checkpoint.
     key = f"{name}-{importlib.metadata.version('transformers')}-{_RECIPE}"
-    return cache.folder(key, lambda target: _make(sample, target), needs=4 * sample.nbytes)
+    return cache.folder(cache_folder() / "samples" / key, lambda target: _make(sample, target), needs=4 * sample.nbytes)
 
 
 def describe() -> pd.DataFrame:
@@ -69,14 +77,3 @@ def _make(sample: catalog.Sample, target: Path) -> None:
     from diag.loading.samples import making
 
     making.make(sample, target)
-
-
-def _not_a_sample(name: object) -> SpecError:
-    close = difflib.get_close_matches(str(name), names(), n=1)
-    return SpecError(
-        f"{name!r} is not a sample.",
-        why=f"samples are: {', '.join(names())}.",
-        next_step=f"did you mean {close[0]!r}?"
-        if close
-        else "use one of these, or give a folder or hub id as the model.",
-    )

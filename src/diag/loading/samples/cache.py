@@ -1,4 +1,4 @@
-"""Folders made once, whole or not at all, and shared by all processes of a user. Needs filelock, which torch brings."""
+"""Folders made once, whole or not at all, and shared by all processes of a user."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
+
 from diag.errors import CheckpointError
-from diag.machine.folders import cache_folder
 from diag.values.units import format_size
 
 MANIFEST = "diag-sample.json"
@@ -29,37 +30,25 @@ def fingerprint(*recipe: str) -> str:
     return digest.hexdigest()[:8]
 
 
-def find(key: str) -> Path | None:
-    """The folder `key` where it is already in the cache, and whole."""
-    made = _samples() / key
-    return made if is_whole(made) else None
-
-
-def _samples() -> Path:
-    return cache_folder() / "samples"
-
-
-def folder(key: str, make: Callable[[Path], None], *, needs: int) -> Path:
-    """The folder `key` in the cache; `make` fills an empty one when it is not there or not whole.
+def folder(final: Path, make: Callable[[Path], None], *, needs: int) -> Path:
+    """The folder `final`; `make` fills an empty one when it is not there or not whole.
 
     `make` works in a private folder that is renamed at the end, so no reader ever sees a half of it and the last of
     two makers loses nothing. The lock only saves work: without it (some network file systems) both would make it.
-    `needs` is the room in bytes. Raises CheckpointError where the cache can't be written.
+    `needs` is the room in bytes. Raises CheckpointError where the folder can't be written.
     """
-    if (made := find(key)) is not None:
-        return made
-    final = _samples() / key
-    samples = final.parent
+    if is_whole(final):
+        return final
     try:
-        samples.mkdir(parents=True, exist_ok=True)
-        with _one_maker(samples / f".{key}.lock"):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _one_maker(final.parent / f".{final.name}.lock"):
             if not is_whole(final):
-                _remove_stale(samples)
-                _check_room(samples, needs)
+                _remove_stale(final.parent)
+                _check_room(final.parent, needs)
                 _publish(final, make)
     except OSError as e:
         raise CheckpointError(
-            f"the sample {key!r} can't be written to the cache.",
+            f"the sample {final.name!r} can't be written to the cache.",
             why=f"{type(e).__name__}: {e.strerror or e}.",
             next_step="set DIAG_CACHE to a folder with room that you may write to.",
         ) from e
@@ -99,8 +88,6 @@ def _put_in_place(private: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def _one_maker(lock: Path) -> Iterator[None]:
-    import filelock
-
     held = filelock.FileLock(lock)
     with contextlib.suppress(filelock.Timeout, NotImplementedError):
         held.acquire(timeout=_LOCK_SECONDS)

