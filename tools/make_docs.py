@@ -19,7 +19,7 @@ import nbformat
 
 from diag.diagnosis import causes
 from diag.views.files import write_notebook
-from diag.views.markup import style_tag
+from diag.views.markup import render
 from diag.views.report.execute import run_notebook
 from diag.views.report.notebooks import find_notebook
 
@@ -95,10 +95,10 @@ def _readable(output: Any) -> Any:
 
 def _style_once(output: Any, styled: bool) -> bool:
     """The style sheet stays with the first output that brings it."""
-    html = output.get("data", {}).get("text/html", "")
-    if style_tag() in html and styled:
-        output.data["text/html"] = html.replace(style_tag(), "")
-    return styled or style_tag() in html
+    html, style = output.get("data", {}).get("text/html", ""), render("style")
+    if style in html and styled:
+        output.data["text/html"] = html.replace(style, "")
+    return styled or style in html
 
 
 def _without_paths(value: Any) -> Any:

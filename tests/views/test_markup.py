@@ -7,7 +7,7 @@ import re
 import pytest
 
 from diag.values.text import visible
-from diag.views.markup import View, breakable, escape, notice, page, render, table, tag
+from diag.views.markup import View, page, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -19,6 +19,16 @@ HOSTILE = [
 ]
 
 
+def escape(text: str) -> str:
+    """What a template prints of a text."""
+    return render("said", words=text).removeprefix("<p>").removesuffix("</p>")
+
+
+def breakable(text: str) -> str:
+    """The same where long words may break."""
+    return re.search("<p>(.*)</p>", render("notice", tone="warn", title="", paragraphs=[text]))[1]
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_markup_survives_escaping(text):
     assert not re.search(r"[<>\"']", escape(text))
@@ -26,9 +36,11 @@ def test_no_markup_survives_escaping(text):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_cells_captions_and_attributes_add_no_element(text):
-    view = table(("name", text), [(escape(text), escape(text))], text) + tag("p", "x", title=text)
+    view = render("table", columns=("name", text), rows=[(text, text)], caption=text) + render(
+        "said", words="x", look=text
+    )
     names = set(re.findall(r"<\s*/?\s*([a-zA-Z0-9]+)", view))
-    assert names <= {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "p"}
+    assert names <= {"div", "table", "caption", "thead", "tbody", "tr", "th", "td", "p", "span", "wbr"}
 
 
 def test_ansi_codes_are_written_out_instead_of_colouring():
@@ -92,11 +104,12 @@ def test_a_view_is_html_in_a_notebook_and_text_in_a_terminal():
 
 
 def test_a_notice_says_in_words_what_its_colour_says():
-    assert "incomplete" in notice("bad", "This report is incomplete", ["why"])
+    assert "incomplete" in render("notice", tone="bad", title="This report is incomplete", paragraphs=["why"])
 
 
 def test_each_card_line_carries_its_column_name():
-    assert 'data-label="host peak"' in table(("name", "host peak"), [("a", "1")], "c")
+    html = render("table", columns=("name", "host peak"), rows=[("a", "1")], caption="c")
+    assert 'data-label="host peak"' in html
 
 
 def channel(value: int) -> float:

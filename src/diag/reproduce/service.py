@@ -15,13 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diag.errors import DiagError, SpecError
 from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import torch
     from uvicorn import Server
 
 # `hooks-lost` and `calls-at-once` give the reported text; `inputs-to-model-device`, blamed first, gives another one.
@@ -34,9 +34,17 @@ MISTAKES = {
 _NEW_TOKENS = 4
 _MOST_BYTES = 65_536  # of a request's body
 
-Message = dict[str, object]
+Message = dict[str, Any]  # as ASGI has it
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class LanguageModel(Protocol):
+    """The part of a model that the service uses."""
+
+    device: torch.device
+
+    def generate(self, inputs: torch.Tensor, **options: object) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Service:
             raise SpecError(f"mistake={mistake!r} is not valid.", next_step=f"use one of: {', '.join(MISTAKES)}.")
         self.spec = LoadSpec.from_env(model, environ, **values)
         self.mistake = mistake
-        self.model: Any = None  # a PreTrainedModel that can generate, once it is loaded
+        self.model: LanguageModel | None = None
         self.problem: BaseException | None = None
         self._started = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -79,7 +87,7 @@ class Service:
                 self.problem = error
             self._started.set()
 
-    def _load(self) -> PreTrainedModel:
+    def _load(self) -> LanguageModel:
         from diag.loading.recipe import load
 
         outcome = load(self.spec)

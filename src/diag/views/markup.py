@@ -7,7 +7,7 @@ written out. No template names an outside resource.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
@@ -104,40 +104,3 @@ def _long_words(text: object) -> Iterator[tuple[list[Markup], bool]]:
     for number, piece in enumerate(_LONG_WORD.split(visible(redact(str(text))))):
         parts = _SEPARATOR.split(piece) if number % 2 else [piece]
         yield [escape_markup(part) for part in parts], number % 2 == 1 and len(piece) <= _LINE
-
-
-# --- leaves with its last caller, when the widgets and the notebook have templates -----------------------------------
-
-
-def escape(text: object) -> str:
-    return str(escape_markup(visible(redact(str(text)))))
-
-
-def tag(name: str, content: str = "", **attributes: object) -> str:
-    pairs = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-        if value is not None
-    )
-    return f"<{name}{pairs}>{content}</{name}>"
-
-
-def breakable(text: object) -> str:
-    return _part("breakable", text)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, cards: bool = True) -> str:
-    cells = [[Markup(cell) for cell in row] for row in rows]
-    return _part("table", columns, cells, caption, "cards" if cards else "")
-
-
-def notice(tone: str, title: str, paragraphs: Iterable[str]) -> str:
-    return _part("notice", tone, title, [Markup(paragraph) for paragraph in paragraphs])
-
-
-def style_tag() -> str:
-    return str(render("style"))
-
-
-def _part(name: str, *values: object) -> str:
-    return str(getattr(_environment().get_template("parts.html.j2").module, name)(*values))

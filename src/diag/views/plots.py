@@ -153,10 +153,3 @@ def _logarithmic(value: float) -> Figure | None:
         return None
     share = 100 * (math.log10(value) + 9) / 11 if value > 0 and math.isfinite(value) else (0 if value == 0 else 100)
     return Figure(number_text(value), min(100, max(0, share)))
-
-
-def status(value: object) -> str:  # leaves with the widgets' last call
-    from diag.views.markup import escape, tag
-
-    word = status_word(value)
-    return tag("span", escape(f"{word.sign} {word.text}"), class_=f"status {word.tone}", title=word.meaning)

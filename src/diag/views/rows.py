@@ -72,9 +72,3 @@ def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
 def _load_of(row: pd.Series) -> tuple[str, ...]:
     source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
     return tuple(map(str, (row["model"], row["quantization"], row["hardware"], source)))
-
-
-def badge(hardware: object) -> str:  # leaves with the widgets' last call
-    from diag.views.markup import tag
-
-    return "" if hardware == THIS_MACHINE else " " + tag("span", simulated_text(hardware), class_="simulated")

@@ -1,5 +1,6 @@
 """The widgets, driven as a front end drives them, and their static forms; no browser is needed here."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -9,12 +10,14 @@ from torch import nn
 
 import diag
 from diag.errors import NotAModelError
+from diag.values.units import format_size
 from diag.views import widgets
 from diag.views.strips import totals, units
+from diag.views.widgets import explorer as explorer_module
 from diag.views.widgets.changes import changed, changes_view
+from diag.views.widgets.choosing import Choice, condensed, totals_text
+from diag.views.widgets.explorer import cells_of
 from diag.views.widgets.live import WIDGET_MIME, is_usable
-from diag.views.widgets.matrix.choosing import Choice, condensed, totals_text
-from diag.views.widgets.paging import Page
 
 pytest.importorskip("ipywidgets")
 
@@ -29,7 +32,7 @@ def fifty_thousand(table: pd.DataFrame) -> pd.DataFrame:
     return many.assign(name=[f"model.layers.{n}.weight" for n in range(50_000)], tied_group=range(50_000))
 
 
-# --- choosing and paging ----------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -63,14 +66,6 @@ def test_a_condensed_table_draws_the_same_strip(offloaded):
     assert totals(condensed(offloaded)) == totals(offloaded)
 
 
-@pytest.mark.parametrize(
-    ("total", "number", "says"),
-    [(0, 1, "no rows"), (120, 3, "rows 101–120 of 120"), (120, 99, "rows 101–120 of 120"), (1, 1, "rows 1–1 of 1")],
-)
-def test_a_page_says_which_rows_it_shows(total, number, says):
-    assert Page(total, number).says == says
-
-
 # --- the explorer -----------------------------------------------------------------------------------------------------
 
 
@@ -81,23 +76,41 @@ def test_totals_and_rows_follow_the_filter(offloaded, live):
     expected = offloaded[offloaded.backing == "offloaded"]
     assert explorer.chosen.equals(expected)
     assert f"{len(expected)} of {len(offloaded)} names" in explorer._summary.value
-    assert "model.layers.0." not in explorer._rows.value.replace("<wbr>", "")
+    assert list(explorer._sortable.df["tensor"]) == list(expected["name"])
 
 
-def test_every_one_of_50000_rows_can_be_reached(offloaded, live):
+def test_the_first_4000_of_50000_rows_can_be_sorted_and_every_one_can_be_reached(offloaded, live):
     explorer = widgets.placement_explorer(fifty_thousand(offloaded))
     assert explorer.widget is not None and len(explorer.chosen) == 50_000
-    explorer._pager._go(1000)
-    assert "model.layers.49999.weight" in explorer._rows.value.replace("<wbr>", "")
-    assert "rows 49,951–50,000 of 50,000" in explorer._pager._label.value
+    assert len(explorer._sortable.df) == 4000
+    assert "Rows 1–4,000 of 50,000; the others are in the DataFrame" in explorer._rows.value
     explorer._controls["module"].value = "layers.4999"
-    assert len(explorer.chosen) == 11 and explorer._pager.page.number == 1
+    assert len(explorer.chosen) == 11 and "All 11 rows." in explorer._rows.value
+    assert explorer._sortable.df["tensor"].iloc[-1] == "model.layers.49999.weight"
 
 
-def test_without_a_front_end_the_static_view_says_what_it_leaves_out(offloaded, still):
+def test_sizes_sort_by_their_bytes(offloaded):
+    shown = cells_of(offloaded)["size"]
+    assert list(shown.sort_values()) == list(map(format_size, sorted(offloaded["nbytes"])))
+
+
+def test_without_a_front_end_4000_rows_can_be_sorted_offline(offloaded, still):
     bundle = widgets.placement_explorer(fifty_thousand(offloaded))._repr_mimebundle_()
     assert WIDGET_MIME not in bundle
-    assert "Rows 1–200 of 50,000; the others are in the DataFrame" in bundle["text/html"]
+    page = bundle["text/html"]
+    assert "Rows 1–4,000 of 50,000; the others are in the DataFrame" in page
+    assert "model.layers.3999.weight" in page and "model.layers.4000.weight" not in page
+    fetched = r"""<(script|link|img|iframe)\b[^>]*(src|href)=|import\(["'](https?:)?//|from ["'](https?:)?//"""
+    assert not re.search(fetched, page) and "unpkg" not in page and "jsdelivr" not in page
+
+
+def test_without_itables_the_first_rows_are_a_plain_table(offloaded, monkeypatch, live):
+    monkeypatch.setattr(explorer_module, "has_itables", lambda: False)
+    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
+    assert explorer.widget is not None
+    for shown in (explorer._rows.value, explorer.view().html):
+        assert "Rows 1–200 of 50,000; the others are in the DataFrame" in shown and "diag[explore]" in shown
+        assert shown.count("<tr>") >= 200 and "<script" not in shown
 
 
 def test_a_filter_that_fits_nothing_says_so(offloaded, live):
@@ -130,6 +143,9 @@ def test_names_from_a_checkpoint_are_escaped(offloaded, live):
     explorer = widgets.placement_explorer(evil)
     assert explorer.widget is not None
     assert "<img" not in explorer._rows.value + explorer._summary.value and "<script" not in explorer._summary.value
+    many = pd.concat([evil] * 4, ignore_index=True)
+    for shown in (explorer.view().html, widgets.placement_explorer(many).view().html):
+        assert "<img" not in shown and "<b>" not in shown
 
 
 # --- the step player --------------------------------------------------------------------------------------------------
@@ -198,7 +214,7 @@ def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monke
     pressed = datetime(2026, 1, 1, tzinfo=UTC)
     parent = {"header": {"date": pressed}}
     shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: parent))
-    monkeypatch.setattr("diag.views.widgets.clicks.current_shell", lambda: shell)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     player._next.click()
     parent["header"]["date"] = pressed + timedelta(microseconds=1)
     player._next.click()
@@ -207,13 +223,3 @@ def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monke
     player._next.click()
     assert len(player._views) == 2
     player.close()
-
-
-def test_pages_are_turned_without_a_disabled_button(offloaded, live):
-    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
-    assert explorer.widget is not None
-    pager = explorer._pager
-    pager._on[1].click()
-    assert pager.page.number == 1000 and not is_usable(pager._on[1]) and not pager._on[1].disabled
-    pager._on[1].click()
-    assert pager.page.number == 1000

@@ -7,33 +7,47 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from diag.values.text import sentence
+Work = Callable[[argparse.Namespace], int]
+AddOptions = Callable[[argparse.ArgumentParser], None]
 
 
 @dataclass(frozen=True)
 class Command:
-    """`does` and `example` are for the help; `exits` says what each exit code means; `run` does the work.
+    """`run` does the work; its docstring, name and `example` are the help; `exits` says what each exit code means.
 
     `add_options` is called for the command that was asked for and for no other, so that `diag explain` never imports
     what only another command needs.
     """
 
-    name: str
-    does: str
+    run: Work
     example: str
     exits: str
-    run: Callable[[argparse.Namespace], int]
-    add_options: Callable[[argparse.ArgumentParser], None] | None = None
+    add_options: AddOptions | None = None
     has_json: bool = True
 
     @property
+    def name(self) -> str:
+        return self.run.__name__
+
+    @property
     def description(self) -> str:
-        """`does` as a sentence."""
-        return sentence(self.does)
+        return self.run.__doc__ or ""
+
+    @property
+    def summary(self) -> str:
+        """The description as it stands in a list of commands."""
+        return self.description[:1].lower() + self.description[1:].removesuffix(".")
 
     @property
     def epilog(self) -> str:
         return f"example: {self.example}\n\nexit codes: {self.exits}"
+
+
+def command(
+    example: str, exits: str, options: AddOptions | None = None, has_json: bool = True
+) -> Callable[[Work], Command]:
+    """Makes a command of the function below, under its name."""
+    return lambda run: Command(run, example, exits, options, has_json)
 
 
 def print_json(value: object) -> None:

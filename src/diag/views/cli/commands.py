@@ -16,44 +16,25 @@ from diag.values.exits import Exit
 from diag.values.spec import LoadSpec
 from diag.values.text import visible
 from diag.views.cli import options as given
-from diag.views.cli.command import Command, print_json
+from diag.views.cli.command import command, print_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_DIED = "2 wrong usage · 3 could not judge: no access,\nnetwork, disk space, or a GPU that others hold · 4 the run died"
+    from diag.views.report.report import ReportResult
+
+_DIED = "2 wrong usage ·\n3 could not judge (no access, network or disk space, or others hold the GPU) · 4 the run died"
+_COMPARED = "0 nothing got worse · 1 a row got worse · 2 wrong usage · 3 a file can't be read"
 _GATED = f"0 as expected · 1 worse than the baseline · {_DIED}"
 
 
+@command("diag report --model smollm2 --out reports/smollm2.html", _GATED, given.add_report_options)
 def report(options: argparse.Namespace) -> Exit:
-    """Writes one HTML file and prints its path; a line for each finished combination goes to stderr."""
+    """Loads a model under every combination and writes one HTML file."""
     if options.plan:
         return _plan(options)
-    from diag.views.report.afterwards import report_from
-    from diag.views.report.notebooks import REPORT
-    from diag.views.report.report import write_report
-
     try:
-        if options.from_notebook:
-            result = report_from(options.from_notebook, options.out, options.results)
-        else:
-            parameters = given.parameters_of(options)  # before the model: `-p NAME VALUE` looks like two models
-            result = write_report(
-                given.model_of(options),
-                options.out,
-                **given.axes_of(options),
-                **given.fields_of(options),
-                **_limits(options),
-                deadline=given.seconds_of(options, "deadline"),
-                baseline=options.baseline,
-                write_baseline=options.write_baseline,
-                options={**given.spec_options(options), **_how(options)},
-                results=options.results,
-                notebook=options.notebook or REPORT,
-                parameters=parameters,
-                started=_started(options),
-                say=_say,
-            )
+        result = _report_of(options)
     except (DiagError, OSError) as error:
         from diag.views.cli.refusal import write_refusal
 
@@ -68,8 +49,9 @@ def report(options: argparse.Namespace) -> Exit:
     return result.exit_code
 
 
+@command("diag matrix --model tiny --device-map auto,disk --quantization none,int8", _GATED, given.add_matrix_options)
 def matrix(options: argparse.Namespace) -> Exit:
-    """Prints the overview, what to use and what did not work; with `--json` every row."""
+    """Loads a model under every combination and prints one row each."""
     if options.plan:
         return _plan(options)
     from diag.machine.processes import seconds_left
@@ -96,8 +78,9 @@ def matrix(options: argparse.Namespace) -> Exit:
     return gated.exit_code
 
 
+@command("diag placement --model tiny --device-map disk --by device", f"0 shown · {_DIED}", given.add_placement_options)
 def placement(options: argparse.Namespace) -> Exit:
-    """Prints where every tensor is: a strip of the layers and their totals, or a table by device or by tensor."""
+    """Loads a model once and says where every tensor is and who holds its data."""
     from diag.models import totals
     from diag.sweep.run import placement_of
     from diag.views import plots, rows
@@ -115,8 +98,9 @@ def placement(options: argparse.Namespace) -> Exit:
     return Exit.AS_EXPECTED
 
 
+@command("diag diff last-week.sqlite results.sqlite", _COMPARED, given.add_diff_options)
 def diff(options: argparse.Namespace) -> Exit:
-    """Prints what changed between two results files; 1 where a row got worse."""
+    """Says what changed between two results files: versions, maps, statuses, sizes, answers."""
     from diag.sweep.results.diffing import diff as compare
 
     found = compare(options.old, options.new)
@@ -127,16 +111,43 @@ def diff(options: argparse.Namespace) -> Exit:
     return Exit.WORSE if found.worse else Exit.AS_EXPECTED
 
 
+@command("diag env", "0 shown · 2 wrong usage · 4 the run died")
 def env(options: argparse.Namespace) -> Exit:
-    """Prints what this machine is; imports nothing that could be broken."""
+    """Says what this machine is: versions, devices, memory; works where torch is broken."""
     from diag.machine.environment import environment
-    from diag.views.machine import this_machine
+    from diag.views.machine import describe
 
     if options.json:
         print_json(environment().to_dict())
     else:
-        print(visible(this_machine().text))
+        print(visible(describe().text))
     return Exit.AS_EXPECTED
+
+
+def _report_of(options: argparse.Namespace) -> ReportResult:
+    from diag.views.report.afterwards import report_from
+    from diag.views.report.notebooks import REPORT
+    from diag.views.report.report import write_report
+
+    if options.from_notebook:
+        return report_from(options.from_notebook, options.out, options.results)
+    parameters = given.parameters_of(options)  # before the model: `-p NAME VALUE` looks like two models
+    return write_report(
+        given.model_of(options),
+        options.out,
+        **given.axes_of(options),
+        **given.fields_of(options),
+        **_limits(options),
+        deadline=given.seconds_of(options, "deadline"),
+        baseline=options.baseline,
+        write_baseline=options.write_baseline,
+        options={**given.spec_options(options), **_how(options)},
+        results=options.results,
+        notebook=options.notebook or REPORT,
+        parameters=parameters,
+        started=_started(options),
+        say=_say,
+    )
 
 
 def _plan(options: argparse.Namespace) -> Exit:
@@ -189,49 +200,3 @@ def _started(options: argparse.Namespace) -> float:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _add_diff_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("old", metavar="OLD", help="the results file of the earlier run")
-    command.add_argument("new", metavar="NEW", help="the results file of the later run")
-
-
-REPORT = Command(
-    "report",
-    "loads a model under every combination and writes one HTML file",
-    "diag report --model smollm2 --out reports/smollm2.html",
-    _GATED,
-    report,
-    given.add_report_options,
-)
-MATRIX = Command(
-    "matrix",
-    "loads a model under every combination and prints one row each",
-    "diag matrix --model tiny --device-map auto,disk --quantization none,int8",
-    _GATED,
-    matrix,
-    given.add_matrix_options,
-)
-PLACEMENT = Command(
-    "placement",
-    "loads a model once and says where every tensor is and who holds its data",
-    "diag placement --model tiny --device-map disk --by device",
-    f"0 shown · {_DIED}",
-    placement,
-    given.add_placement_options,
-)
-DIFF = Command(
-    "diff",
-    "says what changed between two results files: versions, maps, statuses, sizes, answers",
-    "diag diff last-week.sqlite results.sqlite",
-    "0 nothing got worse · 1 a row got worse · 2 wrong usage · 3 a file can't be read",
-    diff,
-    _add_diff_options,
-)
-ENV = Command(
-    "env",
-    "says what this machine is: versions, devices, memory; works where torch is broken",
-    "diag env",
-    "0 shown · 2 wrong usage · 4 the run died",
-    env,
-)

@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING
 from diag.errors import SpecError
 from diag.values.exits import Exit
 from diag.values.text import visible
-from diag.views.cli.command import Command, print_json
+from diag.views.cli.command import command, print_json
 
 if TYPE_CHECKING:
     from diag.reproduce import Stage
 
+_EXPLAINED = "0 explained · 2 the text can't be read · 3 no known cause"
+_REPRODUCED = (
+    "0 diagnosed as itself · 1 diagnosed as something else · 2 there is no such scenario · 3 it can't be shown here"
+)
+_SERVED = "0 ended with Ctrl-C · 2 wrong usage · 3 the server did not come up"
 
+
+def _explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
+
+
+@command("diag explain error.txt      curl … | diag explain --json", _EXPLAINED, _explain_options)
 def explain(options: argparse.Namespace) -> Exit:
-    """Prints the ranked causes of a text, each with its fix; 3 where it is none of those known here."""
+    """Says what is behind a pasted error, log or HTTP 500 body."""
     from diag.diagnosis.explain import as_json, decode, explain_text, render
 
     text = decode(_bytes_of(options.file))
@@ -32,7 +43,7 @@ def explain(options: argparse.Namespace) -> Exit:
         print_json(as_json(found))
     else:
         print(visible(render(found)))
-    return Exit.NOT_JUDGED if found[0].cause == "unknown" else Exit.AS_EXPECTED
+    return Exit.NOT_JUDGED if found[0].is_unknown else Exit.AS_EXPECTED
 
 
 def _bytes_of(file: str) -> bytes:
@@ -50,8 +61,13 @@ def _bytes_of(file: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
+def _causes_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cause", nargs="?", metavar="ID", help="the id of a cause (default: list all of them)")
+
+
+@command("diag causes hooks-removed", "0 shown · 2 there is no such cause", _causes_options)
 def causes(options: argparse.Namespace) -> Exit:
-    """Prints the catalogue, a line for each cause, or all that it says about one."""
+    """Lists every cause that diag knows, or explains one."""
     from diag.diagnosis import causes as catalogue
 
     chosen = [catalogue.get(cause) for cause in ([options.cause] if options.cause else catalogue.ids())]
@@ -66,8 +82,13 @@ def causes(options: argparse.Namespace) -> Exit:
     return Exit.AS_EXPECTED
 
 
+def _reproduce_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
+
+
+@command("diag reproduce hooks-removed", _REPRODUCED, _reproduce_options)
 def reproduce(options: argparse.Namespace) -> Exit:
-    """Plays a scenario and says what diag finds and fixes; without a name, prints which scenarios there are."""
+    """Makes a failure happen for real, step by step, and diagnoses it."""
     from diag import reproduce as plays
 
     if options.name:
@@ -110,65 +131,19 @@ def _play(stage: Stage, as_json: bool) -> Exit:
     return Exit.AS_EXPECTED if found and found[0].cause == stage.scenario.cause else Exit.WORSE
 
 
+def _service_options(parser: argparse.ArgumentParser) -> None:
+    from diag.reproduce.service import MISTAKES
+
+    wrong = "; ".join(f"{name}: {what}" for name, what in MISTAKES.items())
+    parser.add_argument("--model", default="tiny", metavar="MODEL", help="a model or a sample (default: tiny)")
+    parser.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
+    parser.add_argument("--mistake", choices=MISTAKES, default="none", help=wrong)
+
+
+@command("DEVICE_MAP=disk diag service --mistake hooks-lost", _SERVED, _service_options, has_json=False)
 def service(options: argparse.Namespace) -> Exit:
-    """Serves until it is interrupted."""
+    """Serves a small model on 127.0.0.1 by DEVICE_MAP and QUANTIZE, with mistakes to learn from."""
     from diag.reproduce.service import run_service
 
     run_service(options.model, port=options.port, mistake=options.mistake)
     return Exit.AS_EXPECTED
-
-
-def _add_explain_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
-
-
-def _add_causes_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("cause", nargs="?", metavar="ID", help="the id of a cause (default: list all of them)")
-
-
-def _add_reproduce_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
-
-
-def _add_service_options(command: argparse.ArgumentParser) -> None:
-    from diag.reproduce.service import MISTAKES
-
-    wrong = "; ".join(f"{name}: {what}" for name, what in MISTAKES.items())
-    command.add_argument("--model", default="tiny", metavar="MODEL", help="a model or a sample (default: tiny)")
-    command.add_argument("--port", type=int, default=8000, metavar="N", help="0 takes a free one (default: 8000)")
-    command.add_argument("--mistake", choices=MISTAKES, default="none", help=wrong)
-
-
-EXPLAIN = Command(
-    "explain",
-    "says what is behind a pasted error, log or HTTP 500 body",
-    "diag explain error.txt      curl … | diag explain --json",
-    "0 explained · 2 the text can't be read · 3 no known cause",
-    explain,
-    _add_explain_options,
-)
-CAUSES = Command(
-    "causes",
-    "lists every cause that diag knows, or explains one",
-    "diag causes hooks-removed",
-    "0 shown · 2 there is no such cause",
-    causes,
-    _add_causes_options,
-)
-REPRODUCE = Command(
-    "reproduce",
-    "makes a failure happen for real, step by step, and diagnoses it",
-    "diag reproduce hooks-removed",
-    "0 diagnosed as itself · 1 diagnosed as something else · 2 there is no such scenario · 3 it can't be shown here",
-    reproduce,
-    _add_reproduce_options,
-)
-SERVICE = Command(
-    "service",
-    "serves a small model on 127.0.0.1 by DEVICE_MAP and QUANTIZE, with mistakes to learn from",
-    "DEVICE_MAP=disk diag service --mistake hooks-lost",
-    "0 ended with Ctrl-C · 2 wrong usage · 3 the server did not come up",
-    service,
-    _add_service_options,
-    has_json=False,
-)

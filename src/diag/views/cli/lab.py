@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -10,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diag.errors import DiagError, MissingLibraryError
-from diag.views.cli.command import Command
+from diag.views.cli.command import command
+
+
+@command("diag lab", "those of JupyterLab · 3 there is no checkout or no JupyterLab", has_json=False)
+def lab(options: argparse.Namespace) -> int:
+    """Opens JupyterLab on the notebooks of a checkout."""
+    return start_lab(options.arguments)
 
 
 def start_lab(arguments: Sequence[str] = ()) -> int:
@@ -40,13 +47,3 @@ def checkout() -> Path:
         why="the notebooks are not part of the installed package.",
         next_step="clone the repository and run `make lab` in it.",
     )
-
-
-LAB = Command(
-    "lab",
-    "opens JupyterLab on the notebooks of a checkout",
-    "diag lab",
-    "those of JupyterLab · 3 there is no checkout or no JupyterLab",
-    lambda options: start_lab(options.arguments),
-    has_json=False,
-)

@@ -20,14 +20,12 @@ from diag.errors import DiagError, SpecError
 from diag.values.exits import Exit
 from diag.values.redact import redact
 from diag.values.text import visible
-from diag.views.cli.commands import DIFF, ENV, MATRIX, PLACEMENT, REPORT
-from diag.views.cli.explaining import CAUSES, EXPLAIN, REPRODUCE, SERVICE
-from diag.views.cli.lab import LAB
+from diag.views.cli.commands import diff, env, matrix, placement, report
+from diag.views.cli.explaining import causes, explain, reproduce, service
+from diag.views.cli.lab import lab
 
-COMMANDS = {
-    command.name: command
-    for command in (REPORT, MATRIX, PLACEMENT, DIFF, EXPLAIN, CAUSES, REPRODUCE, SERVICE, ENV, LAB)
-}
+_IN_ORDER = (report, matrix, placement, diff, explain, causes, reproduce, service, env, lab)
+COMMANDS = {command.name: command for command in _IN_ORDER}
 
 
 class UsageError(SpecError):
@@ -40,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     started = None if argv is None else time.time()  # None: this process was started for this command
     try:
-        if arguments[:1] == [LAB.name]:  # what follows is for JupyterLab
-            return int(LAB.run(argparse.Namespace(arguments=arguments[1:])))
+        if arguments[:1] == [lab.name]:  # what follows is for JupyterLab
+            return int(lab.run(argparse.Namespace(arguments=arguments[1:])))
         options = _parser(arguments).parse_args(arguments, argparse.Namespace(started=started))
         return int(COMMANDS[options.command].run(options))
     except DiagError as error:
@@ -97,19 +95,22 @@ class _Version(argparse.Action):
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """Knows every command, and the options of the one that is asked for."""
-    looks = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = _Parser(
         prog="diag",
         description="Says where every tensor of a Hugging Face model is and why, and which way of loading it works.",
-        epilog=f"{REPORT.epilog}\n\n`diag COMMAND --help` shows the options of a command and its own exit codes.",
-        **looks,
+        epilog=f"{report.epilog}\n\n`diag COMMAND --help` shows the options of a command and its own exit codes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show diag's version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
         own = commands.add_parser(
-            name, help=command.does, description=command.description, epilog=command.epilog, **looks
+            name,
+            help=command.summary,
+            description=command.description,
+            epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if command.has_json:
             own.add_argument("--json", action="store_true", help="print one JSON object or array instead of text")

@@ -82,6 +82,11 @@ def add_placement_options(command: argparse.ArgumentParser) -> None:
     option("--results", metavar="FILE", help="read the table that a matrix run stored, and load nothing")
 
 
+def add_diff_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("old", metavar="OLD", help="the results file of the earlier run")
+    command.add_argument("new", metavar="NEW", help="the results file of the later run")
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     what = "a hub id, a local folder or a sample (tiny, smollm2, …)"
     command.add_argument("model_name", nargs="?", metavar="MODEL", help=what)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diag.errors import DiagError
 from diag.values.text import count_text, list_text, visible
 from diag.values.units import format_size
-from diag.views.markup import View, breakable, escape, notice, table, tag
+from diag.views.markup import View, render
 from diag.views.wording import cell_text
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FREE = "A load now has that much less room. To free it: %xdel and the name, or restart the kernel."
 
 
 class NotAsTaughtError(DiagError, AssertionError):
@@ -21,7 +26,7 @@ class NotAsTaughtError(DiagError, AssertionError):
 
 
 def check(learned: Mapping[str, object]) -> View:
-    """The end of a notebook: each cell_text, and whether it holds here; shows all before it raises.
+    """The end of a notebook: each sentence, and whether it holds here; shows all before it raises.
 
     Raises NotAsTaughtError that names those that do not hold.
 
@@ -32,37 +37,30 @@ def check(learned: Mapping[str, object]) -> View:
     wrong = [says for says, holds in learned.items() if not holds]
     if not wrong:
         return _checked("good", "All of it holds here:", learned)
-    _display(_checked("bad", f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold here:", learned))
+    from IPython.display import display
+
+    of_all = f"{len(wrong)} of {count_text(len(learned), 'statement')}"
+    display(_checked("bad", f"{of_all} did not hold here:", learned))
     raise NotAsTaughtError(
-        f"{len(wrong)} of {count_text(len(learned), 'statement')} did not hold: {'; '.join(wrong)}.",
-        why="the cells above gave something else: a parameter was changed, or a cell was skipped.",
-        next_step="for a model of your own, read the cell that each of them is about; with the notebook's defaults, "
-        "restart the kernel and run all cells: there every statement holds.",
+        f"{of_all} did not hold: {'; '.join(wrong)}.",
+        why="a parameter was changed or a cell was skipped, so the cells above gave something else.",
+        next_step="for a model of your own, read the cell that each statement is about. With the notebook's defaults, "
+        "restart the kernel and run all cells: then every statement holds.",
     )
 
 
 def _checked(tone: str, head: str, learned: Mapping[str, object]) -> View:
-    marks = [("✓", "good") if holds else ("✗", "bad") for holds in learned.values()]
-    items = "".join(
-        tag("li", tag("span", f"{mark} ", class_=f"status {kind}") + escape(says))
-        for (mark, kind), says in zip(marks, learned)
-    )
-    html = notice(tone, head, [])[: -len("</div>")] + tag("ul", items, class_="checked") + "</div>"
-    return View(html, "\n".join([head, *(f"{mark} {says}" for (mark, _), says in zip(marks, learned))]))
-
-
-def _display(view: View) -> None:
-    from IPython.display import display
-
-    display(view)
+    marks = [("✓" if holds else "✗", "good" if holds else "bad", says) for says, holds in learned.items()]
+    text = "\n".join([head, *(f"{mark} {says}" for mark, _, says in marks)])
+    return View(render("notebook/checked", tone=tone, head=head, marks=marks), text)
 
 
 def in_full(frame: pd.DataFrame) -> View:
     """A DataFrame with every text in full: it wraps, and folds into cards on a narrow screen."""
-    lines = [tuple(breakable(cell_text(value)) for value in row) for row in frame.itertuples(index=False)]
-    says = count_text(len(frame), "row")
-    text = frame.to_string(index=False, max_colwidth=100)
-    return View(table([name.replace("_", " ") for name in map(str, frame.columns)], lines, says), visible(text))
+    columns = [str(name).replace("_", " ") for name in frame.columns]
+    rows = [tuple(map(cell_text, values)) for values in frame.itertuples(index=False)]
+    html = render("table", columns=columns, rows=rows, caption=count_text(len(frame), "row"))
+    return View(html, visible(frame.to_string(index=False, max_colwidth=100)))
 
 
 def held() -> View:
@@ -70,51 +68,45 @@ def held() -> View:
 
     Looks at every object of this process once (a moment); collects garbage first.
     """
-    found = list(_models())
-    if not found:
-        return _plain("This kernel holds no model: nothing of an earlier load takes memory.")
-    lines = [_describe(model, names) for model, names in found]
-    total = format_size(sum(_nbytes(model) for model, _ in found))
-    title = f"This kernel already holds {count_text(len(found), 'model')} of earlier cells, {total}"
-    free = "A load now has that much less room. To free it: %xdel and the name, or restart the kernel."
-    return View(notice("warn", title, [*map(breakable, lines), escape(free)]), "\n".join([title, *lines, free]))
+    names, models = _names_of_models(), _models_with_data()
+    if not models:
+        words = "This kernel holds no model: nothing of an earlier load takes memory."
+        return View(render("said", words=words, look="soft"), words)
+    lines = []
+    for model, nbytes in models:
+        own = names.get(id(model), [])
+        unnamed = "without a name of its own, perhaps in an output of this notebook"
+        lines.append(f"{type(model).__name__}, {format_size(nbytes)}, {f'as {list_text(own)}' if own else unnamed}")
+    total = format_size(sum(nbytes for _, nbytes in models))
+    title = f"This kernel already holds {count_text(len(models), 'model')} of earlier cells, {total}"
+    html = render("notice", tone="warn", title=title, paragraphs=[*lines, _FREE])
+    return View(html, "\n".join([title, *lines, _FREE]))
 
 
-def _models() -> Iterator[tuple[Any, list[str]]]:
-    """Outermost modules that hold data, with the notebook's names for them."""
+def _models_with_data() -> list[tuple[nn.Module, int]]:
+    """The outermost modules of this process that hold data, with its bytes."""
     torch = sys.modules.get("torch")
     if torch is None:
-        return
+        return []
     gc.collect()
-    module = torch.nn.Module
-    every = [one for one in gc.get_objects() if issubclass(type(one), module)]
-    inner = {id(part) for one in every for part in one._modules.values() if part is not None}
-    names = _names()
-    for one in every:
-        if id(one) not in inner and _nbytes(one):
-            yield one, names.get(id(one), [])
+    modules = [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module)]
+    inner = {id(part) for one in modules for part in one._modules.values() if part is not None}
+    outer = [(one, _nbytes(one)) for one in modules if id(one) not in inner]
+    return [(model, nbytes) for model, nbytes in outer if nbytes]
 
 
-def _nbytes(model: Any) -> int:
+def _nbytes(model: nn.Module) -> int:
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not t.is_meta}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _names() -> dict[int, list[str]]:
+def _names_of_models() -> dict[int, list[str]]:
     """The notebook's variables by the identity of the model they are or carry."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    from IPython import get_ipython
+
     found: dict[int, list[str]] = {}
-    for name, value in list(getattr(shell, "user_ns", {}).items()):
+    for name, value in list(getattr(get_ipython(), "user_ns", {}).items()):
         if not name.startswith("_"):
             for one in (value, getattr(value, "model", None), getattr(getattr(value, "stage", None), "model", None)):
                 found.setdefault(id(one), []).append(name)
     return found
-
-
-def _describe(model: Any, names: list[str]) -> str:
-    where = f"as {list_text(names)}" if names else "without a name of its own, perhaps in an output of this notebook"
-    return f"{type(model).__name__}, {format_size(_nbytes(model))}, {where}"
-
-
-def _plain(words: str) -> View:
-    return View(tag("p", escape(words), class_="soft"), words)

@@ -1,29 +1,32 @@
-"""placement_explorer(): a placement table to filter and page through, with totals that follow the filter."""
+"""placement_explorer(): a placement table to filter, with totals that follow, and its rows to sort and search."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diag.models.totals import by_device
 from diag.values.outcome import LoadOutcome
-from diag.values.text import sentence
+from diag.values.redact import redact
+from diag.values.text import visible
 from diag.values.units import format_size
-from diag.views.markup import View, breakable, escape, table, tag
+from diag.views.markup import View, render
 from diag.views.plots import strips_of
 from diag.views.shown import outcome_view
 from diag.views.strips import place_of
-from diag.views.widgets.live import Live, control, html, row, scoped
-from diag.views.widgets.matrix.choosing import ANY, ORDERS, SIZES, Choice, condensed, totals_text, values_of
-from diag.views.widgets.paging import Page, Pager
+from diag.views.widgets.choosing import ANY, FILTERS, ORDERS, SIZES, Choice, condensed, totals_text, values_of
+from diag.views.widgets.live import Live, control, html, row, scoped, status
+from diag.views.widgets.sortable import MOST_ROWS, has_itables, sortable_html, sortable_widget
 
-_FILTERS = ("device", "backing", "kind", "dtype", "quantization")
-_STATIC_ROWS, _TEXT_ROWS = 200, 20
-_COLUMNS = ("tensor", "where", "size", "shape", "dtype", "class")
+if TYPE_CHECKING:
+    from ipywidgets import Widget
+
+_TEXT_ROWS, _PLAIN_ROWS = 20, 200
+_HINT = f' `pip install "diag[explore]"` lets you sort and search {MOST_ROWS:,} of them here.'
 
 
-def placement_explorer(what: Any, choice: Choice | None = None) -> PlacementExplorer | View:
+def placement_explorer(what: object, choice: Choice | None = None) -> PlacementExplorer | View:
     """Explores a model, a LoadOutcome, or a table that `placement` or `placement_of` returned.
 
     The table is taken now and is not followed; no model is kept. A load that failed has no table: its error is shown
@@ -35,37 +38,65 @@ def placement_explorer(what: Any, choice: Choice | None = None) -> PlacementExpl
 
 
 class PlacementExplorer(Live):
-    """Filters, a layer strip, totals and pages; `chosen` is the filtered table as a DataFrame."""
+    """Filters, a layer strip, totals and rows; `chosen` is the filtered table as a DataFrame."""
 
     def __init__(self, frame: pd.DataFrame, choice: Choice) -> None:
         self.table, self.choice = frame, choice
         self.chosen = choice.apply(frame)
 
     def view(self) -> View:
-        rows = Page(len(self.chosen), size=_STATIC_ROWS)
-        rest = f"; the others are in the DataFrame: explorer.chosen[{rows.rows.stop}:]" if rows.count > 1 else ""
-        says = sentence(f"{rows.says}{rest}")
-        folded = tag("details", tag("summary", escape(says)) + _page(self.chosen, rows, says))
-        lines = Page(len(self.chosen), size=_TEXT_ROWS)
-        return View(_summary(self.chosen, self.table) + folded, _text(self.chosen, self.table, lines))
+        """Totals and rows; the rows can be sorted and searched where a plain table would leave some out."""
+        is_sortable = len(self.chosen) > _PLAIN_ROWS and has_itables()
+        shown = self.chosen[: MOST_ROWS if is_sortable else _PLAIN_ROWS]
+        says = self._says(len(shown))
+        rows = sortable_html(cells_of(shown)) if is_sortable else render("widgets/explorer_rows", **_plain(shown, says))
+        summary = render("widgets/explorer_summary", **self._totals())
+        return View(summary + render("widgets/folded", summary=says, content=rows), self._text())
 
-    def build(self) -> Any:
+    def _totals(self) -> dict[str, object]:
+        """Totals in a sentence and per device, and the strip of what was chosen."""
+        strip = strips_of({"Layers": condensed(self.chosen)}).html if len(self.chosen) else ""
+        totals = [
+            (device, backing, f"{n:,}", f"{numel:,}", format_size(nbytes))
+            for device, backing, n, numel, nbytes in by_device(self.chosen).itertuples(index=False)
+        ]
+        return {"words": totals_text(self.chosen, self.table), "strip": strip, "totals": totals}
+
+    def _text(self) -> str:
+        words, first = totals_text(self.chosen, self.table), self.chosen[:_TEXT_ROWS]
+        if not len(first):
+            return words
+        strip, totals = strips_of({"Layers": self.chosen}).text, by_device(self.chosen).to_string(index=False)
+        rows = first[["name", "device", "backing", "nbytes", "shape", "dtype"]].to_string(index=False)
+        return "\n\n".join([words, strip, totals, f"{self._says(len(first))}\n{rows}"])
+
+    def _says(self, shown: int) -> str:
+        """Which rows are shown, and how to get the others."""
+        total = len(self.chosen)
+        if shown == total:
+            return f"All {total:,} rows." if total else "No rows."
+        rest = f"Rows 1–{shown:,} of {total:,}; the others are in the DataFrame: explorer.chosen[{shown}:]."
+        return rest if has_itables() else rest + _HINT
+
+    def build(self) -> Widget:
         from ipywidgets import VBox
 
-        self._controls = {name: _dropdown(self.table, name, getattr(self.choice, name)) for name in _FILTERS}
-        self._controls["module"] = control(
-            "Text", "name", value=self.choice.module, placeholder="layers.3 or *.mlp.*", continuous_update=False
-        )
-        sizes = sorted({*SIZES.values(), self.choice.at_least})
-        names = {size: text for text, size in SIZES.items()}
-        options = [(names.get(size, f"{format_size(size)} or more"), size) for size in sizes]
-        self._controls["at_least"] = control("Dropdown", "size", options=options, value=self.choice.at_least)
-        self._controls["order"] = control("Dropdown", "order", options=ORDERS, value=self.choice.order)
-        self._summary, self._rows, self._pager = html(), html(), Pager(self._show_page)
-        for widget in self._controls.values():
+        sizes = [(f"{format_size(size)} or more" if size else ANY, size) for size in {*SIZES, self.choice.at_least}]
+        self._controls = {
+            **{name: control("Dropdown", name, options=values_of(self.table, name)) for name in FILTERS},
+            "module": control("Text", "name", placeholder="layers.3 or *.mlp.*", continuous_update=False),
+            "at_least": control("Dropdown", "size", options=sorted(sizes, key=lambda size: size[1])),
+            "order": control("Dropdown", "order", options=ORDERS),
+        }
+        for name, widget in self._controls.items():
+            wanted = getattr(self.choice, name)
+            widget.value = wanted if name not in FILTERS or wanted in widget.options else ANY
             widget.observe(lambda _: self._filter(), "value")
+        self._summary, self._rows = html(), html()
+        self._sortable = sortable_widget(cells_of(self.table[:0])) if has_itables() else None
         self._show()
-        return VBox([row(*self._controls.values()), self._summary, self._pager.widget, self._rows])
+        shown = [row(*self._controls.values()), self._summary, self._rows, self._sortable]
+        return VBox([widget for widget in shown if widget is not None])
 
     def _filter(self) -> None:
         self.choice = Choice(**{name: widget.value for name, widget in self._controls.items()})
@@ -73,16 +104,17 @@ class PlacementExplorer(Live):
         self._show()
 
     def _show(self) -> None:
-        self._summary.value = scoped(_summary(self.chosen, self.table))
-        self._pager.start(len(self.chosen))
-        self._show_page()
+        self._summary.value = scoped("widgets/explorer_summary", **self._totals())
+        shown = self.chosen[: _PLAIN_ROWS if self._sortable is None else MOST_ROWS]
+        says = self._says(len(shown))
+        if self._sortable is None:
+            self._rows.value = scoped("widgets/explorer_rows", **_plain(shown, says))
+        else:
+            self._rows.value = status(says)
+            self._sortable.df = cells_of(shown)
 
-    def _show_page(self) -> None:
-        says = self._pager.page.says
-        self._rows.value = scoped(_page(self.chosen, self._pager.page, sentence(says)))
 
-
-def _table_of(what: Any) -> pd.DataFrame:
+def _table_of(what: object) -> pd.DataFrame:
     if isinstance(what, pd.DataFrame):
         return what
     from diag.models.tensors import placement
@@ -90,45 +122,27 @@ def _table_of(what: Any) -> pd.DataFrame:
     return placement(what.model if isinstance(what, LoadOutcome) else what)
 
 
-def _dropdown(frame: pd.DataFrame, name: str, value: str) -> Any:
-    options = values_of(frame, name)
-    return control("Dropdown", name, options=options, value=value if value in options else ANY)
+def _plain(table: pd.DataFrame, caption: str) -> dict[str, object]:
+    """What the template of a plain table takes: each row's cells, and whether nobody holds its data."""
+    cells = cells_of(table)
+    lines = list(zip(table["backing"] == "none", cells.itertuples(index=False)))
+    return {"columns": list(cells.columns), "lines": lines, "caption": caption}
 
 
-def _summary(chosen: pd.DataFrame, frame: pd.DataFrame) -> str:
-    """Totals in a sentence and per device, and the strip of what was chosen."""
-    words = totals_text(chosen, frame)
-    if not len(chosen):
-        return tag("p", escape(f"{words}. Nothing fits the filter."), role="status")
-    lines = [
-        (escape(device), escape(backing), _number(f"{n:,}"), _number(f"{numel:,}"), _number(format_size(nbytes)))
-        for device, backing, n, numel, nbytes in by_device(chosen).itertuples(index=False)
-    ]
-    columns = ("device", "backing", "tensors", "elements", "size")
-    caption = "Each tied tensor once. On meta: the size of what is elsewhere, or nowhere."
-    strip = strips_of({"Layers": condensed(chosen)})
-    return tag("p", tag("strong", escape(words)), role="status") + strip.html + table(columns, lines, caption)
-
-
-def _page(chosen: pd.DataFrame, page: Page, caption: str) -> str:
-    return table(_COLUMNS, map(_line, chosen.iloc[page.rows].to_dict("records")), caption)
-
-
-def _line(found: dict[Any, Any]) -> tuple[str, ...]:
-    place = place_of(found["device"], found["mapped_device"], found["backing"])
-    where = tag("span", escape(place.text), class_="status bad") if place.is_missing else escape(place.text)
-    dtype = found["dtype"] if found["quantization"] == "none" else f"{found['dtype']} ({found['quantization']})"
-    shape = "\u00a0×\u00a0".join(map(str, found["shape"])) or "scalar"
-    size = _number(format_size(found["nbytes"]))
-    return breakable(found["name"]), where, size, escape(shape), escape(dtype), escape(found["module_class"])
-
-
-def _text(chosen: pd.DataFrame, frame: pd.DataFrame, page: Page) -> str:
-    columns = ["name", "device", "backing", "nbytes", "shape", "dtype"]
-    words, totals = totals_text(chosen, frame), by_device(chosen).to_string(index=False)
-    rows = f"{page.says}:\n{chosen[columns].iloc[page.rows].to_string(index=False)}"
-    return "\n\n".join([words, strips_of({"Layers": chosen}).text, totals, rows] if len(chosen) else [words])
-
-
-def _number(text: str) -> str:
-    return tag("span", escape(text), class_="number")
+def cells_of(table: pd.DataFrame) -> pd.DataFrame:
+    """What is shown of each row: redacted text; sizes are in the order of their bytes, so that they sort by it."""
+    places = map(place_of, table["device"], table["mapped_device"], table["backing"])
+    packed = table["quantization"].where(table["quantization"] != "none")
+    cells = pd.DataFrame(
+        {
+            "tensor": table["name"],
+            "where": [place.text for place in places],
+            "size": table["nbytes"].map(format_size),
+            "shape": ["\u00a0×\u00a0".join(map(str, shape)) or "scalar" for shape in table["shape"]],
+            "dtype": table["dtype"].where(packed.isna(), table["dtype"] + " (" + packed + ")"),
+            "class": table["module_class"],
+        }
+    )
+    cells = cells.map(lambda text: visible(redact(str(text))))
+    sizes = table["nbytes"].sort_values().map(format_size).unique()
+    return cells.assign(size=pd.Categorical(cells["size"], sizes, ordered=True))

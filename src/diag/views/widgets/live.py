@@ -1,12 +1,20 @@
-"""What every widget shares: it shows itself live where a front end watches, and as a static view everywhere else."""
+"""What every widget shares: it is live where a front end watches and a static view elsewhere; and the controls."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from diag.machine.audience import has_front_end
-from diag.views.markup import View, escape, fragment, notice, style_tag
+from diag.values.text import error_line
+from diag.views.markup import View, render
+
+if TYPE_CHECKING:
+    from ipywidgets import HTML, Box, Button, Widget
 
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
@@ -21,19 +29,19 @@ class Live:
         """What a notebook keeps beside the live widget, for whoever opens it later without a kernel."""
         return self.view()
 
-    def build(self) -> Any:
+    def build(self) -> Widget:
         raise NotImplementedError
 
     @cached_property
-    def widget(self) -> Any:
+    def widget(self) -> Box:
         """The ipywidgets form, made once; for a layout of one's own, or a front end that was not recognised."""
         from ipywidgets import HTML, VBox
 
-        box = VBox([HTML(style_tag()), self.build()])
+        box = VBox([HTML(render("style")), self.build()])
         box.add_class("diag-live")
         return box
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, object]:
         """Both forms: a front end prefers the widget, a saved notebook keeps the static one."""
         if not has_front_end():
             return self.view()._repr_mimebundle_()
@@ -43,19 +51,36 @@ class Live:
         return self.beside().text
 
 
-def html(content: str = "", **traits: Any) -> Any:
-    """An HTML widget whose content is scoped to diag's style sheet."""
+# What is shown
+
+
+def html(content: str = "", **looks: object) -> HTML:
+    """A widget that shows HTML, such as `scoped` makes it."""
     from ipywidgets import HTML
 
-    return HTML(scoped(content), **traits)
+    return HTML(content, **looks)
 
 
-def scoped(content: str) -> str:
-    """Content inside diag's style; the sheet itself comes once with the widget."""
-    return fragment(content).removeprefix(style_tag())
+def scoped(template: str, /, **values: object) -> str:
+    """A template's HTML inside diag's style; the style sheet itself comes once with the widget."""
+    return render("widgets/scoped", content=render(template, **values))
 
 
-def control(kind: str, description: str, **traits: Any) -> Any:
+def status(words: str) -> str:
+    """A line that a screen reader reads out when it changes."""
+    return scoped("status", words=words)
+
+
+def failure(error: BaseException) -> str:
+    """An error inside a widget as a notice: a front end hides what a callback raises."""
+    rest = str(error).strip().splitlines()[1:]
+    return scoped("notice", tone="bad", title=error_line(error), paragraphs=rest)
+
+
+# Controls
+
+
+def control(kind: str, description: str, **traits: object) -> Widget:
     """A labelled control that shares a row with its neighbours and wraps on a narrow screen."""
     import ipywidgets
 
@@ -64,18 +89,25 @@ def control(kind: str, description: str, **traits: Any) -> Any:
     return widget
 
 
-def button(description: str, act: Any, *, primary: bool = False, tooltip: str = "", **looks: Any) -> Any:
-    """A button that calls `act()`."""
+def button(description: str, act: Callable[[], object], *, primary: bool = False, **looks: object) -> Button:
+    """A button that calls `act()`; `looks` are a layout and a style that it shares with another one."""
     from ipywidgets import Button, Layout
 
     looks = looks or {"layout": Layout(width="auto")}
-    made = Button(description=description, button_style="primary" if primary else "", tooltip=tooltip or description,
-                  **looks)  # fmt: skip
+    made = Button(description=description, tooltip=description, button_style="primary" if primary else "", **looks)
     made.on_click(lambda _: act())
     return made
 
 
-def mark_usable(button: Any, why_not: str = "") -> None:
+def row(*children: Widget, **looks: object) -> Box:
+    """Children side by side, wrapping."""
+    from ipywidgets import Box, Layout
+
+    wrapping = {"display": "flex", "flex_flow": "row wrap", "align_items": "center", "grid_gap": ".25rem"}
+    return Box(list(children), **(looks or {"layout": Layout(width="100%", **wrapping)}))
+
+
+def mark_usable(button: Button, why_not: str = "") -> None:
     """Marks a button as one that would do nothing now, and says why; without a reason it is usable again.
 
     It is never disabled: a front end takes the focus from a disabled button, and whoever works with the keyboard
@@ -85,31 +117,56 @@ def mark_usable(button: Any, why_not: str = "") -> None:
     button.tooltip = f"{button.description}: {why_not}" if why_not else button.description
 
 
-def is_usable(button: Any) -> bool:
+def is_usable(button: Button) -> bool:
     return "diag-off" not in button._dom_classes
 
 
-def close(*widgets: Any) -> None:
+def close(*widgets: Widget) -> None:
     """Closes widgets with all that is in them: what is only taken out of its box stays alive in kernel and browser."""
+    from ipywidgets import Widget
+
     for widget in widgets:
         close(*getattr(widget, "children", ()))
         for name in ("layout", "style"):
-            if (part := getattr(widget, name, None)) is not None:
+            if isinstance(part := getattr(widget, name, None), Widget):
                 part.close()
         widget.close()
 
 
-def failure(error: BaseException) -> str:
-    """An error inside a widget as a notice: a front end hides what a callback raises."""
-    first, *rest = f"{type(error).__name__}: {error}".splitlines()
-    return scoped(notice("bad", first, map(escape, rest)))
+class Clicks:
+    """Tells clicks that come too late: made while the one before was still at work, and heard only afterwards.
+
+    How long the work of each click took is held against the front end's clock, so that two clocks are never compared.
+    A button is not disabled meanwhile: the front end would take the keyboard's focus from it.
+    """
+
+    def __init__(self) -> None:
+        self._began: datetime | None = None
+        self._seconds = 0.0
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Around what a click sets off."""
+        self._began, start = _sent_at(), time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds = time.monotonic() - start
+
+    @property
+    def too_early(self) -> bool:
+        """Whether this click was made before the work of the last one was done; False where nobody sent it."""
+        sent = _sent_at()
+        if sent is None or self._began is None:
+            return False
+        return (sent - self._began).total_seconds() < self._seconds
 
 
-def row(*children: Any, **looks: Any) -> Any:
-    """Children side by side, wrapping."""
-    from ipywidgets import Box, Layout
+def _sent_at() -> datetime | None:
+    """When the front end sent the message that is handled now."""
+    from IPython import get_ipython
 
-    if "layout" not in looks:
-        looks["layout"] = Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%",
-                                 grid_gap=".25rem")  # fmt: skip
-    return Box(list(children), **looks)
+    kernel = getattr(get_ipython(), "kernel", None)
+    sent = {} if kernel is None else (kernel.get_parent() or {}).get("header", {})
+    date = sent.get("date")
+    return date if isinstance(date, datetime) else None

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diag.errors import DiagError
 from diag.reproduce.scenario import Played, Scenario
 from diag.values.units import format_seconds
-from diag.views.markup import View, escape, notice, tag
+from diag.views.markup import View, render
 from diag.views.shown import findings_view
 from diag.views.widgets.changes import changes_view
-from diag.views.widgets.clicks import Clicks
-from diag.views.widgets.live import Live, button, failure, html, mark_usable, row, scoped
+from diag.views.widgets.live import Clicks, Live, button, failure, html, mark_usable, row, scoped, status
+
+if TYPE_CHECKING:
+    from ipywidgets import Widget
 
 
 def step_player(scenario: str | Scenario) -> StepPlayer:
@@ -31,17 +33,16 @@ class StepPlayer(Live):
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.stage = scenario.start()
-        self._tables: list[pd.DataFrame | None] = []
-        self._views: list[View] = []
+        self._table: pd.DataFrame | None = None  # after the last step
+        self._views: list[View] = []  # one for each step that was played
         self._built = False
 
     def next(self) -> Played:
         """Plays the next step. Raises DiagError after the last."""
         played = self.stage.play()
-        before = self._tables[-1] if self._tables else None
-        self._tables.append(_table(self.stage.model))
-        self._views.append(_step_view(len(self._views) + 1, len(self.scenario.steps), played))
-        self._views[-1] += changes_view(before, self._tables[-1])
+        before, self._table = self._table, _table_of(self.stage.model)
+        step = _step_view(len(self._views) + 1, len(self.scenario.steps), played)
+        self._views.append(step + changes_view(before, self._table))
         self._refresh()
         return played
 
@@ -49,7 +50,7 @@ class StepPlayer(Live):
         """A new stage; the old one's model and files are dropped."""
         self.stage.close()
         self.stage = self.scenario.start()
-        self._tables, self._views = [], []
+        self._table, self._views = None, []
         self._refresh()
 
     def diagnose(self) -> View:
@@ -65,17 +66,24 @@ class StepPlayer(Live):
         """All steps played, and the diagnosis."""
         while not self.stage.finished:
             self.next()
-        shown = _head(self.scenario)
-        for view in self._views:
+        shown = self._head()
+        for view in (*self._views, self.diagnose()):
             shown += view
-        return shown + self.diagnose()
+        return shown
 
     def beside(self) -> View:
-        steps = [f"{n}. {step.says}" for n, step in enumerate(self.scenario.steps, start=1)]
-        listed = tag("ol", "".join(tag("li", escape(step.says)) for step in self.scenario.steps))
-        return _head(self.scenario) + View(listed, "\n".join(steps))
+        """What the steps will do, for whoever opens the notebook without a kernel."""
+        steps = [step.says for step in self.scenario.steps]
+        text = "\n".join(f"{number}. {says}" for number, says in enumerate(steps, start=1))
+        return self._head() + View(render("widgets/player_steps", steps=steps), text)
 
-    def build(self) -> Any:
+    def _head(self) -> View:
+        one = self.scenario
+        kind = "silent: no exception, a wrong answer" if one.silent else "ends in an exception"
+        words = f"{one.name}, on {f'simulated {one.hardware}' if one.hardware else 'the CPU'}; {kind}."
+        return View(render("widgets/player_head", teaches=one.teaches, words=words), f"{one.teaches}\n{words}")
+
+    def build(self) -> Widget:
         from ipywidgets import VBox
 
         self._next = button("Next step", self._press_next, primary=True)
@@ -84,22 +92,21 @@ class StepPlayer(Live):
         self._status, self._shown, self._card = html(), html(), html()
         self._built, self._clicks = True, Clicks()
         self._refresh()
-        head = html(_head(self.scenario).html)
+        head = html(scoped("widgets/joined", views=[self._head()]))
         return VBox([head, row(self._next, self._back, self._why, self._status), self._shown, self._card])
 
     def _press_next(self) -> None:
         if self.stage.finished:
             self._say(f"{self._where()} There is no further step.")
-            return
-        if self._clicks.too_early:
+        elif self._clicks.too_early:
             self._say(f"{self._where()} A press made while it was played was not counted.")
-            return
-        self._say(f"Playing step {len(self._views) + 1} …")
-        with self._clicks.working():
-            try:
-                self.next()
-            except DiagError as error:
-                self._say(str(error))
+        else:
+            self._say(f"Playing step {len(self._views) + 1} …")
+            with self._clicks.working():
+                try:
+                    self.next()
+                except DiagError as error:
+                    self._say(str(error))
 
     def _press_back(self) -> None:
         if self._views:
@@ -112,14 +119,14 @@ class StepPlayer(Live):
             self._say(f"{self._where()} Play a step first.")
             return
         try:
-            self._card.value = scoped(self.diagnose().html)
+            self._card.value = scoped("widgets/joined", views=[self.diagnose()])
         except Exception as error:
             self._card.value = failure(error)
 
     def _refresh(self) -> None:
         if not self._built:
             return
-        self._shown.value = scoped("".join(view.html for view in self._views))
+        self._shown.value = scoped("widgets/joined", views=self._views)
         self._card.value = ""
         mark_usable(self._next, "it is over" if self.stage.finished else "")
         for one in (self._why, self._back):
@@ -130,27 +137,18 @@ class StepPlayer(Live):
         return f"Step {len(self._views)} of {len(self.scenario.steps)}."
 
     def _say(self, words: str) -> None:
-        self._status.value = scoped(tag("span", escape(words), role="status"))
-
-
-def _head(scenario: Scenario) -> View:
-    kind = "silent: no exception, a wrong answer" if scenario.silent else "ends in an exception"
-    place = f"simulated {scenario.hardware}" if scenario.hardware else "the CPU"
-    words = f"{scenario.name}, on {place}; {kind}."
-    html_ = tag("p", tag("strong", escape(scenario.teaches)) + " " + tag("span", escape(words), class_="soft"))
-    return View(html_, f"{scenario.teaches}\n{words}")
+        self._status.value = status(words)
 
 
 def _step_view(number: int, total: int, played: Played) -> View:
-    title = f"Step {number} of {total}: {played.step.says}"
-    took = tag("span", escape(format_seconds(played.seconds)), class_="soft")
-    code = tag("pre", tag("code", escape(played.step.code)), tabindex="0")
-    output = notice("bad", "It raised", [escape(played.error)]) if played.error else ""
-    output += tag("p", "Output: " + tag("code", escape(played.shows))) if played.shows else ""
-    return View(tag("h3", escape(title) + " " + took) + code + output, f"{number}/{total} {played}")
+    took = format_seconds(played.seconds)
+    return View(
+        render("widgets/player_step", number=number, total=total, played=played, took=took),
+        f"{number}/{total} {played}",
+    )
 
 
-def _table(model: Any) -> pd.DataFrame | None:
+def _table_of(model: object) -> pd.DataFrame | None:
     from diag.models.tensors import placement
 
     try:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from diag.errors import SpecError
 from diag.loading import samples
 from diag.values.spec import PRESETS, QUANTIZATIONS, LoadSpec, grid
-from diag.views.markup import escape, tag
-from diag.views.widgets.live import control, html, row
+from diag.views.widgets.live import control, html, row, scoped
 from diag.views.wording import THIS_MACHINE
+
+_SHARED = ("dtype", "max_memory", "offload_folder", "adapter", "loader", "probe")
 
 
 class Form:
@@ -19,17 +20,15 @@ class Form:
         from ipywidgets import VBox
 
         first = specs[0] if specs else LoadSpec("tiny")
-        self._shared = {name: getattr(first, name) for name in ("dtype", "max_memory", "offload_folder", "adapter",
-                                                                "loader", "probe")}  # fmt: skip
+        self._shared = {name: getattr(first, name) for name in _SHARED}
         self._model = control("Combobox", "model", value=first.model, options=samples.names(), ensure_option=False)
-        machines = dict.fromkeys(spec.hardware_text for spec in specs)
-        self._hardware = control("Text", "hardware", value="; ".join(machines) or THIS_MACHINE,
-                                 placeholder="this machine; 2x300MiB+8GiB")  # fmt: skip
+        machines = "; ".join(dict.fromkeys(spec.hardware_text for spec in specs)) or THIS_MACHINE
+        hint = "this machine; 2x300MiB+8GiB"
+        self._hardware = control("Text", "hardware", value=machines, placeholder=hint)
         self._results = control("Text", "results", value=results)
         self._maps = _Boxes("device maps", PRESETS, (spec.device_map_text for spec in specs), none="no map")
-        self._kinds = _Boxes(
-            "quantizations", QUANTIZATIONS, (spec.quantization for spec in specs), none="not quantized"
-        )
+        chosen = (spec.quantization for spec in specs)
+        self._kinds = _Boxes("quantizations", QUANTIZATIONS, chosen, none="not quantized")
         first_row = row(self._model, self._hardware, self._results)
         self.widget = VBox([first_row, self._maps.widget, self._kinds.widget])
 
@@ -55,17 +54,15 @@ class _Boxes:
         from ipywidgets import Checkbox, Layout
 
         ticked = set(chosen)
-        names = list(dict.fromkeys([*options, *sorted(ticked)]))
-        width = Layout(width="auto", flex="0 0 auto")
-        said = {"none": f"none ({none})"}
+        looks = {"indent": False, "layout": Layout(width="auto", flex="0 0 auto")}
         self._boxes = {
-            name: Checkbox(name in ticked, description=said.get(name, name), indent=False, layout=width)
-            for name in names
+            name: Checkbox(name in ticked, description=f"none ({none})" if name == "none" else name, **looks)
+            for name in dict.fromkeys([*options, *sorted(ticked)])
         }
-        heading = tag("b", escape(title), role="heading", aria_level="4")
         boxes = row(*self._boxes.values())
         boxes.layout.flex, boxes.layout.width = "1 1 16rem", "auto"
-        self.widget = row(html(heading, layout={"width": "9rem"}), boxes)
+        heading = html(scoped("widgets/heading", title=title), layout={"width": "9rem"})
+        self.widget = row(heading, boxes)
 
     def chosen(self) -> list[str]:
         return [name for name, box in self._boxes.items() if box.value]

@@ -12,11 +12,8 @@ from diag.values.units import format_size
 
 ANY = "any"
 ORDERS = ("model order", "largest first", "by name")
-SIZES = {
-    "any": 0, "1 KiB or more": 2**10, "100 KiB or more": 100 * 2**10, "1 MiB or more": 2**20,
-    "10 MiB or more": 10 * 2**20, "100 MiB or more": 100 * 2**20, "1 GiB or more": 2**30,
-}  # fmt: skip
-
+FILTERS = ("device", "backing", "kind", "dtype", "quantization")
+SIZES = (0, 2**10, 100 * 2**10, 2**20, 10 * 2**20, 100 * 2**20, 2**30)
 _LAYER = r"^((?:.*?\.)?\d+)(?=\.|$)"
 
 
@@ -40,7 +37,7 @@ class Choice:
     def apply(self, table: pd.DataFrame) -> pd.DataFrame:
         """The chosen rows, all of them, in the chosen order."""
         keep = pd.Series(True, index=table.index)
-        for column in ("device", "backing", "kind", "dtype", "quantization"):
+        for column in FILTERS:
             wanted = getattr(self, column)
             if wanted != ANY:
                 keep &= table[column].astype(str) == wanted
