@@ -11,7 +11,7 @@ from torch import nn
 
 from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
-from diag.models.tensors import PLACEMENT_COLUMNS
+from diag.models.table import PLACEMENT_COLUMNS
 
 
 def _offloaded(sample: str) -> nn.Module:

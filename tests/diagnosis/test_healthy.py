@@ -12,7 +12,7 @@ from torch import nn
 
 from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
-from diag.models.tensors import placement
+from diag.models.table import placement
 
 pytestmark = pytest.mark.usefixtures("real_machine")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from diag.models.tensors import PLACEMENT_COLUMNS
+from diag.models.table import PLACEMENT_COLUMNS
 from diag.sweep.results.rows import blank_row, frame_of
 from diag.values.spec import LoadSpec
 

@@ -13,7 +13,8 @@ from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module, re
 import diag
 from diag.models import hooks
 from diag.models.forwards import Reach, reaches_wrapper
-from diag.models.tensors import backing_of
+from diag.models.hooks import Backing
+from diag.models.snapshot import take
 
 LAYER = "model.layers.5."
 
@@ -27,6 +28,10 @@ def offloaded():
 def missing(model) -> set[str]:
     table = diag.placement(model)
     return set(table.name[table.backing == "none"])
+
+
+def backing_of(model) -> dict[str, Backing]:
+    return {entry.name: entry.backing for entry in take(model).entries if entry.is_meta}
 
 
 def last_block(model):

@@ -12,7 +12,7 @@ from torch import nn
 
 import diag
 from diag.errors import NotAModelError
-from diag.models.tensors import PLACEMENT_COLUMNS
+from diag.models.table import PLACEMENT_COLUMNS
 from diag.models.totals import by_device, by_layer, meta_only, observed_against_mapped
 
 

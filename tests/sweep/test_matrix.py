@@ -15,7 +15,7 @@ from places import HELPERS
 import diag
 from diag.errors import DiagError, SpecError
 from diag.machine import processes as posix
-from diag.models.tensors import PLACEMENT_COLUMNS
+from diag.models.table import PLACEMENT_COLUMNS
 from diag.sweep.isolate import launch
 from diag.sweep.results.rows import MATRIX_COLUMNS
 from diag.sweep.run import price

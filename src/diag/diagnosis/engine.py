@@ -24,6 +24,8 @@ from diag.values.text import sentence
 if TYPE_CHECKING:
     import pandas as pd
 
+    from diag.models.snapshot import Snapshot
+
 
 def diagnose(
     model: object = None,
@@ -55,14 +57,15 @@ def diagnose(
         return explain_text(text)
     nearby = _model_in(error) if error is not None and model is None and placement is None else None
     subject = Subject(model if nearby is None else nearby, spec, inputs)
-    evidence, looked_at = _gather(subject, error, text, placement)
+    snapshot = _taken(subject.model)
+    evidence, looked_at = _gather(subject, snapshot, error, text, placement)
     found = _judged(evidence)
     if nearby is not None and all(one.is_unknown for one in found):  # a bystander: it rules nothing out
-        subject = replace(subject, model=None)
-        evidence, without = _gather(subject, error, text, placement)
+        subject, snapshot = replace(subject, model=None), None
+        evidence, without = _gather(subject, snapshot, error, text, placement)
         found, looked_at = _judged(evidence), [f"{looked_at[0]}, all with their data", *without]
     subject = replace(subject, spec=evidence.spec)
-    return Findings(_with_fixes(found, subject), looked_at=looked_at, subject=subject)
+    return Findings(_with_fixes(found, snapshot, evidence.spec), looked_at=looked_at, subject=subject)
 
 
 def _check_something(*given: object) -> None:
@@ -91,7 +94,11 @@ def _model_in(error: BaseException) -> object:
 
 
 def _gather(
-    subject: Subject, error: BaseException | None, text: str | None, placement: pd.DataFrame | None
+    subject: Subject,
+    snapshot: Snapshot | None,
+    error: BaseException | None,
+    text: str | None,
+    placement: pd.DataFrame | None,
 ) -> tuple[Evidence, list[str]]:
     """Everything that rules may use, and in words what was looked at."""
     e, looked_at = Evidence(spec=subject.spec), list[str]()
@@ -101,15 +108,15 @@ def _gather(
         e = replace(e, trace=deciding_trace(report_of(error)), live=True, distributed=_is_distributed())
     elif text is not None:
         e = replace(e, trace=deciding_trace(read_reports(text)[0]))
-    if subject.model is not None:
-        e = _with_model(e, subject.model)
+    if snapshot is not None:
+        e = _with_model(e, snapshot)
         looked_at.append(f"{len(e.rows)} tensors of {type(subject.model).__name__} and their hooks")
-        looked_at += e.facts.examined if e.facts else ()
+        looked_at += e.facts.examined if e.facts else map(str, snapshot.unreadable)
     elif placement is not None:
         e = _with_table(e, placement)
         looked_at.append(f"a placement table of {len(e.rows)} tensors")
     if error is not None:
-        e = _with_frames(e, error, subject.model)
+        e = _with_frames(e, error, snapshot)
         looked_at.append(f"{type(error).__name__} and its frames")
     elif text is not None:
         looked_at.append("the text")
@@ -121,19 +128,24 @@ def _gather(
     return e, looked_at
 
 
-def _with_model(e: Evidence, model: object) -> Evidence:
-    from torch import nn
+def _taken(model: object) -> Snapshot | None:
+    """The model as it is now, read once for the whole diagnosis."""
+    if model is None:
+        return None
+    from diag.models.snapshot import take
 
-    from diag.diagnosis.evidence.facts import facts_of, with_nested_maps
-    from diag.diagnosis.evidence.lacking import rows_of, with_state
-    from diag.models.tensors import backing_of, placement
+    return take(model)
 
-    table = placement(model)
-    if not isinstance(model, nn.Module):  # a pipeline: its parts are tabulated under prefixes
-        return with_state(e, rows_of(table), None)
-    rows = with_nested_maps(rows_of(table, backing_of(model)), model)
-    spec = e.spec or _spec_of(model)
-    return with_state(replace(e, spec=spec), rows, facts_of(model, rows, spec))
+
+def _with_model(e: Evidence, snapshot: Snapshot) -> Evidence:
+    from diag.diagnosis.evidence.facts import facts_of, rows_of_snapshot
+    from diag.diagnosis.evidence.lacking import with_state
+
+    rows = rows_of_snapshot(snapshot)
+    if snapshot.is_bundle:
+        return with_state(e, rows, None)
+    spec = e.spec or _spec_of(snapshot.root)
+    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, spec))
 
 
 def _with_table(e: Evidence, table: pd.DataFrame) -> Evidence:
@@ -150,12 +162,11 @@ def _spec_of(model: object) -> LoadSpec | None:
     return spec_of(model)
 
 
-def _with_frames(e: Evidence, error: BaseException, model: object) -> Evidence:
-    from diag.diagnosis.evidence.frames import locate_in
+def _with_frames(e: Evidence, error: BaseException, snapshot: Snapshot | None) -> Evidence:
+    from diag.diagnosis.evidence.frames import locate
     from diag.diagnosis.evidence.handling import handling_of
-    from diag.models.tensors import parts_of
 
-    e = replace(e, site=locate_in(error, parts_of(model)) if model is not None else None)
+    e = replace(e, site=locate(error, snapshot) if snapshot is not None else None)
     return replace(e, handling=handling_of(e))
 
 
@@ -312,10 +323,10 @@ def _unknown(e: Evidence, beside: bool = False) -> Finding:
     return causes.get(UNKNOWN).finding("possible", module=where, because=(seen, state), silent=False, check=check)
 
 
-def _with_fixes(found: list[Finding], subject: Subject) -> list[Finding]:
+def _with_fixes(found: list[Finding], snapshot: Snapshot | None, spec: LoadSpec | None) -> list[Finding]:
     if not found:
         return []
     from diag.diagnosis.mending.plans import with_fixes
     from diag.diagnosis.mending.situation import Situation
 
-    return with_fixes(found, Situation(subject.model, subject.spec))
+    return with_fixes(found, Situation(snapshot, spec))

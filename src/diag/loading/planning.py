@@ -25,7 +25,7 @@ from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, writ
 from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
 from diag.loading.transformers_private import ModelClass, Skeleton, skeleton
 from diag.machine.accelerators import accelerator_name, usable_memory, use_hardware
-from diag.models.tensors import tie_sources
+from diag.models.snapshot import take
 from diag.values.spec import AUTO_PRESETS, LoadSpec
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
         return _plan_for_loader(plan, accelerator)
     arguments["device_map"] = _requested_map(plan, kind, accelerator)
     built = _without_weights(plan, kind)
-    tied = tie_sources(built.model)
+    tied = take(built.model).ties
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     placed = plain_devices(built.device_map, accelerator) if has_map else None
     layers = linear_layers(built.model)
@@ -161,7 +161,7 @@ def _written_map(plan: Plan, kind: ModelClass, accelerator: str | None) -> dict[
         device_map = dict(plan.spec.device_map)
         check_map(model, device_map)
         return device_map
-    ties = tie_sources(model)
+    ties = take(model).ties
     first: Device = "cpu" if accelerator is None else 0
     return written_map(plan.spec.device_map, model, first, {*ties, *ties.values()})
 

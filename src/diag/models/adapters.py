@@ -1,24 +1,41 @@
-"""Which PEFT adapter a model carries. Reads names and attributes only; PEFT itself is never imported."""
+"""The one owner of what PEFT and others put into a model. Reads names and attributes; imports neither PEFT nor torch.
+
+Whether a tensor was put in is told by structure: PEFT's modules hold the base under a few known children, and all else
+is theirs. Where there is only a text, names have to do.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
+if TYPE_CHECKING:
+    from torch import nn
+
+Model = TypeVar("Model")
 LAYER_PARTS = ("lora_", ".ia3_", ".vera_", ".modules_to_save.")  # in the names of what PEFT adds to a layer
 _PARTS = (*LAYER_PARTS, "prompt_encoder.", "trainable_tokens_")
+_MODULES = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|ia3_\w+|vera_\w+|original_module|base_layer)(?:\.|$)")
+_THE_BASE = ("base_model", "model", "base_layer", "original_module")  # children of PEFT's modules that lead to the base
 
 
-def without_adapter(model: Any) -> Any:
+def without_adapter(model: Model) -> Model:
     """The model below PEFT's wrapper, whose forward has names; any other model as it is."""
     get_base = getattr(model, "get_base_model", None)
-    return get_base() if callable(get_base) and hasattr(model, "peft_config") else model
+    base: Model = get_base() if callable(get_base) and hasattr(model, "peft_config") else model
+    return base
 
 
-def carries_adapter(model: Any) -> bool:
+def carries_adapter(model: object) -> bool:
     """Whether PEFT has wrapped this model or put layers of its own into it, also in place."""
-    modules = model.modules() if hasattr(model, "modules") else ()
-    return any(type(module).__module__.partition(".")[0] == "peft" for module in modules)
+    modules = getattr(model, "modules", None)
+    return callable(modules) and any(map(is_of_peft, modules()))
+
+
+def is_of_peft(module: object) -> bool:
+    """Whether PEFT wrote this module's class: its wrapper, or a layer of its own."""
+    return type(module).__module__.partition(".")[0] == "peft"
 
 
 def is_adapter_part(name: str) -> bool:
@@ -26,7 +43,12 @@ def is_adapter_part(name: str) -> bool:
     return any(part in name for part in _PARTS)
 
 
-def active_adapters(model: Any) -> tuple[str, ...]:
+def is_adapter_module(path: str) -> bool:
+    """Whether a module of this path was put in by PEFT, or stands in PEFT's layer as the base's own."""
+    return _MODULES.search(path) is not None
+
+
+def active_adapters(model: object) -> tuple[str, ...]:
     """The names of the adapters that answer now; empty where none does, or where it can't be told."""
     held = getattr(model, "active_adapters", None)
     if callable(held):  # transformers' own mixin has a method
@@ -38,10 +60,42 @@ def active_adapters(model: Any) -> tuple[str, ...]:
     return (held,) if isinstance(held, str) else tuple(held or ())
 
 
-def adapter_configs(model: Any) -> Mapping[str, Any]:
+def adapter_configs(model: object) -> Mapping[str, object]:
     """PEFT's configs of the active adapters by name; of all of them where it can't be told which are active."""
     configs = getattr(model, "peft_config", None)
     if not isinstance(configs, Mapping):
         return {}
     active = active_adapters(model)
     return {name: config for name, config in configs.items() if name in active} or dict(configs)
+
+
+def names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
+    """Local names of parameters and buffers that PEFT, a parametrization, pruning or a weight norm put into a module.
+
+    No checkpoint of the base has them. `inside_added` says that the whole module was put in.
+    """
+    is_list = _is_parametrization(module)
+    is_layer = is_of_peft(module) and "base_layer" in module._modules
+    if not (inside_added or is_list or is_layer or _is_reparametrized(module)):
+        return ()
+    names = (*module._parameters.keys(), *module._buffers.keys())
+    if inside_added or is_layer:
+        return names
+    if is_list:
+        return tuple(name for name in names if name != "original")
+    return tuple(name for name in names if name.endswith(("_mask", "_u", "_v", "_g")) and name[:-2] not in names)
+
+
+def is_put_in(child: str, parent: nn.Module, inside_added: bool) -> bool:
+    """Whether this child of a module was put in as a whole."""
+    return inside_added or _is_parametrization(parent) or (is_of_peft(parent) and child not in _THE_BASE)
+
+
+def _is_parametrization(module: nn.Module) -> bool:
+    """torch's list of parametrizations of one weight, which holds the weight itself as `original`."""
+    return type(module).__name__ == "ParametrizationList"
+
+
+def _is_reparametrized(module: nn.Module) -> bool:
+    """Pruning, and the older weight and spectral norms, compute the weight in a hook before each forward."""
+    return any(type(hook).__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values())

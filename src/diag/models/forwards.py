@@ -13,7 +13,6 @@ import functools
 import inspect
 import types
 from collections.abc import Iterator
-from typing import Any
 
 from torch import nn
 
@@ -31,7 +30,7 @@ class Reach(enum.Enum):
 
 def reaches_wrapper(module: nn.Module) -> Reach:
     """Whether `module.forward` leads to accelerate's wrapper."""
-    todo: list[Any] = [module.forward]
+    todo: list[object] = [module.forward]
     seen: set[int] = set()
     opaque = False
     while todo:
@@ -48,7 +47,7 @@ def reaches_wrapper(module: nn.Module) -> Reach:
     return Reach.UNDECIDED if opaque else Reach.NO
 
 
-def is_wrapper(item: Any) -> bool:
+def is_wrapper(item: object) -> bool:
     """True for the function accelerate puts in front of a forward."""
     return (
         isinstance(item, types.FunctionType)
@@ -57,7 +56,7 @@ def is_wrapper(item: Any) -> bool:
     )
 
 
-def _leads_to(item: Any, module: nn.Module) -> Iterator[Any]:
+def _leads_to(item: object, module: nn.Module) -> Iterator[object]:
     if isinstance(item, functools.partial):
         # update_wrapper gave the partial a __wrapped__, but a partial calls .func and nothing else.
         yield from (item.func, *item.args, *item.keywords.values())
@@ -79,7 +78,7 @@ def _leads_to(item: Any, module: nn.Module) -> Iterator[Any]:
         yield type(item).__call__
 
 
-def _from_function(function: types.FunctionType, module: nn.Module) -> Iterator[Any]:
+def _from_function(function: types.FunctionType, module: nn.Module) -> Iterator[object]:
     held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     held += list(function.__defaults__ or ()) + list((function.__kwdefaults__ or {}).values())
     yield from held
@@ -102,13 +101,13 @@ def _names_used(code: types.CodeType) -> set[str]:
     return names
 
 
-def _worth_following(value: Any) -> bool:
+def _worth_following(value: object) -> bool:
     return isinstance(value, (functools.partial, types.FunctionType, types.MethodType, dict, list)) or (
         _is_callable_object(value)
     )
 
 
-def _is_callable_object(value: Any) -> bool:
+def _is_callable_object(value: object) -> bool:
     """An instance of a class written in Python with __call__ (a wrapper object), but no module and no class."""
     if isinstance(value, (type, nn.Module, types.FunctionType, types.BuiltinFunctionType)):
         return False
@@ -116,7 +115,7 @@ def _is_callable_object(value: Any) -> bool:
     return isinstance(call, types.FunctionType) and hasattr(value, "__dict__")
 
 
-def _is_opaque(item: Any) -> bool:
+def _is_opaque(item: object) -> bool:
     """A callable that is neither Python code nor one of C's own functions: what it calls can't be read."""
     if isinstance(item, (type, nn.Module, types.FunctionType, types.MethodType, functools.partial)):
         return False
@@ -125,7 +124,7 @@ def _is_opaque(item: Any) -> bool:
     return callable(item) and not _is_callable_object(item)
 
 
-def _filled(cell: Any) -> bool:
+def _filled(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not None
     except ValueError:  # an empty cell

@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
+import torch
 from torch import nn
 
 from diag.models.forwards import Reach, reaches_wrapper
@@ -34,8 +35,8 @@ FORWARD_BYPASSED = "its module's forward no longer reaches the hook"
 class Backing:
     """Where the data of one tensor is: `resident`, `offloaded` or `none`, and for `none` the reason.
 
-    `undecided` is True where it could not be settled whether the forward reaches the hook; `store` is `disk` or `cpu`
-    for offloaded tensors.
+    `undecided` is True where it could not be settled whether the forward reaches the hook, or what the store holds;
+    `store` is `disk` or `cpu` for offloaded tensors.
     """
 
     kind: str
@@ -44,141 +45,221 @@ class Backing:
     undecided: bool = False
 
 
+Device = int | str | torch.device  # as maps and hooks hold it
 RESIDENT = Backing("resident")
+_NO_HOOK = Backing("none", NO_HOOK)
+_NOT_BROUGHT_BACK = Backing("none", NOT_BROUGHT_BACK)
+
+
+class AlignHook(Protocol):
+    """The attributes of accelerate's AlignDevicesHook that are read here."""
+
+    execution_device: object
+    offload: bool
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One AlignDevicesHook as it was when the model was read, and the module that carries it.
+
+    `store` is None without a `weights_map`, and where that could not be read; `prefix` stands before the names of this
+    module in the store. `reach` says whether the carrier's forward leads to accelerate's wrapper; it is only found out
+    for hooks that offload.
+    """
+
+    carrier: nn.Module
+    carrier_path: str
+    execution_device: Device | None
+    offload: bool
+    offload_buffers: bool
+    place_submodules: bool
+    weights_map: Mapping[str, torch.Tensor] | None
+    store: WeightStore | None
+    prefix: str
+    reach: Reach
 
 
 @dataclass(frozen=True)
 class Serving:
-    """One hook that serves a module: the hook, the module that carries it, and the path from there to the module."""
+    """One hook that serves a module, and the path to that module from the one that carries the hook."""
 
-    hook: Any
-    carrier: nn.Module
-    carrier_path: str
-    local_prefix: str
+    hook: Hook
+    local_prefix: str = ""
+
+    def key(self, local_name: str) -> str:
+        """The tensor's name in the store behind the hook."""
+        return f"{self.hook.prefix}{self.local_prefix}{local_name}"
+
+    def brings(self, kind: str) -> bool:
+        """Whether the hook fetches tensors of this kind before a forward."""
+        return kind == "parameter" or (kind == "buffer" and self.hook.offload_buffers)
+
+    def read(self, local_name: str) -> torch.Tensor | None:
+        """The tensor's data out of the store, from disk where it is there; None where the store has no such name."""
+        try:
+            return None if self.hook.weights_map is None else self.hook.weights_map[self.local_prefix + local_name]
+        except KeyError:
+            return None
 
 
-def align_hooks(module: nn.Module) -> tuple[Any, ...]:
+def align_hooks(module: nn.Module) -> tuple[AlignHook, ...]:
     """The AlignDevicesHook-like hooks on one module, also those inside (nested) SequentialHooks."""
     return tuple(_flatten(module.__dict__.get("_hf_hook")))
 
 
-def _flatten(hook: Any) -> Iterator[Any]:
-    if hook is None:
-        return
+def _flatten(hook: object) -> Iterator[AlignHook]:
     inner = getattr(hook, "hooks", None)
     if isinstance(inner, (tuple, list)):
         for one in inner:
             yield from _flatten(one)
     elif hasattr(hook, "execution_device") and hasattr(hook, "offload"):
-        yield hook
+        yield cast(AlignHook, hook)
 
 
 class HookIndex:
-    """All hooks of a model, read once; answers per tensor. Reads attributes only and changes nothing."""
+    """All hooks of a model, read once; answers per module. Reads attributes only and changes nothing.
 
-    def __init__(self, model: nn.Module) -> None:
+    `on_failure(what, error)` is called for what could not be read.
+    """
+
+    def __init__(self, on_failure: Callable[[str, Exception], None]) -> None:
+        self.hooks: list[Hook] = []
+        self._on_failure = on_failure
         self._serving: dict[str, tuple[Serving, ...]] = {}
+        self._stores: dict[int, WeightStore | None] = {}
         self._reach: dict[int, Reach] = {}
-        self._stores: dict[int, Store] = {}
-        self._keep: list[Any] = []  # ids are only good while their objects live
-        self._walk(model, "", ())
 
-    def _walk(self, module: nn.Module, path: str, inherited: tuple[Serving, ...]) -> None:
-        own = tuple(Serving(hook, module, path, "") for hook in align_hooks(module))
-        self._serving[path] = (*own, *inherited)
-        passed_on = [s for s in (*own, *inherited) if s.hook.place_submodules]
-        for name, child in module._modules.items():
-            if child is not None:
-                below = tuple(Serving(s.hook, s.carrier, s.carrier_path, f"{s.local_prefix}{name}.") for s in passed_on)
-                self._walk(child, f"{path}.{name}" if path else name, below)
+    def enter(self, module: nn.Module, path: str, name: str, parent: str | None) -> tuple[Serving, ...]:
+        """Reads one module's own hooks; `name` is what its parent calls it, and parents are entered first."""
+        above = self._serving[parent] if parent is not None else ()
+        below = tuple(Serving(s.hook, f"{s.local_prefix}{name}.") for s in above if s.hook.place_submodules)
+        self._serving[path] = (*self._read(module, path), *below)
+        return self._serving[path]
+
+    def _read(self, module: nn.Module, path: str) -> tuple[Serving, ...]:
+        if "_hf_hook" not in module.__dict__:
+            return ()
+        try:
+            own = [self._as_value(hook, module, path) for hook in align_hooks(module)]
+        except Exception as error:
+            self._on_failure(f"the hook on {path or 'the model'}", error)
+            return ()
+        self.hooks += own
+        return tuple(Serving(one) for one in own)
+
+    def _as_value(self, hook: AlignHook, module: nn.Module, path: str) -> Hook:
+        given = getattr(hook, "weights_map", None)
+        mapping: Any = given
+        prefix = ""
+        while hasattr(mapping, "dataset") and hasattr(mapping, "prefix"):
+            prefix = mapping.prefix + prefix
+            mapping = mapping.dataset
+        return Hook(
+            carrier=module,
+            carrier_path=path,
+            execution_device=held_device(hook.execution_device),
+            offload=bool(hook.offload),
+            offload_buffers=bool(getattr(hook, "offload_buffers", False)),
+            place_submodules=bool(getattr(hook, "place_submodules", False)),
+            weights_map=given,
+            store=None if given is None else self._store(mapping, path),
+            prefix=prefix,
+            reach=self._reach_of(module, path) if hook.offload else Reach.UNDECIDED,
+        )
+
+    def _store(self, mapping: object, path: str) -> WeightStore | None:
+        if id(mapping) not in self._stores:
+            try:
+                self._stores[id(mapping)] = WeightStore(mapping)
+            except Exception as error:
+                self._on_failure(f"the weights_map of the hook on {path or 'the model'}", error)
+                self._stores[id(mapping)] = None
+        return self._stores[id(mapping)]
+
+    def _reach_of(self, module: nn.Module, path: str) -> Reach:
+        """Whether this module's forward still reaches accelerate's wrapper (rule c)."""
+        if id(module) not in self._reach:
+            try:
+                self._reach[id(module)] = reaches_wrapper(module)
+            except Exception as error:
+                self._on_failure(f"the forward of {path or 'the model'}", error)
+                self._reach[id(module)] = Reach.UNDECIDED
+        return self._reach[id(module)]
 
     def serving(self, module_path: str) -> tuple[Serving, ...]:
         """The hooks that serve this module's tensors, its own first."""
         return self._serving.get(module_path, ())
 
-    def execution_device(self, module_path: str) -> Any:
-        """Where the module's hook runs it, as accelerate holds it; None without a hook."""
-        for serving in self.serving(module_path):
-            if serving.hook.execution_device is not None:
-                return serving.hook.execution_device
-        return None
 
-    def backing(self, module_path: str, local_name: str, kind: str) -> Backing:
-        """Whether a *meta* tensor is offloaded; `kind` as in the placement table."""
-        verdict = Backing("none", NO_HOOK)
-        for serving in self.serving(module_path):
-            if not serving.hook.offload:
-                continue
-            verdict = self._by(serving, serving.local_prefix + local_name, kind)
+def execution_device(serving: tuple[Serving, ...]) -> Device | None:
+    """Where these hooks run their module, as accelerate holds it (0, 'cuda:1', torch.device); None without a hook."""
+    return next((s.hook.execution_device for s in serving if s.hook.execution_device is not None), None)
+
+
+def backing(serving: tuple[Serving, ...], local_name: str, kind: str) -> Backing:
+    """Whether these hooks hold a *meta* tensor of their module; `kind` as in the placement table."""
+    verdict = _NO_HOOK
+    for one in serving:
+        if one.hook.offload:
+            verdict = _backing_by(one, local_name, kind)
             if verdict.kind == "offloaded":
                 return verdict
-        return verdict
-
-    def lacks(self, module_path: str, local_name: str, kind: str) -> bool:
-        """Whether a hook will ask its store for this tensor, which is *here*, and not find it.
-
-        accelerate fetches every tensor of a hooked module before each forward, also one that was left in place because
-        it is tied to a resident one; the forward ends in a KeyError.
-        """
-        for serving in self.serving(module_path):
-            fetched = kind == "parameter" or (kind == "buffer" and getattr(serving.hook, "offload_buffers", False))
-            if not serving.hook.offload or not fetched or serving.hook.weights_map is None:
-                continue
-            store, prefix = self._store(serving.hook.weights_map)
-            missing = store.why_not(prefix + serving.local_prefix + local_name) == NOT_IN_STORE
-            if missing and self.forward_reach(serving.carrier) is Reach.YES:
-                return True
-        return False
-
-    def forward_reach(self, module: nn.Module) -> Reach:
-        """Whether this module's forward still reaches accelerate's wrapper (rule c)."""
-        if id(module) not in self._reach:
-            self._keep.append(module)
-            self._reach[id(module)] = reaches_wrapper(module)
-        return self._reach[id(module)]
-
-    def _by(self, serving: Serving, name: str, kind: str) -> Backing:
-        if kind in ("non_persistent_buffer", "quant_state") or (
-            kind == "buffer" and not getattr(serving.hook, "offload_buffers", False)
-        ):
-            return Backing("none", NOT_BROUGHT_BACK)
-        store, prefix = self._store(serving.hook.weights_map)
-        problem = store.why_not(prefix + name)
-        if problem:
-            return Backing("none", problem)
-        reach = self.forward_reach(serving.carrier)
-        if reach is Reach.NO:
-            return Backing("none", FORWARD_BYPASSED, store.kind(prefix + name))
-        return Backing("offloaded", "", store.kind(prefix + name), undecided=reach is Reach.UNDECIDED)
-
-    def _store(self, weights_map: Any) -> tuple[Store, str]:
-        prefix = ""
-        while hasattr(weights_map, "dataset") and hasattr(weights_map, "prefix"):
-            prefix = weights_map.prefix + prefix
-            weights_map = weights_map.dataset
-        if id(weights_map) not in self._stores:
-            self._keep.append(weights_map)
-            self._stores[id(weights_map)] = Store(weights_map)
-        return self._stores[id(weights_map)], prefix
+    return verdict
 
 
-class Store:
+def _backing_by(serving: Serving, local_name: str, kind: str) -> Backing:
+    hook, key = serving.hook, serving.key(local_name)
+    if not serving.brings(kind):
+        return _NOT_BROUGHT_BACK
+    if hook.store is None:
+        return Backing("none", NOT_IN_STORE) if hook.weights_map is None else Backing("offloaded", undecided=True)
+    problem = hook.store.why_not(key)
+    if problem:
+        return Backing("none", problem)
+    if hook.reach is Reach.NO:
+        return Backing("none", FORWARD_BYPASSED, hook.store.kind(key))
+    return Backing("offloaded", "", hook.store.kind(key), undecided=hook.reach is Reach.UNDECIDED)
+
+
+def is_sought_in_vain(serving: tuple[Serving, ...], local_name: str, kind: str) -> bool:
+    """Whether a hook will ask its store for a tensor that is *here*, and not find it.
+
+    accelerate fetches every tensor of a hooked module before each forward, also one that was left in place because it
+    is tied to a resident one; the forward ends in a KeyError.
+    """
+    return any(
+        one.hook.offload
+        and one.hook.store is not None
+        and one.hook.reach is Reach.YES
+        and one.brings(kind)
+        and one.key(local_name) not in one.hook.store.keys
+        for one in serving
+    )
+
+
+def held_device(device: object) -> Device | None:
+    """A device of a map or a hook as it stands there; what no library puts there, as text."""
+    return device if device is None or isinstance(device, (int, str, torch.device)) else str(device)
+
+
+class WeightStore:
     """One offload store, asked without reading a tensor.
 
     `name in weights_map` would read it from disk (Mapping.__contains__ calls __getitem__), so the keys are taken once.
     """
 
-    def __init__(self, mapping: Any) -> None:
-        self.tensors: Mapping[str, Any] = getattr(mapping, "state_dict", None) or {}
-        self.index: Mapping[str, Any] = getattr(mapping, "index", None) or {}
-        self.folder = getattr(mapping, "save_folder", None)
-        if isinstance(mapping, dict):
-            self.tensors = mapping
+    def __init__(self, mapping: object) -> None:
+        held = mapping if isinstance(mapping, dict) else getattr(mapping, "state_dict", None)
+        self.tensors: Mapping[str, object] = held or {}
+        self.index: Mapping[str, object] = getattr(mapping, "index", None) or {}
+        self.folder: str | os.PathLike[str] | None = getattr(mapping, "save_folder", None)
         keys = getattr(mapping, "all_keys", None)
         self.keys = frozenset(keys if keys is not None else self.tensors)
         self._exists: dict[str, bool] = {}
+        self._mapping = mapping  # kept alive: the index knows stores by their id
 
     def kind(self, key: str) -> str:
+        """`cpu` or `disk`: where the store keeps what it has."""
         return "cpu" if key in self.tensors else "disk"
 
     def why_not(self, key: str) -> str:
@@ -201,15 +282,3 @@ class Store:
         if path not in self._exists:
             self._exists[path] = os.path.exists(path)
         return self._exists[path]
-
-
-def device_namer(accelerator: str | None) -> Callable[[Any], str]:
-    """Turns devices as accelerate holds them (0, 'cuda:1', torch.device) into text; integers are the accelerator's."""
-
-    def name(device: Any) -> str:
-        if isinstance(device, int) and not isinstance(device, bool):
-            return f"{accelerator}:{device}" if accelerator else str(device)
-        text = str(device)
-        return f"{text}:0" if text == accelerator else text
-
-    return name

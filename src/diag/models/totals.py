@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -64,6 +65,6 @@ def _layer(module: str) -> str:
     return match[1] if match else module
 
 
-def _distinct(values) -> str:
+def _distinct(values: Iterable[object]) -> str:
     seen = dict.fromkeys(str(v) for v in values if v is not pd.NA and v is not None)
     return ", ".join(seen)

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diag.models.hooks import HookIndex
-from diag.models.tensors import entries
+from diag.models.snapshot import take
 from diag.proving.weights import held_value
 
 _LINE = 64  # bytes: what torch's allocator aligns to on the CPU
@@ -26,7 +25,7 @@ def align_like(twin: nn.Module, model: nn.Module) -> int:
     """
     wanted = dict(_offsets(model))
     moved: set[int] = set()
-    for entry in entries(twin):
+    for entry in take(twin).entries:
         tensor: Any = entry.tensor
         offset = wanted.get(entry.name)
         if offset is None or id(tensor) in moved or not _is_plain(tensor) or tensor.data_ptr() % _LINE == offset:
@@ -37,9 +36,9 @@ def align_like(twin: nn.Module, model: nn.Module) -> int:
 
 
 def _offsets(model: nn.Module) -> Any:
-    index = HookIndex(model)
-    for entry in entries(model):
-        value = held_value(entry, index) if entry.tensor.is_meta else entry.tensor
+    snapshot = take(model)
+    for entry in snapshot.entries:
+        value = held_value(entry, snapshot) if entry.is_meta else entry.tensor
         if value is not None and _is_plain(value):
             yield entry.name, value.data_ptr() % _LINE if value.device.type == "cpu" else 0
 

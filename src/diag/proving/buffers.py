@@ -13,15 +13,16 @@ from torch.overrides import TorchFunctionMode
 
 from diag.loading.checkpoint.stored import plain_name
 from diag.models.adapters import without_adapter
-from diag.models.tensors import entries
+from diag.models.snapshot import Snapshot, take
 
 _BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
 
 
-def wrong_buffers(model: nn.Module) -> list[str]:
+def wrong_buffers(snapshot: Snapshot) -> list[str]:
     """Non-persistent buffers that differ from those of a model built anew from the same config."""
-    ours = {e.name: e.tensor for e in entries(model) if e.kind == "non_persistent_buffer" and not e.tensor.is_meta}
-    base = _transformers_model(model)
+    kept = (e for e in snapshot.entries if e.kind == "non_persistent_buffer")
+    ours = {e.name: e.tensor for e in kept if e.can_be_sampled}
+    base = _transformers_model(snapshot.root)
     if base is None or not ours:
         return []
     fresh = fresh_buffers(base)
@@ -45,7 +46,7 @@ def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
             new = type(model)(config)
     except Exception:  # a constructor that wants more than a config: this check is left out
         return {}
-    return {e.name: e.tensor for e in entries(new) if e.kind == "non_persistent_buffer"}
+    return {e.name: e.tensor for e in take(new).entries if e.kind == "non_persistent_buffer"}
 
 
 def _transformers_model(model: Any) -> Any:

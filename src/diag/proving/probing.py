@@ -17,7 +17,7 @@ import torch
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.loading.notes import collecting
 from diag.models.adapters import without_adapter
-from diag.models.tensors import accelerator_type
+from diag.models.devices import input_device
 from diag.proving.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes
 from diag.values.functions import import_function, is_function_name
 
@@ -162,35 +162,6 @@ def _ready(model: Any) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-def input_device(model: Any) -> torch.device:
-    """Where inputs belong: where the first layer runs. Never `model.device`, which is meta for an offloaded one."""
-    from diag.models.hooks import align_hooks
-
-    embedding = _embedding(model)
-    for module in (embedding, model):
-        for hook in align_hooks(module) if module is not None else ():
-            if hook.execution_device is not None:
-                return _device(hook.execution_device, model)
-    for tensor in (*(embedding.parameters() if embedding is not None else ()), *model.parameters()):
-        if not tensor.is_meta:
-            return tensor.device
-    return torch.device("cpu")
-
-
-def _embedding(model: Any) -> Any:
-    """The module that takes the tokens; None for a model that has none, or several (CLIP's raises)."""
-    try:
-        return model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-
-
-def _device(device: Any, model: Any) -> torch.device:
-    if isinstance(device, int):
-        return torch.device(accelerator_type(model) or "cuda", device)
-    return torch.device(device)
 
 
 def _forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

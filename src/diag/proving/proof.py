@@ -21,6 +21,8 @@ from diag.loading.planning import Plan, plan_load
 from diag.loading.recipe import load, load_planned
 from diag.machine.accelerators import free_memory
 from diag.models.adapters import carries_adapter
+from diag.models.devices import device_name
+from diag.models.snapshot import take
 from diag.proving.alignment import align_like
 from diag.proving.comparing import TOLERANCES, distance
 from diag.proving.missing import missing_from_body
@@ -173,16 +175,11 @@ def reference_answer(spec: LoadSpec, packed: Packed, like: Any = None) -> Answer
 
 def runs_cpu_kernels(model: Any) -> bool:
     """True when everything runs on the CPU or on simulated GPUs, where the twin must agree bit for bit."""
-    from diag.models.hooks import align_hooks
-
-    devices = {t.device.type for t in (*model.parameters(), *model.buffers())}
-    for module in model.modules():
-        for hook in align_hooks(module):
-            devices.add(str(hook.execution_device).partition(":")[0])
-    from diag.machine.accelerators import accelerator_name
-
-    named = {accelerator_name() if name.isdigit() else name for name in devices}
-    return named <= {"cpu", "meta", "simgpu", "None", None}
+    snapshot = take(model)
+    used = {entry.device.type for entry in snapshot.entries}
+    hooked = (hook.execution_device for hook in snapshot.hooks.hooks)
+    used |= {device_name(one, snapshot.accelerator).partition(":")[0] for one in hooked if one is not None}
+    return used <= {"cpu", "meta", "simgpu"}
 
 
 def main_dtype(model: Any) -> str:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from diag.errors import MetaUseError
-from diag.models.tensors import accelerator_type
+from diag.models.snapshot import Snapshot, take
 
 _FINE = ("copy_", "_to_copy", "detach", "set_", "empty_like", "zeros_like", "ones_like", "is_same_size",
          "__set__", "type_as", "to", "view_as", "expand_as", "reshape_as")  # fmt: skip
@@ -34,9 +34,10 @@ def watch(model: nn.Module | None = None) -> Iterator[None]:
     tensor([[2., 2.],
             [2., 2.]])
     """
-    names = {} if model is None else {id(module): path for path, module in model.named_modules()}
-    check = _Check(model, names)
-    with _ByFunction(check) if _is_simulated(model) else _ByOperation(check):
+    snapshot = None if model is None else take(model)
+    check = _Check(snapshot)
+    is_simulated = snapshot is not None and snapshot.accelerator == "simgpu"
+    with _ByFunction(check) if is_simulated else _ByOperation(check):
         yield
 
 
@@ -65,15 +66,12 @@ class _ByFunction(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_simulated(model: nn.Module | None) -> bool:
-    return model is not None and accelerator_type(model) == "simgpu"
-
-
 class _Check:
     """Raises when a call mixes meta and real data."""
 
-    def __init__(self, model: nn.Module | None, names: dict[int, str]) -> None:
-        self._model, self._names = model, names
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        self._names = {} if snapshot is None else snapshot.paths
+        self._entries = () if snapshot is None else snapshot.entries
 
     def __call__(self, name: str, arguments: Any) -> None:
         if name.rpartition("::")[2] not in _FINE:
@@ -105,13 +103,9 @@ class _Check:
         return None, ""
 
     def _tensor_names(self, tensors: list[torch.Tensor]) -> list[str]:
-        if self._model is None:
-            return []
-        from itertools import chain
-
         wanted = {_storage(one) for one in tensors}  # a view, as in a Linear's transposed weight, shares the storage
-        named = chain(self._model.named_parameters(), self._model.named_buffers())
-        return [name for name, tensor in named if tensor.is_meta and _storage(tensor) in wanted]
+        known = {_storage(e.tensor): e.name for e in reversed(self._entries) if e.is_meta}
+        return [name for storage, name in reversed(known.items()) if storage in wanted]
 
 
 def _storage(tensor: torch.Tensor) -> int:

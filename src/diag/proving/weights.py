@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
 from diag.loading.checkpoint.stored import Source, source_of, sources
-from diag.models.added import added_tensors
-from diag.models.hooks import FORWARD_BYPASSED, HookIndex
-from diag.models.tensors import Entry, entries, tie_sources
+from diag.models.entries import Entry
+from diag.models.hooks import FORWARD_BYPASSED
+from diag.models.quantizers import is_packed, quantizer_of
+from diag.models.snapshot import Snapshot, take
 
 VERIFY_COLUMNS = ("name", "status", "key", "file", "shape", "device", "max_abs_diff", "share_different")
 _CHUNK = 4_194_304  # elements compared at a time: 16 MiB in float32
@@ -30,28 +30,28 @@ def verify_weights(model: Any, checkpoint: Any = None):
     """
     import pandas as pd
 
-    rows = [row for row in _verified(model, sources(model, checkpoint)) if row is not None]
+    snapshot = take(model)
+    rows = [row for row in _verified(snapshot, sources(snapshot, checkpoint)) if row is not None]
     return pd.DataFrame(rows, columns=list(VERIFY_COLUMNS))
 
 
-def _verified(model: Any, files: Mapping[str, Source]) -> Iterator[tuple | None]:
-    index = HookIndex(model)
-    tied = tie_sources(model)
-    added, found = added_tensors(model), list(entries(model))
-    by_object = {id(e.tensor): s for e in found if (s := source_of(e.name, files, tied)) is not None}
-    for entry in found:
-        if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.name in added and not entry.tensor.is_meta):
+def _verified(snapshot: Snapshot, files: Mapping[str, Source]) -> Iterator[tuple | None]:
+    found = ((id(e.tensor), source_of(e.name, files, snapshot.ties)) for e in snapshot.entries)
+    by_object = {key: source for key, source in found if source is not None}
+    for entry in snapshot.entries:
+        if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.put_in and not entry.is_meta):
             continue
-        yield _row(entry, source_of(entry.name, files, tied) or by_object.get(id(entry.tensor)), index)
+        stored = source_of(entry.name, files, snapshot.ties) or by_object.get(id(entry.tensor))
+        yield _row(entry, stored, snapshot)
 
 
-def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
+def _row(entry: Entry, stored: Source | None, snapshot: Snapshot) -> tuple | None:
     def row(status: str, diff: float | None = None, share: float | None = None) -> tuple:
         key, file = (stored.parts[0].key, stored.parts[0].file.name) if stored else ("", "")
         return (entry.name, status, key, file, tuple(entry.tensor.shape), str(entry.tensor.device), diff, share)
 
     try:
-        value = held_value(entry, index)
+        value = held_value(entry, snapshot)
     except (OSError, KeyError, RuntimeError):
         return row("unreadable")
     if value is None:
@@ -59,7 +59,9 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     if stored is None:
         return None if entry.kind == "buffer" else row("not in the files")
     if is_packed(entry.tensor):
-        alike = _correlation(_dequantized(entry), stored)
+        quantizer = quantizer_of(entry.tensor)
+        full = None if quantizer is None else quantizer.dequantized(entry.owner, entry.tensor)
+        alike = _correlation(full, stored)
         return None if alike is None or alike > _PACKED_ALIKE else row("differs", None, 1.0 - alike)
     there = _with_shape(stored)
     if tuple(value.shape) != there.shape:
@@ -70,38 +72,18 @@ def _row(entry: Entry, stored: Source | None, index: HookIndex) -> tuple | None:
     return row("differs", diff, share) if share else None
 
 
-def held_value(entry: Entry, index: HookIndex, also_bypassed: bool = False) -> torch.Tensor | None:
+def held_value(entry: Entry, snapshot: Snapshot, also_bypassed: bool = False) -> torch.Tensor | None:
     """The tensor's data wherever it is: here, in the hook's store, or None where nobody has it.
 
     `also_bypassed` takes it from the store of a hook that the module's forward does not reach any more.
     """
     if not entry.tensor.is_meta:
         return entry.tensor.detach()
-    backing = index.backing(entry.module_path, entry.local_name, entry.kind)
+    backing = entry.backing
     if backing.kind != "offloaded" and not (also_bypassed and backing.reason == FORWARD_BYPASSED):
         return None
-    for serving in index.serving(entry.module_path):
-        if serving.hook.offload and serving.hook.weights_map is not None:
-            with contextlib.suppress(KeyError):
-                return serving.hook.weights_map[serving.local_prefix + entry.local_name]
-    return None
-
-
-def is_packed(tensor: torch.Tensor) -> bool:
-    return type(tensor).__name__ in ("Params4bit", "Int8Params") and tensor.dtype in (torch.uint8, torch.int8)
-
-
-def _dequantized(entry: Entry) -> torch.Tensor | None:
-    import bitsandbytes.functional as bnb
-
-    tensor: Any = entry.tensor
-    state = getattr(tensor, "quant_state", None)
-    if state is not None:
-        return bnb.dequantize_4bit(tensor.data, state)
-    scales = getattr(tensor, "SCB", None)
-    if scales is None:
-        scales = getattr(getattr(entry.owner, "state", None), "SCB", None)
-    return None if scales is None else tensor.data.float() * (scales.float()[:, None] / 127.0)
+    found = (one.read(entry.local_name) for one in snapshot.hooks.serving(entry.module_path) if one.hook.offload)
+    return next((value for value in found if value is not None), None)
 
 
 def _correlation(value: torch.Tensor | None, stored: Source) -> float | None:

@@ -109,7 +109,7 @@ class Service:
         """The next token ids, greedily."""
         import torch
 
-        from diag.diagnosis.mending.repairs import input_device
+        from diag.models.devices import input_device
 
         assert self.model is not None, "requests are refused until the model is loaded"
         device = self.model.device if self.mistake == "inputs-to-model-device" else input_device(self.model)

@@ -10,10 +10,12 @@ from torch import nn
 
 from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
-from diag.diagnosis.mending.fixes import explain_exception, fix, input_device, materialise, require_materialised
+from diag.diagnosis.mending.fixes import explain_exception, fix, materialise, require_materialised
 from diag.diagnosis.mending.plans import plan
 from diag.diagnosis.mending.repairs import refill
 from diag.errors import CouldNotJudgeError, DiagError, MetaWithoutDataError
+from diag.models.devices import input_device
+from diag.models.snapshot import take
 from diag.proving.proof import prove
 
 pytestmark = pytest.mark.usefixtures("real_machine")
@@ -228,7 +230,7 @@ def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
     model = load(LoadSpec("tiny", device_map="none")).model
     model.extra = nn.Parameter(torch.ones(2))
     with pytest.raises(CouldNotJudgeError, match="'extra'"):
-        refill(model, ["extra"])
+        refill(take(model), ["extra"])
 
 
 def test_the_files_are_never_written(tiny_copy):

@@ -1,93 +1,100 @@
-"""Reads a model for what its placement table does not show: hooks that were taken off, ties, quantization, gradients.
+"""From a snapshot to the facts that rules need: hooks that were taken off, ties, quantization, gradients.
 
-Reads attributes and values only; nothing is moved, called or changed.
+Reads what the snapshot holds, and samples of values; nothing is moved, called or changed. A fact that can't be found
+out is empty, and `examined` says why.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.evidence.values import value_facts
-from diag.models.hooks import align_hooks
-from diag.models.maps import ancestors, device_for
-from diag.models.tensors import tie_sources, unserved
+from diag.models import quantizers
+from diag.models.adapters import is_adapter_module
+from diag.models.devices import device_name
+from diag.models.entries import Entry, Unreadable
+from diag.models.maps import ancestors
+from diag.models.snapshot import Snapshot
+from diag.models.table import PlacementRow, tabulate
+from diag.models.ties import embedding, ties_of_config
+from diag.values.spec import LoadSpec
 
-_PEFT_PARTS = re.compile(r"(?:^|\.)(?:lora_\w+|modules_to_save|ia3_\w+|vera_\w+|original_module|base_layer)(?:\.|$)")
-_PACKED_CLASSES = ("Linear4bit", "Linear8bitLt", "LinearFP4", "LinearNF4", "Linear8bit")
-
-
-def facts_of(model: nn.Module, rows: tuple[Row, ...], spec: Any = None, values: bool = True) -> ModelFacts:
-    """All facts of one module. `values=False` leaves out what reads tensors and files."""
-    modules = dict(model.named_modules())
-    hooked = tuple(path for path, module in modules.items() if align_hooks(module))
-    found = value_facts(model, spec) if values else {}
-    return ModelFacts(
-        class_name=type(model).__name__,
-        is_adapter=is_adapter(model),
-        stripped=tuple(path for path, module in modules.items() if was_stripped(module)),
-        newcomers=tuple(_newcomers(modules)),
-        lost_ties=tuple(_lost_ties(model)),
-        unpacked=(*_unpacked(model, modules), *never_packed(modules)),
-        stateless=tuple(_stateless(modules)),
-        bare_meta=tuple(_bare_meta(modules)),
-        frozen_out=tuple(_frozen_out(model)),
-        off_meta_state=tuple(r.name for r in rows if r.kind == "quant_state" and r.device == "meta"
-                             and not _weight_is_meta(rows, r)),
-        strays=tuple(_strays(modules, set(hooked))),
-        unserved=tuple(unserved(model)),
-        first_device=str(next((p.device for p in model.parameters()), "")),
-        **found,
-    )  # fmt: skip
+T = TypeVar("T")
+_HEADS = ("lm_head", "score", "classifier")  # quantizers leave them out unless they are asked
 
 
-def with_nested_maps(rows: tuple[Row, ...], model: nn.Module) -> tuple[Row, ...]:
-    """Fills in the device of maps that sit on an inner model, as on the base of a PeftModel."""
-    maps: dict[str, str] = {}
-    for path, module in model.named_modules():
-        inner = module.__dict__.get("hf_device_map")
-        if path and isinstance(inner, Mapping):
-            maps.update({f"{path}.{key}" if key else path: str(device) for key, device in inner.items()})
-    if not maps:
-        return rows
-    return tuple(replace(row, mapped_device=row.mapped_device or device_for(row.name, maps, "")) for row in rows)
+def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
+    """The placement table's rows, with the reasons, and with the maps of models inside the model."""
+    return tuple(_row(found, snapshot.by_name[found.name], snapshot.accelerator) for found in tabulate(snapshot))
 
 
-def is_adapter(model: nn.Module) -> bool:
-    """Whether PEFT has put layers of its own into the model, also in place."""
-    return any(type(module).__module__.startswith("peft.tuners") for module in model.modules())
+def _row(found: PlacementRow, entry: Entry, accelerator: str | None) -> Row:
+    inside = "" if entry.mapped_inside is None else device_name(entry.mapped_inside, accelerator)
+    fields = found._asdict()
+    del fields["shape"]
+    fields |= {"mapped_device": found.mapped_device or inside, "execution_device": found.execution_device or ""}
+    return Row(**fields, reason=entry.backing.reason, undecided=entry.backing.undecided)
 
 
-def was_stripped(module: nn.Module) -> bool:
-    """accelerate's `remove_hook_from_module` puts the old forward back as an attribute of the instance."""
-    state = module.__dict__
-    forward = state.get("forward")
-    return (
-        forward is not None
-        and "_hf_hook" not in state
-        and "_old_forward" not in state
-        and getattr(forward, "__self__", None) is module
-        and getattr(forward, "__func__", None) is getattr(type(module), "forward", None)
+def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], spec: LoadSpec | None = None) -> ModelFacts:
+    """All facts of one model."""
+    skipped = list(snapshot.unreadable)
+
+    def read(what: str, found: Callable[[Snapshot], Iterable[T]]) -> tuple[T, ...]:
+        try:
+            return tuple(found(snapshot))
+        except Exception as error:
+            skipped.append(Unreadable.because(what, error))
+            return ()
+
+    values = value_facts(snapshot, spec, skipped)
+    facts = replace(
+        values,
+        is_adapter=any(type(module).__module__.startswith("peft.tuners") for module in snapshot.modules.values()),
+        stripped=read("hooks that were taken off", stripped),
+        newcomers=read("modules put in after the load", newcomers),
+        lost_ties=read("whether tied tensors are alike", lost_ties),
+        unpacked=(*read("layers left unquantized", unpacked), *read("layers around plain weights", never_packed)),
+        stateless=read("the state of packed layers", stateless),
+        bare_meta=read("tensors that are plain attributes", bare_meta),
+        frozen_out=read("gradients", frozen_out),
+        off_meta_state=tuple(_states_on_meta(rows)),
+        strays=read("modules without a hook among hooked ones", strays),
+        unserved=tuple(entry.name for entry in snapshot.entries if entry.is_sought_in_vain),
+        first_device=next((str(e.device) for e in snapshot.entries if e.kind == "parameter"), ""),
     )
+    return replace(facts, examined=(*values.examined, *map(str, skipped)))
 
 
-def _newcomers(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+def stripped(snapshot: Snapshot) -> Iterator[str]:
+    """Modules whose hook was taken off: `remove_hook_from_module` puts the old forward back on the instance."""
+    for path, module in snapshot.once():
+        state = module.__dict__
+        forward = state.get("forward")
+        if forward is None or "_hf_hook" in state or "_old_forward" in state:
+            continue
+        is_own = getattr(forward, "__self__", None) is module
+        if is_own and getattr(forward, "__func__", None) is getattr(type(module), "forward", None):
+            yield path
+
+
+def newcomers(snapshot: Snapshot) -> Iterator[str]:
     """Modules without the mark that transformers leaves on all it loaded, right inside one that has it.
 
     What stands beside a loaded model, in a wrapper of the user's own, was never part of a load and is not judged.
     """
-    for path, module in modules.items():
-        parent = modules.get(path.rpartition(".")[0]) if path else None
+    for path, module in snapshot.once():
+        parent = snapshot.modules.get(path.rpartition(".")[0]) if path else None
         if parent is None or _is_marked(module) or not _is_marked(parent):
             continue
-        ours = _PEFT_PARTS.search(path) or type(module).__module__.startswith("peft")
-        if not ours and (module._modules or any(True for _ in module.parameters(recurse=False))):
+        of_peft = is_adapter_module(path) or type(module).__module__.startswith("peft")
+        if not of_peft and (module._modules or _owns_parameters(module)):
             yield path
 
 
@@ -95,53 +102,40 @@ def _is_marked(module: nn.Module) -> bool:
     return bool(module.__dict__.get("_is_hf_initialized"))
 
 
-def _strays(modules: Mapping[str, nn.Module], hooked: set[str]) -> Iterator[str]:
+def _owns_parameters(module: nn.Module) -> bool:
+    return any(parameter is not None for parameter in module._parameters.values())
+
+
+def strays(snapshot: Snapshot) -> Iterator[str]:
     """Modules whose tensors no hook serves, inside a dispatched model, while a sibling has its own hook."""
-    for path, module in modules.items():
-        if path in hooked or _PEFT_PARTS.search(path) or not any(True for _ in module.parameters(recurse=False)):
+    placing = {hook.carrier_path for hook in snapshot.hooks.hooks if hook.place_submodules}
+    with_hooked_children = {path.rpartition(".")[0] for path in snapshot.hooked if path}
+    for path, module in snapshot.once():
+        if path in snapshot.hooked or path.rpartition(".")[0] not in with_hooked_children:
             continue
-        above = [modules[up] for up in ancestors(path) if up in modules and up != path]
-        dispatched = any("hf_device_map" in one.__dict__ or align_hooks(one) or _is_marked(one) for one in above)
-        placed = any(h.place_submodules for one in above for h in align_hooks(one))
-        parent = path.rpartition(".")[0]
-        if dispatched and not placed and any(p and p.rpartition(".")[0] == parent for p in hooked):
+        if is_adapter_module(path) or not _owns_parameters(module):
+            continue
+        above = [up for up in ancestors(path) if up in snapshot.modules]
+        if any(_is_dispatched(snapshot, up) for up in above) and not placing.intersection(above):
             yield path
 
 
-def _lost_ties(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Pairs that the model declares tied, and whose tensors differ where both are here."""
-    for follower, source in _declared_ties(model).items():
-        a, b = _tensor(model, follower), _tensor(model, source)
-        if a is None or b is None or a is b:
+def _is_dispatched(snapshot: Snapshot, path: str) -> bool:
+    module = snapshot.modules[path]
+    return path in snapshot.hooked or "hf_device_map" in module.__dict__ or _is_marked(module)
+
+
+def lost_ties(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """Pairs that the model declares tied, and whose tensors differ where both are here.
+
+    Where one is offloaded the store decides, and the rule on meta tensors names it if nobody has it.
+    """
+    for follower, source in (snapshot.ties or ties_of_config(snapshot.root, snapshot.paths)).items():
+        a, b = snapshot.by_name.get(follower), snapshot.by_name.get(source)
+        if a is None or b is None or a.tensor is b.tensor or not (a.can_be_sampled and b.can_be_sampled):
             continue
-        if a.is_meta != b.is_meta or a.is_meta:
-            continue  # one is offloaded: the store decides, and the orphan rule names it if nobody has it
-        if a.shape != b.shape or not _same_values(a, b):
+        if a.shape != b.shape or not _same_values(a.tensor, b.tensor):
             yield follower, source
-
-
-def _declared_ties(model: Any) -> dict[str, str]:
-    declared = tie_sources(model)
-    if declared:
-        return declared
-    config = getattr(model, "config", None)
-    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
-    if not getattr(text, "tie_word_embeddings", False) or not hasattr(model, "get_output_embeddings"):
-        return {}
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    names = {id(module): path for path, module in model.named_modules()}
-    if head is None or id(head) not in names or id(embedding) not in names:
-        return {}
-    return {f"{names[id(head)]}.weight": f"{names[id(embedding)]}.weight"}
-
-
-def _tensor(model: nn.Module, name: str) -> torch.Tensor | None:
-    path, _, local = name.rpartition(".")
-    try:
-        owner = model.get_submodule(path)
-    except AttributeError:
-        return None
-    return owner._parameters.get(local, owner._buffers.get(local))
 
 
 def _same_values(a: torch.Tensor, b: torch.Tensor, rows: int = 64) -> bool:
@@ -151,94 +145,78 @@ def _same_values(a: torch.Tensor, b: torch.Tensor, rows: int = 64) -> bool:
     return bool(torch.equal(left.detach().float().cpu(), right.detach().float().cpu()))
 
 
-def _unpacked(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[str]:
+def unpacked(snapshot: Snapshot) -> Iterator[str]:
     """Linear layers in full precision although the config asks for bitsandbytes, and nothing excuses them."""
-    config = _quantization_config(model)
-    if not config or "bitsandbytes" not in str(config.get("quant_method", "")).lower():
+    config = quantizers.config_of(snapshot.root)
+    if "bitsandbytes" not in str(config.get("quant_method", "")):
         return
-    packed = any(type(module).__name__ in _PACKED_CLASSES for module in modules.values())
-    excused = _excused(model, config, with_offloaded=packed)
-    for path, module in modules.items():
-        if (
-            type(module) is nn.Linear
-            and not _PEFT_PARTS.search(path)
-            and not any(_covers(key, path) for key in excused)
-        ):
+    excused = _excused(snapshot, config)
+    for path, module in snapshot.once():
+        if type(module) is nn.Linear and not is_adapter_module(path) and not any(_covers(key, path) for key in excused):
             yield f"{path}.weight"
 
 
-def _excused(model: Any, config: Mapping[str, Any], with_offloaded: bool) -> list[str]:
+def _excused(snapshot: Snapshot, config: Mapping[str, object]) -> list[str]:
     """Modules that may stay at full size; those that were offloaded on request only where others are quantized."""
-    keys = list(config.get("llm_int8_skip_modules") or [])
-    if with_offloaded:
-        keys += list(getattr(getattr(model, "hf_quantizer", None), "modules_to_not_convert", None) or [])
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    names = {id(module): path for path, module in model.named_modules()}
-    keys += [names[id(head)]] if head is not None and id(head) in names else []
-    keys += list(getattr(model, "_keep_in_fp32_modules", None) or [])
-    last = list(names.values())[-1:] if len(names) > 1 else []
-    return keys + last + ["lm_head", "score", "classifier"]
+    model = snapshot.root
+    keys = [*_names(config.get("llm_int8_skip_modules")), *_names(getattr(model, "_keep_in_fp32_modules", None))]
+    if any(quantizers.quantizer_of_layer(module) for module in snapshot.modules.values()):
+        keys += _names(getattr(getattr(model, "hf_quantizer", None), "modules_to_not_convert", None))
+    head = snapshot.paths.get(id(embedding(model, "output")))
+    last = list(snapshot.paths.values())[-1]
+    return [*keys, *([] if head is None else [head]), *([last] if last else []), *_HEADS]
+
+
+def _names(given: object) -> list[str]:
+    return [str(one) for one in given] if isinstance(given, Iterable) else []
 
 
 def _covers(key: str, path: str) -> bool:
     return path == key or path.startswith(f"{key}.") or f".{key}." in f".{path}." or path.endswith(f".{key}")
 
 
-def _quantization_config(model: nn.Module) -> dict[str, Any]:
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
-    if config is None:
-        return {}
-    values = (
-        dict(config)
-        if isinstance(config, Mapping)
-        else (config.to_dict() if hasattr(config, "to_dict") else vars(config))
-    )
-    return {**values, "quant_method": str(getattr(values.get("quant_method"), "value", values.get("quant_method")))}
-
-
-def _bare_meta(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+def bare_meta(snapshot: Snapshot) -> Iterator[str]:
     """Plain tensor attributes on meta, which are neither parameters nor buffers, so that no load fills them."""
-    for path, module in modules.items():
+    for path, module in snapshot.once():
         for key, value in module.__dict__.items():
-            held = value if isinstance(value, (list, tuple)) else [value]
-            if any(isinstance(one, torch.Tensor) and one.is_meta for one in held[:64]):
+            held = value[:64] if isinstance(value, (list, tuple)) else (value,)
+            if any(isinstance(one, torch.Tensor) and one.is_meta for one in held):
                 yield f"{path}.{key}" if path else key
 
 
-def _stateless(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+def _packed_layers(snapshot: Snapshot) -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
+    """Layers of a quantizer's class whose weight is here: the weight's name, the layer, the weight."""
+    for path, module in snapshot.once():
+        weight = module._parameters.get("weight") if quantizers.quantizer_of_layer(module) else None
+        if weight is not None and not weight.is_meta:
+            yield f"{path}.weight", module, weight
+
+
+def stateless(snapshot: Snapshot) -> Iterator[str]:
     """Packed layers whose bytes have no scales."""
-    for path, module in modules.items():
-        weight = module._parameters.get("weight")
-        if type(module).__name__ not in _PACKED_CLASSES or weight is None or weight.is_meta:
-            continue
-        if weight.dtype == torch.uint8 and getattr(weight, "quant_state", None) is None:
-            if getattr(module, "quant_state", None) is None or type(weight).__name__ != "Params4bit":
-                yield f"{path}.weight"
-        elif weight.dtype == torch.int8:
-            scales = getattr(weight, "SCB", None)
-            held = scales if scales is not None else getattr(getattr(module, "state", None), "SCB", None)
-            if held is None or type(weight).__name__ != "Int8Params":
-                yield f"{path}.weight"
+    for name, module, weight in _packed_layers(snapshot):
+        if any(one.lacks_state(module, weight) for one in quantizers.ALL):
+            yield name
 
 
-def never_packed(modules: Mapping[str, nn.Module]) -> Iterator[str]:
+def never_packed(snapshot: Snapshot) -> Iterator[str]:
     """Layers of a packed class around a plain weight."""
-    for path, module in modules.items():
-        weight = module._parameters.get("weight")
-        if type(module).__name__ not in _PACKED_CLASSES or weight is None or weight.is_meta:
-            continue
+    for name, module, weight in _packed_layers(snapshot):
         on_purpose = getattr(getattr(module, "state", None), "has_fp16_weights", False)
         if weight.dtype.is_floating_point and not on_purpose and getattr(weight, "quant_state", None) is None:
-            yield f"{path}.weight"
+            yield name
 
 
-def _frozen_out(model: nn.Module) -> Iterator[str]:
+def frozen_out(snapshot: Snapshot) -> Iterator[str]:
     """Trainable tensors on meta, while others of the same model have received a gradient."""
-    parameters = list(model.named_parameters())
-    if not any(p.grad is not None for _, p in parameters):
-        return
-    yield from (name for name, p in parameters if p.is_meta and p.requires_grad)
+    parameters = [e for e in snapshot.distinct().values() if e.kind == "parameter"]
+    if any(e.tensor.is_leaf and e.tensor.grad is not None for e in parameters):
+        yield from (e.name for e in parameters if e.is_meta and e.tensor.requires_grad)
 
 
-def _weight_is_meta(rows: tuple[Row, ...], state: Row) -> bool:
-    return any(r.module == state.module and r.kind == "parameter" and r.device == "meta" for r in rows)
+def _states_on_meta(rows: tuple[Row, ...]) -> Iterator[str]:
+    """Quantization state on meta beside a weight that is here."""
+    weights_on_meta = {row.module for row in rows if row.kind == "parameter" and row.device == "meta"}
+    for row in rows:
+        if row.kind == "quant_state" and row.device == "meta" and row.module not in weights_on_meta:
+            yield row.name

@@ -7,31 +7,25 @@ the model's names. Nothing is run again, and nothing of a frame is kept.
 from __future__ import annotations
 
 import inspect
-import itertools
 import traceback
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from diag.diagnosis.evidence import CallSite
-from diag.diagnosis.evidence.lines import Step, steps, values_on_line
+from diag.diagnosis.evidence.lines import Call, calls, values_on_line
 from diag.diagnosis.evidence.operands import has_stranger_on_meta, placeholders
 from diag.diagnosis.evidence.report import Frame, Raised, Report
+from diag.models.entries import Entry
+from diag.models.snapshot import Snapshot
 
-_PLUMBING = (
-    "/torch/_ops.py",
-    "/torch/_prims",
-    "/torch/_decomp",
-    "/torch/_refs",
-    "/torch/utils/_",
-    "/torch/overrides.py",
+_PLUMBING = tuple(f"/torch/{part}" for part in "_ops.py _prims _decomp _refs utils/_ overrides.py".split())
+_CALLS_OF_A_MODEL = tuple(
+    "forward __call__ _call_impl _wrapped_call_impl new_forward generate chat encode sample predict get_image_features "
+    "get_text_features".split()
 )
-_CALLS_OF_A_MODEL = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward", "generate", "chat",
-                     "encode", "sample", "predict", "get_image_features", "get_text_features")  # fmt: skip
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 
@@ -70,7 +64,7 @@ def model_in(error: BaseException) -> nn.Module | None:
 
     Looks at local variables and one level below them, as in `self.model` of a pipeline or a service.
     """
-    frames = [step.frame for step in _steps(error)]
+    frames = [call.frame for call in _calls(error)]
     deepest = next((m for f in reversed(frames) if (m := _self_module(f)) is not None), None)
     seen = {id(m): m for frame in frames for m in _modules_near(frame)}
     if deepest is None:
@@ -92,53 +86,55 @@ def _size(module: nn.Module) -> int:
     return sum(1 for _ in module.modules())
 
 
-def locate(error: BaseException, model: nn.Module) -> CallSite:
-    """Module path, tensors that the failing line read, and inputs on meta."""
-    names = {id(module): path for path, module in model.named_modules()}
-    walked = list(_steps(error))
-    frames = [step.frame for step in walked]
-    module, frame = _deepest(frames, names)
-    read = _tensors_read(walked, frame, model)
-    inputs = list(_inputs(frames, model, names))
+def locate(error: BaseException, snapshot: Snapshot) -> CallSite | None:
+    """Module path, tensors that the failing line read, and inputs on meta.
+
+    Of a pipeline the component that was running, with its prefix before every name; None where none was.
+    """
+    walked = list(_calls(error))
+    frames = [call.frame for call in walked]
+    part = _part_running(frames, snapshot)
+    if part is None:
+        return None
+    prefix, root = part
+    paths = {key: path for key, path in snapshot.paths.items() if f"{path}.".startswith(prefix)}
+    known = {key: e for key, e in snapshot.distinct().items() if e.name.startswith(prefix) and e.kind != "quant_state"}
+    module, frame = _deepest(frames, paths)
+    read = _tensors_read(walked, frame, known)
+    inputs = tuple(_inputs(frames, paths, known))
+    path = "" if module is None else paths[id(module)]
     owners = {name.rpartition(".")[0] for name in read}
-    path = names[id(module)] if module is not None else ""
     return CallSite(
-        module=path if module is not None else "",
-        module_class=type(module).__name__ if module is not None else "",
+        module=path,
+        module_class="" if module is None else type(module).__name__,
         tensors=tuple(read),
         own_forward=not owners or (owners == {path} and frame is not None and _self_module(frame) is module),
         inputs_on_meta=tuple(name for name, device in inputs if device == "meta"),
-        inputs=tuple(inputs),
-        placeholders=tuple(placeholders(walked, model)),
-        fed_meta=frame is not None and has_stranger_on_meta(frame, model),
-        root_class=type(model).__name__,
-    )
-
-
-def locate_in(error: BaseException, parts: list[tuple[str, nn.Module]]) -> CallSite | None:
-    """The same for a pipeline: of its component that was running, with the component's prefix before every name."""
-    frames = [step.frame for step in _steps(error)]
-    for frame in reversed(frames):
-        running = _self_module(frame)
-        for prefix, part in parts:
-            if any(module is running for module in part.modules()):
-                return _prefixed(locate(error, part), prefix)
-    return locate(error, parts[0][1]) if len(parts) == 1 else None
-
-
-def _prefixed(trace: CallSite, prefix: str) -> CallSite:
-    return replace(
-        trace,
+        inputs=inputs,
+        placeholders=tuple(f"{prefix}{name}" for name in placeholders(walked, _as_the_part_names_them(known, prefix))),
+        fed_meta=frame is not None and has_stranger_on_meta(frame, known),
+        root_class=type(root).__name__,
         component=prefix,
-        module=f"{prefix}{trace.module}".rstrip("."),
-        tensors=tuple(f"{prefix}{name}" for name in trace.tensors),
-        placeholders=tuple(f"{prefix}{name}" for name in trace.placeholders),
     )
 
 
-def _steps(error: BaseException) -> Iterator[Step]:
+def _part_running(frames: list[types.FrameType], snapshot: Snapshot) -> tuple[str, nn.Module] | None:
+    """The component that was running, the deepest first; the model itself where there is only one."""
+    for frame in reversed(frames):
+        path = snapshot.paths.get(id(_self_module(frame)))
+        for prefix, part in snapshot.parts if path is not None else ():
+            if f"{path}.".startswith(prefix):
+                return prefix, part
+    return snapshot.parts[0] if len(snapshot.parts) == 1 else None
+
+
+def _as_the_part_names_them(known: Mapping[int, Entry], prefix: str) -> dict[str, torch.Tensor]:
+    return {entry.name.removeprefix(prefix): entry.tensor for entry in known.values()}
+
+
+def _calls(error: BaseException) -> Iterator[Call]:
     for one in chain_of(error):
-        yield from steps(one.__traceback__)
+        yield from calls(one.__traceback__)
 
 
 def _self_module(frame: types.FrameType) -> nn.Module | None:
@@ -163,19 +159,15 @@ def _deepest(
     return None, None
 
 
-def _tensors_read(walked: list[Step], frame: types.FrameType | None, model: nn.Module) -> list[str]:
+def _tensors_read(walked: list[Call], frame: types.FrameType | None, known: Mapping[int, Entry]) -> list[str]:
     """Names of the model's meta tensors that the failing lines read, the deepest line with any first."""
-    known = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
-    for step in reversed(walked):
-        one = step.frame
+    for call in reversed(walked):
+        one = call.frame
         if any(part in one.f_code.co_filename.replace("\\", "/") for part in _PLUMBING):
             continue
-        read = [known[id(t)] for t in values_on_line(step) if id(t) in known and t.is_meta]
-        read += [
-            known[id(v)]
-            for v in list(one.f_locals.values())
-            if isinstance(v, torch.Tensor) and v.is_meta and id(v) in known
-        ]
+        held = (value for value in list(one.f_locals.values()) if isinstance(value, torch.Tensor))
+        seen = [known[id(t)] for t in (*values_on_line(call), *held) if id(t) in known]
+        read = [entry.name for entry in seen if entry.is_meta]
         if read:
             return list(dict.fromkeys(read))
         if one is frame and one.f_code.co_name not in _CALLERS:
@@ -183,12 +175,13 @@ def _tensors_read(walked: list[Step], frame: types.FrameType | None, model: nn.M
     return []
 
 
-def _inputs(frames: list[types.FrameType], model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[str, str]]:
+def _inputs(
+    frames: list[types.FrameType], paths: Mapping[int, str], known: Collection[int]
+) -> Iterator[tuple[str, str]]:
     """Names and devices of the arguments of the outermost call into the model."""
-    known = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     for frame in frames:
         module = _self_module(frame)
-        if module is None or id(module) not in names or frame.f_code.co_name not in _CALLS_OF_A_MODEL:
+        if module is None or id(module) not in paths or frame.f_code.co_name not in _CALLS_OF_A_MODEL:
             continue
         positions = _positions(module)
         for name, value in _arguments(frame):
@@ -206,7 +199,7 @@ def _positions(module: nn.Module) -> dict[str, str]:
     return {f"args[{n}]": name for n, name in enumerate(names)}
 
 
-def _arguments(frame: types.FrameType) -> Iterator[tuple[str, Any]]:
+def _arguments(frame: types.FrameType) -> Iterator[tuple[str, object]]:
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
     for name in code.co_varnames[:count]:

@@ -17,7 +17,7 @@ _CHAIN = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\[(?:-?\d+|['\"][\w.]+['\"]|
 
 
 @dataclass(frozen=True)
-class Step:
+class Call:
     """One call of a traceback: the frame, and the first and last line of the statement that failed in it.
 
     A frame's own `f_lineno` is where the frame is now: in the `except` block, once the exception was caught there.
@@ -34,17 +34,17 @@ class Step:
         return "".join(linecache.getline(file, number) for number in range(self.first, self.last + 1))
 
 
-def steps(traceback: types.TracebackType | None) -> Iterator[Step]:
+def calls(traceback: types.TracebackType | None) -> Iterator[Call]:
     """The calls of a traceback, outermost first."""
     while traceback is not None:
         code, line = traceback.tb_frame.f_code, traceback.tb_lineno
         position = next(itertools.islice(code.co_positions(), traceback.tb_lasti // 2, None), None)
         last = position[1] if position and position[0] == line and position[1] else line
-        yield Step(traceback.tb_frame, line, last)
+        yield Call(traceback.tb_frame, line, last)
         traceback = traceback.tb_next
 
 
-def values_on_line(step: Step) -> Iterator[torch.Tensor]:
+def values_on_line(step: Call) -> Iterator[torch.Tensor]:
     """Tensors behind the dotted names of the failing line; attributes are read without calling anything."""
     for match in _CHAIN.finditer(step.code):
         value = resolve(match[0], step.frame)
@@ -52,10 +52,10 @@ def values_on_line(step: Step) -> Iterator[torch.Tensor]:
             yield value
 
 
-def resolve(chain: str, frame: types.FrameType) -> Any:
+def resolve(chain: str, frame: types.FrameType) -> object:
     """What a dotted name stands for in a frame; None where that would need a call."""
     first, *rest = re.findall(r"[A-Za-z_]\w*|\[[^\]]+\]", chain)
-    value = frame.f_locals.get(first, frame.f_globals.get(first))
+    value: object = frame.f_locals.get(first, frame.f_globals.get(first))
     for part in rest:
         value = _item(value, part.strip("[]"), frame) if part.startswith("[") else _attribute(value, part)
         if value is None or isinstance(value, torch.Tensor):
@@ -63,7 +63,7 @@ def resolve(chain: str, frame: types.FrameType) -> Any:
     return value
 
 
-def _attribute(value: Any, name: str) -> Any:
+def _attribute(value: object, name: str) -> object:
     if isinstance(value, nn.Module):
         for held in (value._parameters, value._buffers, value._modules, value.__dict__):
             if name in held:
@@ -72,13 +72,12 @@ def _attribute(value: Any, name: str) -> Any:
     return getattr(value, "__dict__", {}).get(name)
 
 
-def _item(value: Any, index: str, frame: types.FrameType) -> Any:
+def _item(value: object, index: str, frame: types.FrameType) -> object:
     key: Any = int(index) if index.lstrip("-").isdigit() else frame.f_locals.get(index, index.strip("'\""))
+    if not isinstance(value, (nn.ModuleList, nn.Sequential, nn.ModuleDict, list, tuple, dict)):
+        return None
     try:
-        if isinstance(value, (nn.ModuleList, nn.Sequential, list, tuple)):
-            return value[key]
-        if isinstance(value, (nn.ModuleDict, dict)):
-            return value[key]
+        found: object = value[key]
     except (KeyError, IndexError, TypeError):
         return None
-    return None
+    return found

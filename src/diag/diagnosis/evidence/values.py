@@ -6,83 +6,119 @@ compares everything. What the user did to the values is not wrong: training, mov
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from diag.errors import DiagError
-from diag.loading.checkpoint.stored import Source, plain_name, source_of, sources
+from diag.diagnosis.evidence import ModelFacts
+from diag.loading import samples
+from diag.loading.checkpoint.stored import Source, keys_of, plain_name, source_of, sources
+from diag.loading.origin import checkpoint_name
 from diag.models.adapters import adapter_configs
-from diag.models.added import added_tensors
-from diag.models.tensors import Entry, entries, tie_sources
+from diag.models.entries import Entry, Unreadable
+from diag.models.quantizers import is_packed
+from diag.models.snapshot import Snapshot
 from diag.proving import sampling
 from diag.proving.buffers import wrong_buffers
-from diag.proving.weights import is_packed
+from diag.values.finding import names_in_words
+from diag.values.spec import LoadSpec
 
 _CONVERTED_LIMIT = 64 * 2**20
 _STEPS = 6  # changes in place: more than any initialisation makes, so an optimizer was at work
 _HUGE, _TINY = 1e10, 1e-30  # numbers that memory left by others holds, and weights do not
 
 
-def value_facts(model: nn.Module, spec: Any = None) -> dict[str, Any]:
-    """The value-related fields of ModelFacts."""
-    found = _FoundValues(model, spec)
+def value_facts(snapshot: Snapshot, spec: LoadSpec | None, skipped: list[Unreadable]) -> ModelFacts:
+    """The value-related fields of ModelFacts; what could not be read is added to `skipped`."""
+    found = _FoundValues(snapshot, spec)
+    skipped += found.unreadable()
     wrong, never = found.unrelated()
     missing, renamed = found.not_stored()
     unfilled, diverged = found.not_finite()
-    return {
-        "not_finite": unfilled,
-        "diverged": diverged,
-        "wrong_values": wrong if not unfilled else (*wrong, *never),
-        "never_loaded": never if not unfilled else (),
-        "lost_rows": found.names("lost rows"),
-        "not_stored": missing,
-        "renamed": renamed,
-        "wrong_buffers": tuple(wrong_buffers(model)),
-        "dead_adapter": tuple(dead_adapter(model)),
-        "rewritten": tuple(rewritten(model, spec)),
-        "examined": found.examined,
-    }
+
+    def read(what: str, find: Callable[[], Iterable[str]]) -> tuple[str, ...]:
+        try:
+            return tuple(find())
+        except Exception as error:
+            skipped.append(Unreadable.because(what, error))
+            return ()
+
+    return ModelFacts(
+        not_finite=unfilled,
+        diverged=diverged,
+        wrong_values=wrong if not unfilled else (*wrong, *never),
+        never_loaded=never if not unfilled else (),
+        lost_rows=found.names("lost rows"),
+        not_stored=missing,
+        renamed=renamed,
+        wrong_buffers=read("buffers that are not saved", lambda: wrong_buffers(snapshot)),
+        dead_adapter=read("the adapter's matrices", lambda: dead_adapter(snapshot)),
+        rewritten=read("the names in the checkpoint's files", lambda: rewritten(snapshot, spec)),
+        examined=found.examined,
+    )
 
 
 class _FoundValues:
     """Every tensor that is here, compared with its file where the files are on this machine."""
 
-    def __init__(self, model: nn.Module, spec: Any) -> None:
-        self._entries = [e for e in entries(model) if not e.tensor.is_meta]
-        self._tied = tie_sources(model)
+    def __init__(self, snapshot: Snapshot, spec: LoadSpec | None) -> None:
+        self._snapshot = snapshot
+        self._entries = [e for e in snapshot.entries if e.can_be_sampled]
+        self._files = _local_sources(snapshot, spec)
         self.examined: tuple[str, ...] = ("samples of every tensor's values",)
-        try:
-            self._files = sources(model, spec) if has_local_files(model, spec) else {}
-        except (DiagError, OSError, ValueError, RuntimeError):
-            self._files = {}
-        self._alike: dict[Any, list[torch.Tensor]] = {}
-        added = added_tensors(model)
-        own = [e for e in self._entries if e.name not in added and e.kind in ("parameter", "buffer")]
-        by_object = {id(e.tensor): s for e in own if (s := self._source(e)) is not None}
-        self._own = [(e, by_object.get(id(e.tensor))) for e in own]
-        self._recorded = any(_is_marked(e.tensor) for e in own)
-        self._verdicts = {e.name: (e, verdict) for e, s in self._own if s and (verdict := self._compare(e, s))}
         if self._files:
             self.examined += ("samples of the checkpoint's files (diag.verify_weights compares every value)",)
+        self._alike: dict[tuple[object, ...], list[torch.Tensor]] = {}
+        own = [e for e in self._entries if not e.put_in and e.kind in ("parameter", "buffer")]
+        by_object = {id(e.tensor): s for e in own if (s := source_of(e.name, self._files, snapshot.ties)) is not None}
+        self._own = {e.name: by_object.get(id(e.tensor)) for e in own}
+        self._odd: list[Entry] = []
+        self._verdicts: dict[str, list[Entry]] = {}
+        self._failed: dict[str, list[str]] = {}
+        for entry in self._entries:
+            if entry.tensor.is_floating_point():
+                self._look(entry)
 
-    def _source(self, entry: Entry) -> Source | None:
-        return source_of(entry.name, self._files, self._tied)
+    def _look(self, entry: Entry) -> None:
+        """Samples one tensor: are its numbers odd, and are they those of its file?"""
+        try:
+            here = sampling.sample(entry.tensor)
+            if entry.kind != "buffer" and _is_odd(entry, here):
+                self._odd.append(entry)
+            source = self._own.get(entry.name)
+            verdict = "" if source is None else self._compare(entry, source, here)
+        except Exception as error:
+            self._failed.setdefault(Unreadable.because("", error).why, []).append(entry.name)
+        else:
+            self._verdicts.setdefault(verdict, []).append(entry)
+
+    def unreadable(self) -> list[Unreadable]:
+        """Tensors whose values were not looked at, one for each reason."""
+        left_out: dict[str, list[str]] = {}
+        for e in self._snapshot.entries:
+            if not e.is_meta and not e.can_be_sampled:
+                why = f"a {type(e.tensor).__name__} computes by itself and may ask other processes for its numbers"
+                left_out.setdefault(why, []).append(e.name)
+        return [
+            Unreadable(f"the values of {names_in_words(names, 2)}", why)
+            for why, names in (*left_out.items(), *self._failed.items())
+        ]
 
     def names(self, verdict: str) -> tuple[str, ...]:
-        return tuple(name for name, (_, found) in self._verdicts.items() if found == verdict)
+        return tuple(entry.name for entry in self._verdicts.get(verdict, ()))
 
-    def _compare(self, entry: Entry, source: Source) -> str:
+    def _compare(self, entry: Entry, source: Source, here: torch.Tensor) -> str:
         """`same`, `moved`, `lost rows`, `unrelated`, or nothing where it can't be told."""
         tensor = entry.tensor
-        if is_packed(tensor) or not tensor.is_floating_point() or not _is_cheap(source, tensor):
+        if is_packed(tensor) or not (source.converter is None or entry.nbytes <= _CONVERTED_LIMIT):
             return ""
         there = sampling.stored_sample(source, tensor)
         if there is None:
             return ""
-        here = sampling.sample(tensor)
         if sampling.unrelated(here, there):
             return "" if self._was_meant(entry, source, here) else "unrelated"
         if sampling.has_lost_rows(here, there, tensor.shape):
@@ -104,14 +140,14 @@ class _FoundValues:
         """Whether the files hold these values under another name: a layer was moved, copied or renamed."""
         if sampling.is_constant(here):
             return False
-        shape, dtype, local = tuple(entry.tensor.shape), entry.tensor.dtype, entry.local_name
-        if (shape, dtype, local) not in self._alike:
-            built = [s for s in self._files.values() if s.shape is None and s.name.endswith(local)]
-            alike = [s for s in self._files.values() if s.shape == shape]
-            alike += built if entry.tensor.nbytes <= _CONVERTED_LIMIT else []
+        key = (entry.shape, entry.dtype, entry.local_name)
+        if key not in self._alike:
+            built = [s for s in self._files.values() if s.shape is None and s.name.endswith(entry.local_name)]
+            alike = [s for s in self._files.values() if s.shape == entry.shape]
+            alike += built if entry.nbytes <= _CONVERTED_LIMIT else []
             found = (sampling.stored_sample(s, entry.tensor) for s in alike)
-            self._alike[shape, dtype, local] = [one for one in found if one is not None]
-        return any(not sampling.unrelated(here, one) for one in self._alike[shape, dtype, local])
+            self._alike[key] = [one for one in found if one is not None]
+        return any(not sampling.unrelated(here, one) for one in self._alike[key])
 
     def unrelated(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(values that were lost, values of a model that nothing was ever loaded into)."""
@@ -125,39 +161,44 @@ class _FoundValues:
 
         Where the loader left its marks they say what was filled; else only what the files' names make plain counts.
         """
-        trained = len(self.names("moved")) > len(self.names("same"))
-        missing = [e for e, s in self._own if s is None and e.kind == "parameter" and _is_marked(e.owner)
-                   and not _is_marked(e.tensor) and not _was_updated(e.tensor)]  # fmt: skip
-        if not self._files or trained:
+        if not self._files or len(self.names("moved")) > len(self.names("same")):  # unknown, or trained
             return (), False
-        missing = [e for e in missing if not self._is_elsewhere(e, sampling.sample(e.tensor))]
-        known = sum(1 for e, s in self._own if s is not None and e.kind == "parameter")
-        renamed = 2 * sum(self._has_namesake(e) for e in missing) > len(missing)
+        own = [e for e in self._entries if e.name in self._own]
+        parameters = [e for e in own if e.kind == "parameter"]
+        unfilled = [e for e in parameters if self._own[e.name] is None and _should_be_filled(e)]
+        missing = [e for e in unfilled if not self._is_elsewhere(e, sampling.sample(e.tensor))]
+        known = sum(self._own[e.name] is not None for e in parameters)
+        placed = {plain_name(e.name) for e in self._entries}
+        left_over = {name: source.shape for name, source in self._files.items() if name not in placed}
+        renamed = 2 * sum(_has_namesake(e, left_over) for e in missing) > len(missing)
         says_something = any(not sampling.is_constant(sampling.sample(e.tensor)) for e in missing)
-        if not (self._recorded or known > 2 * len(missing) or (renamed and says_something)):
-            return (), False
-        return tuple(e.name for e in missing), renamed
-
-    def _has_namesake(self, entry: Entry) -> bool:
-        """A tensor in the files that the model has no place for, with the same last names and shape."""
-        placed, ending = {plain_name(e.name) for e in self._entries}, ".".join(entry.name.split(".")[-2:])
-        return any(name not in placed and name.endswith(f".{ending}") and source.shape == tuple(entry.tensor.shape)
-                   for name, source in self._files.items())  # fmt: skip
+        is_plain = any(_is_marked(e.tensor) for e in own) or known > 2 * len(missing) or (renamed and says_something)
+        return (tuple(e.name for e in missing), renamed) if is_plain else ((), False)
 
     def not_finite(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """(tensors that hold what nobody put there, tensors that training has driven to NaN or infinity)."""
-        odd = [e for e in self._entries if e.tensor.is_floating_point() and e.kind != "buffer" and _is_odd(e)]
-        diverged = [e for e in odd if _was_updated(e.tensor)]
-        unfilled = [e for e in odd if not _was_updated(e.tensor)]
+        diverged = [e for e in self._odd if _was_updated(e.tensor)]
+        unfilled = [e for e in self._odd if not _was_updated(e.tensor)]
         if len(unfilled) > 1 and all(_is_untouched(e.tensor) for e in unfilled):  # then others may look harmless
-            known = {id(e.tensor) for e in unfilled} | {id(self._verdicts[n][0].tensor) for n in
-                                                        (*self.names("same"), *self.names("moved"))}  # fmt: skip
-            unfilled += [e for e in self._entries if e.kind == "parameter" and id(e.tensor) not in known
-                         and _is_untouched(e.tensor) and _looks_left_over(e.tensor)]  # fmt: skip
+            compared = (*self._verdicts.get("same", ()), *self._verdicts.get("moved", ()))
+            known = {id(e.tensor) for e in (*unfilled, *compared)}
+            others = [e for e in self._entries if e.kind == "parameter" and id(e.tensor) not in known]
+            unfilled += [e for e in others if _is_untouched(e.tensor) and _looks_left_over(e.tensor)]
         return tuple(e.name for e in unfilled), tuple(e.name for e in diverged)
 
 
-def _is_marked(of: Any) -> bool:
+def _has_namesake(entry: Entry, left_over: Mapping[str, tuple[int, ...] | None]) -> bool:
+    """Whether the files hold a tensor with the same last names and shape that the model has no place for."""
+    ending = f".{'.'.join(entry.name.split('.')[-2:])}"
+    return any(name.endswith(ending) and shape == entry.shape for name, shape in left_over.items())
+
+
+def _should_be_filled(entry: Entry) -> bool:
+    """Whether it is part of a loaded module, and neither the loader nor an optimizer has touched it."""
+    return _is_marked(entry.owner) and not _is_marked(entry.tensor) and not _was_updated(entry.tensor)
+
+
+def _is_marked(of: torch.Tensor | nn.Module) -> bool:
     """The mark that transformers leaves on what it loaded: modules (always) and parameters (from version 5)."""
     return bool(getattr(of, "_is_hf_initialized", False))
 
@@ -176,16 +217,16 @@ def _is_untouched(tensor: torch.Tensor) -> bool:
     return not _is_marked(tensor) and _version(tensor) == 0
 
 
-def _is_odd(entry: Entry) -> bool:
+def _is_odd(entry: Entry, here: torch.Tensor) -> bool:
     """NaN, infinities or huge numbers; a tensor of infinities alone, or a mask of them, is the user's own start."""
-    part = sampling.sample(entry.tensor).float()
-    strange = part[~torch.isfinite(part)]
-    if not strange.numel():
-        return entry.kind == "parameter" and part.numel() > 0 and float(part.abs().max()) > _HUGE
+    part = here.float()
+    largest = float(part.abs().max()) if part.numel() else 0.0
+    if math.isfinite(largest):
+        return entry.kind == "parameter" and largest > _HUGE
     if bool(torch.isinf(part).all()) and float(part.min()) == float(part.max()):
         return False
     unsaved = entry.kind == "non_persistent_buffer"
-    return not (unsaved and (entry.tensor.numel() == 1 or bool(torch.isneginf(strange).all())))
+    return not (unsaved and (entry.numel == 1 or bool(torch.isneginf(part[~torch.isfinite(part)]).all())))
 
 
 def _looks_left_over(tensor: torch.Tensor) -> bool:
@@ -194,44 +235,40 @@ def _looks_left_over(tensor: torch.Tensor) -> bool:
     return not bool(size.any()) or bool(((size > 0) & (size < _TINY)).any())
 
 
-def _is_cheap(source: Source, tensor: torch.Tensor) -> bool:
-    return source.converter is None or tensor.nbytes <= _CONVERTED_LIMIT
-
-
-def has_local_files(model: nn.Module, spec: Any) -> bool:
+def has_local_files(model: object, spec: LoadSpec | None) -> bool:
     """Whether the files are on this machine already; nothing is downloaded for a diagnosis."""
-    import os
-
-    from diag.loading import samples
-    from diag.loading.origin import checkpoint_name
-
     name = checkpoint_name(model, spec)
     return bool(name) and (name in samples.names() or os.path.isdir(name))
 
 
-def rewritten(model: nn.Module, spec: Any = None) -> list[str]:
-    """Tensors that the base's local files hold only under the names of a PeftModel; reads headers of files."""
-    from diag.loading.checkpoint.stored import keys_of
-    from diag.loading.origin import checkpoint_name
+def _local_sources(snapshot: Snapshot, spec: LoadSpec | None) -> Mapping[str, Source]:
+    try:
+        return sources(snapshot, spec) if has_local_files(snapshot.root, spec) else {}
+    except Exception:  # files that can't be read: a load says so
+        return {}
 
-    folder = Path(checkpoint_name(model, spec) or "?")
+
+def rewritten(snapshot: Snapshot, spec: LoadSpec | None = None) -> list[str]:
+    """Tensors that the base's local files hold only under the names of a PeftModel; reads headers of files."""
+    folder = Path(checkpoint_name(snapshot.root, spec) or "?")
     if not folder.is_dir():
         return []
     try:
         keys = {key for file in folder.glob("model*.safetensors") for key, _ in keys_of(file)}
     except Exception:  # a damaged file: others say so
         return []
-    names = {plain_name(entry.name) for entry in entries(model)}
+    names = {plain_name(entry.name) for entry in snapshot.entries}
     return sorted(n for n in names if n not in keys and f"base_model.model.{n}" in keys)
 
 
-def dead_adapter(model: nn.Module) -> list[str]:
+def dead_adapter(snapshot: Snapshot) -> list[str]:
     """LoRA matrices of an active adapter that was loaded for inference, all zero: that adapter changes nothing."""
     dead = []
-    for adapter, config in adapter_configs(model).items():
-        parts = (f"lora_B.{adapter}", f"lora_embedding_B.{adapter}")
-        outer = [(n, p) for n, p in model.named_parameters() if any(f"{part}." in f"{n}." for part in parts)]
-        used = any(p.is_meta or bool(p.detach().count_nonzero()) for _, p in outer)
+    parameters = [e for e in snapshot.distinct().values() if e.kind == "parameter"]
+    for adapter, config in adapter_configs(snapshot.root).items():
+        parts = (f"lora_B.{adapter}.", f"lora_embedding_B.{adapter}.")
+        outer = [e for e in parameters if any(part in f"{e.name}." for part in parts)]
+        used = any(e.is_meta or bool(e.tensor.detach().count_nonzero()) for e in outer)
         if outer and not used and getattr(config, "inference_mode", False):
-            dead += [name for name, _ in outer]
+            dead += [entry.name for entry in outer]
     return dead

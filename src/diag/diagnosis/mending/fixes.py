@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diag.diagnosis.mending.plans import plan
 from diag.diagnosis.mending.situation import reload_as
@@ -17,7 +17,10 @@ from diag.values.finding import Finding, Findings, Fix
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.spec import LoadSpec
 
-__all__ = ["explain_exception", "fix", "input_device", "materialise", "require_materialised"]
+if TYPE_CHECKING:
+    from diag.models.snapshot import Snapshot
+
+__all__ = ["explain_exception", "fix", "materialise", "require_materialised"]
 
 _log = logging.getLogger("diag")
 
@@ -40,11 +43,12 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
             why="the findings come from a text or a table, without a model or a spec.",
             next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
         )
+    snapshot = _taken(subject.model)
     planned = plan(finding, spec)
     ways = [one for one in planned if not one.by_hand]
     failed: list[str] = []
     for chosen in ways:
-        outcome = _tried(chosen, finding, subject.model, spec, failed, is_last=chosen is ways[-1])
+        outcome = _tried(chosen, finding, snapshot, spec, failed, is_last=chosen is ways[-1])
         if outcome is not None:
             notes = (f"applied: {chosen.action} ({chosen.because})", *failed, *outcome.notes)
             return replace(outcome, notes=notes)
@@ -52,7 +56,7 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
     problem = _not_fixed(finding, planned[-1], failed)
     if not failed:
         raise problem
-    return LoadOutcome(spec or _spec_for(subject.model), error=problem, notes=tuple(failed))
+    return LoadOutcome(spec or _spec_for(snapshot), error=problem, notes=tuple(failed))
 
 
 def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
@@ -64,14 +68,14 @@ def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
 
 
 def _tried(
-    chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None, failed: list[str], is_last: bool
+    chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadSpec | None, failed: list[str], is_last: bool
 ) -> LoadOutcome | None:
     """The outcome with a model, or None and the reason in `failed`. Keeps no exception: its frames hold memory."""
     from diag.models.undo import all_or_nothing
 
     try:
-        with all_or_nothing(model):
-            outcome = _apply(chosen, finding, model, spec)
+        with all_or_nothing(snapshot):
+            outcome = _apply(chosen, finding, snapshot, spec)
             if outcome.error is not None:
                 raise outcome.error
             if not is_last and outcome.proof is not None and outcome.proof.proved is False:
@@ -109,13 +113,14 @@ def require_materialised(model: Any) -> Any:
     The guard for a service: it refuses only what is really broken. Reads attributes only.
     """
     from diag.diagnosis.mending.repairs import not_in_store, without_data
-    from diag.models.tensors import backing_of, unserved
+    from diag.models.snapshot import take
 
-    missing = [name for name, backing in backing_of(model).items() if backing.kind == "none"]
+    snapshot = take(model)
+    missing = [entry.name for entry in snapshot.entries if entry.backing.kind == "none"]
     if missing:
-        raise without_data(model, missing)
-    if lost := unserved(model):
-        raise not_in_store(model, lost)
+        raise without_data(snapshot, missing)
+    if sought := [entry.name for entry in snapshot.entries if entry.is_sought_in_vain]:
+        raise not_in_store(snapshot, sought)
     return model
 
 
@@ -138,17 +143,27 @@ def explain_exception(error: BaseException, model: Any = None) -> str:
 
 
 def materialise(model: Any, device: Any = None) -> Any:
-    """Brings every offloaded tensor in and takes the hooks off; see `diag.diagnosis.mending.repairs.materialise`."""
-    from diag.diagnosis.mending.repairs import materialise as act
+    """Brings every offloaded tensor in, takes the hooks off and puts the model on one device; returns the model.
 
-    return act(model, device)
+    Without `device` it is the device where the model runs, or the CPU where its hooks name several. Takes as much
+    memory there as the whole model. All or nothing: raises MetaWithoutDataError, naming them, when a meta tensor has
+    no data anywhere, or the device's out-of-memory error, and leaves the model as it was then. A forward that was put
+    past its hook goes with the hooks.
+    """
+    from diag.diagnosis.mending import repairs
+    from diag.models.snapshot import take
+
+    repairs.materialise(take(model), device)
+    return model
 
 
-def input_device(model: Any) -> Any:
-    """The device to send inputs to; see `diag.diagnosis.mending.repairs.input_device`."""
-    from diag.diagnosis.mending.repairs import input_device as find
+def _taken(model: object) -> Snapshot | None:
+    """The model as it is now: all repairs start from it."""
+    if model is None:
+        return None
+    from diag.models.snapshot import take
 
-    return find(model)
+    return take(model)
 
 
 def _first_wrong(found: Findings) -> Finding:
@@ -162,45 +177,48 @@ def _first_wrong(found: Findings) -> Finding:
     )
 
 
-def _apply(chosen: Fix, finding: Finding, model: Any, spec: LoadSpec | None) -> LoadOutcome:
-    if chosen.action == "reload":
+def _apply(chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadSpec | None) -> LoadOutcome:
+    if chosen.kind == "reload":
         from diag.loading.recipe import load
 
         assert chosen.spec is not None
-        left_out = _not_in_the_files(model, finding, chosen.spec)
+        left_out = _not_in_the_files(snapshot, finding, chosen.spec)
         outcome = load(chosen.spec)
         if outcome.model is None:
             return outcome
-        other = _of_another_kind(model, outcome.model)
+        other = _of_another_kind(snapshot, outcome.model)
         proof = Proof(None, f"could not be judged: {other}") if other else _prove(outcome.model, chosen.spec)
         return replace(outcome, proof=proof, notes=(*left_out, *outcome.notes))
-    repaired = _repair(chosen.action, finding, model, spec)
-    return LoadOutcome(spec or _spec_for(model), repaired, proof=_prove(repaired, spec))
+    from diag.diagnosis.mending.repairs import REPAIRS
+
+    assert snapshot is not None  # only what was diagnosed with its model can be repaired in place
+    REPAIRS[chosen.repair](snapshot, finding, spec)
+    return LoadOutcome(spec or _spec_for(snapshot), snapshot.given, proof=_prove(snapshot.given, spec))
 
 
-def _of_another_kind(model: Any, loaded: Any) -> str:
+def _of_another_kind(snapshot: Snapshot | None, loaded: Any) -> str:
     """Why a proof of the loaded model would say nothing about the one that was to be fixed; empty where it does."""
     from diag.models.adapters import carries_adapter, without_adapter
 
-    if not hasattr(model, "named_parameters"):  # none, or a pipeline
+    if snapshot is None or snapshot.is_bundle:
         return ""
-    whole = getattr(model, "_orig_mod", model)
+    whole = getattr(snapshot.root, "_orig_mod", snapshot.root)
     kinds = [type(without_adapter(one)).__name__ for one in (whole, loaded)]
     if kinds[0] != kinds[1]:
         return f"the model is a {kinds[0]}, and its checkpoint's config makes a {kinds[1]} of the files."
-    lost = carries_adapter(model) and not carries_adapter(loaded)
+    lost = snapshot.carries_adapter and not carries_adapter(loaded)
     return "the model carries an adapter, and what was loaded has none." if lost else ""
 
 
-def _not_in_the_files(model: Any, finding: Finding, spec: LoadSpec) -> tuple[str, ...]:
+def _not_in_the_files(snapshot: Snapshot | None, finding: Finding, spec: LoadSpec) -> tuple[str, ...]:
     """Says which values of the model, other than the finding's, a reload does not bring back."""
     from diag.proving.weights import verify_weights
     from diag.values.finding import names_in_words
 
-    if not hasattr(model, "named_parameters"):
+    if snapshot is None or snapshot.is_bundle:
         return ()
     try:
-        table = verify_weights(model, spec)
+        table = verify_weights(snapshot, spec)
     except Exception:  # files that can't be read: the load says so
         return ()
     names = [name for name in table.name[table.status.isin(("differs", "shape"))] if name not in finding.tensors]
@@ -208,26 +226,6 @@ def _not_in_the_files(model: Any, finding: Finding, spec: LoadSpec) -> tuple[str
         return ()
     return (f"what was loaded has the values of the files of {spec.model!r}; the broken model had others in "
             f"{names_in_words(names, 4)}: what was put in after its load is not in it",)  # fmt: skip
-
-
-def _repair(action: str, finding: Finding, model: Any, spec: LoadSpec | None) -> Any:
-    from diag.diagnosis.mending import repairs
-
-    if action == "materialise":
-        return repairs.materialise(model)
-    if action == "restore-forward":
-        return repairs.restore_forward(model, finding.tensors)
-    if action == "restore-buffers":
-        return repairs.restore_buffers(model, finding.tensors)
-    if action == "restore-tie":
-        return repairs.restore_tie(model)
-    if action == "refill":
-        return repairs.together(repairs.refill(model, finding.tensors, spec))
-    if action == "together":
-        return repairs.together(model)
-    if action == "put-back":
-        return repairs.put_back(model, finding.tensors)
-    return model  # use-input-device: the model is as it should be
 
 
 def _prove(model: Any, spec: LoadSpec | None) -> Proof:
@@ -239,7 +237,8 @@ def _prove(model: Any, spec: LoadSpec | None) -> Proof:
         return Proof(None, f"could not be judged: {type(error).__name__}: {error}")
 
 
-def _spec_for(model: Any) -> LoadSpec:
+def _spec_for(snapshot: Snapshot | None) -> LoadSpec:
     from diag.loading.origin import checkpoint_name
 
+    model = None if snapshot is None else snapshot.given
     return LoadSpec(checkpoint_name(model) or type(model).__name__, device_map="none")

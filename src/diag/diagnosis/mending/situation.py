@@ -10,13 +10,14 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from diag.errors import DiagError
+from diag.errors import DiagError, SpecError
 from diag.values.finding import Finding, Fix, Requirement
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
 
 if TYPE_CHECKING:
-    from diag.models.tensors import Entry
+    from diag.models.hooks import Device
+    from diag.models.snapshot import Snapshot
 
 TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
 _FIX_CALL = "diag.fix(diag.diagnose(model))"
@@ -49,11 +50,13 @@ def reload_as(spec: LoadSpec, why: str) -> Fix:
 
 
 class Situation:
-    """A model (or none) and the spec it can be loaded with again; reads attributes and headers of local files."""
+    """A model (or none) and the spec it can be loaded with again; reads its snapshot, and headers of local files."""
 
-    def __init__(self, model: object = None, spec: LoadSpec | None = None) -> None:
-        self._model = model
-        self.spec = spec or _spec_from(model)
+    def __init__(self, snapshot: Snapshot | None = None, spec: LoadSpec | None = None) -> None:
+        self._snapshot = snapshot
+        self._whole = None if snapshot is None or snapshot.is_bundle else snapshot
+        self._by_name = {} if self._whole is None else self._whole.by_name
+        self.spec = spec or _spec_from(self._whole)
 
     # --- ways out, as values; empty where one does not apply ---
 
@@ -106,56 +109,54 @@ class Situation:
 
     @property
     def has_model(self) -> bool:
-        return self._model is not None
+        return self._snapshot is not None
 
     @property
     def is_whole_model(self) -> bool:
         """A model, and not a pipeline's parts."""
-        return hasattr(self._model, "named_parameters")
+        return self._whole is not None
 
     @cached_property
     def adapter_is_unknown(self) -> bool:
         """The model carries an adapter whose files the spec does not name."""
-        from diag.models.adapters import carries_adapter
+        carries_adapter = self._whole is not None and self._whole.carries_adapter
+        return carries_adapter and (self.spec is None or self.spec.adapter is None)
 
-        return carries_adapter(self._model) and (self.spec is None or self.spec.adapter is None)
-
-    @cached_property
+    @property
     def is_hooked(self) -> bool:
-        modules = getattr(self._model, "modules", None)
-        return any("_hf_hook" in vars(module) for module in modules()) if modules else self.has_model
+        """Whether a module carries a hook of accelerate's, of any kind; a pipeline's parts may."""
+        if self._whole is None:
+            return self.has_model
+        return any("_hf_hook" in vars(module) for module in self._whole.modules.values())
 
-    @cached_property
+    @property
     def has_align_hooks(self) -> bool:
-        from diag.models.hooks import align_hooks
-
-        modules = getattr(self._model, "modules", tuple)
-        return any(align_hooks(module) for module in modules())
+        """Whether a module carries a hook that moves inputs and weights."""
+        return self._whole is not None and bool(self._whole.hooked)
 
     @cached_property
     def devices(self) -> tuple[str, ...]:
         """Where tensors of the model are, `meta` included."""
-        return tuple(sorted({str(e.tensor.device) for e in self._by_name.values() if e.kind != "quant_state"}))
+        return tuple(sorted({str(e.device) for e in self._by_name.values() if e.kind != "quant_state"}))
 
     @cached_property
     def input_device(self) -> str:
-        from diag.diagnosis.mending.repairs import input_device
+        from diag.models.devices import input_device
 
-        return str(input_device(self._model))
+        return "" if self._snapshot is None else str(input_device(self._snapshot))
 
     @cached_property
     def offloaded_bytes(self) -> int | None:
-        if not self.is_whole_model:
+        if self._whole is None:
             return None
-        on_meta = {id(e.tensor): e.tensor for e in self._by_name.values() if e.kind == "parameter" and e.tensor.is_meta}
-        return sum(tensor.nbytes for tensor in on_meta.values())
+        return sum(e.nbytes for e in self._whole.distinct().values() if e.kind == "parameter" and e.is_meta)
 
     def nbytes_of(self, names: Iterable[str]) -> int:
-        return sum(self._by_name[name].tensor.nbytes for name in names if name in self._by_name)
+        return sum(self._by_name[name].nbytes for name in names if name in self._by_name)
 
     def are_here(self, names: Iterable[str]) -> bool:
         """All these tensors exist and are not on meta."""
-        return all(name in self._by_name and not self._by_name[name].tensor.is_meta for name in names)
+        return all(name in self._by_name and not self._by_name[name].is_meta for name in names)
 
     def are_unsaved_buffers(self, names: Iterable[str]) -> bool:
         return all(name in self._by_name and self._by_name[name].kind == "non_persistent_buffer" for name in names)
@@ -175,16 +176,15 @@ class Situation:
     def checkpoint(self) -> str:
         from diag.loading.origin import checkpoint_name
 
-        return checkpoint_name(self._model, self.spec)
+        return checkpoint_name(None if self._snapshot is None else self._snapshot.root, self.spec)
 
     def lacking(self, finding: Finding) -> list[str]:
         """The finding's saved tensors that are in none of the local files; empty where that can't be told."""
         from diag.loading.checkpoint.stored import plain_name
-        from diag.models.tensors import tie_sources
 
-        if not self._stored:
+        if not self._stored or self._whole is None:
             return []
-        tied = tie_sources(self._model)
+        tied = self._whole.ties
         saved = (n for n in finding.tensors if n in self._by_name and self._by_name[n].kind in ("parameter", "buffer"))
         return [n for n in saved if not {plain_name(n), plain_name(tied.get(n, n))} & self._stored]
 
@@ -201,18 +201,12 @@ class Situation:
         from diag.diagnosis.evidence.values import has_local_files
         from diag.loading.checkpoint.stored import sources
 
-        if not self.is_whole_model:
+        if self._whole is None:
             return set()
         try:
-            return set(sources(self._model, self.spec)) if has_local_files(self._model, self.spec) else set()
+            return set(sources(self._whole, self.spec)) if has_local_files(self._whole.root, self.spec) else set()
         except (DiagError, OSError, ValueError, RuntimeError, AttributeError):
             return set()
-
-    @cached_property
-    def _by_name(self) -> dict[str, Entry]:
-        from diag.models.tensors import entries
-
-        return {entry.name: entry for entry in entries(self._model)} if self.is_whole_model else {}
 
 
 def _may_use_disk(spec: LoadSpec) -> bool:
@@ -228,46 +222,33 @@ def _checkpoint_bytes(spec: LoadSpec) -> int | None:
     return sum(f.stat().st_size for f in os.scandir(spec.model) if f.name.endswith((".safetensors", ".bin"))) or None
 
 
-def _spec_from(model: Any) -> LoadSpec | None:
+def _spec_from(snapshot: Snapshot | None) -> LoadSpec | None:
     """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
     files a model does not name: without them it would be another model."""
-    from diag.errors import SpecError
-    from diag.models.adapters import carries_adapter
+    if snapshot is None or snapshot.carries_adapter:
+        return None
+    from diag.models.quantizers import asked_for
 
-    if carries_adapter(model):
-        return None
-    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if not name or not os.path.isdir(name):
-        return None
-    quantization = _quantization(model)
-    placed = getattr(model, "hf_device_map", None)
-    as_placed = dict(placed) if isinstance(placed, Mapping) and placed and quantization == "none" else None
     try:
-        placed_as: Any = _plain(as_placed) or ("auto" if quantization != "none" else "none")
-        return LoadSpec(name, device_map=placed_as, dtype=_dtype(model), quantization=quantization)
-    except SpecError:  # a map with devices that a spec can't name
-        return LoadSpec(name, device_map="auto", dtype=_dtype(model), quantization=quantization)
-
-
-def _plain(device_map: dict[str, Any] | None) -> dict[str, str | int] | None:
-    """Devices as a spec takes them: numbers, or text for torch.device objects."""
-    if device_map is None:
+        name = str(getattr(getattr(snapshot.root, "config", None), "_name_or_path", "") or "")
+        quantization, dtype = asked_for(snapshot.root), _dtype(snapshot.root)
+    except Exception:  # a config that can't be read
         return None
+    if not os.path.isdir(name):
+        return None
+    placed = snapshot.device_map if quantization == "none" else {}
+    try:
+        device_map: Any = _plain(placed) or ("auto" if quantization != "none" else "none")
+        return LoadSpec(name, device_map=device_map, dtype=dtype, quantization=quantization)
+    except SpecError:  # a map with devices that a spec can't name
+        return LoadSpec(name, device_map="auto", dtype=dtype, quantization=quantization)
+
+
+def _plain(device_map: Mapping[str, Device | None]) -> dict[str, str | int]:
+    """Devices as a spec takes them: numbers, or text for torch.device objects."""
     return {name: device if isinstance(device, (int, str)) else str(device) for name, device in device_map.items()}
 
 
-def _quantization(model: Any) -> str:
-    """The spec's name for what a bitsandbytes config asks for."""
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
-    values = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
-    if values.get("load_in_8bit") or values.get("_load_in_8bit"):
-        return "int8"
-    if values.get("load_in_4bit") or values.get("_load_in_4bit"):
-        kind = str(values.get("bnb_4bit_quant_type", "nf4"))
-        return f"{kind}-double" if kind == "nf4" and values.get("bnb_4bit_use_double_quant") else kind
-    return "none"
-
-
-def _dtype(model: Any) -> str:
+def _dtype(model: object) -> str:
     text = str(getattr(model, "dtype", "auto")).removeprefix("torch.")
     return text if text in ("float32", "float16", "bfloat16") else "auto"

@@ -22,7 +22,7 @@ from diag.loading.checkpoint.find import find_checkpoint
 from diag.loading.origin import checkpoint_name
 from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.adapters import without_adapter
-from diag.models.tensors import entries
+from diag.models.snapshot import Snapshot
 from diag.values.spec import LoadSpec
 
 
@@ -108,12 +108,12 @@ class _Deferred:
     result = __call__
 
 
-def sources(model: nn.Module, checkpoint: LoadSpec | str | None = None) -> dict[str, Source]:
+def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | None = None) -> dict[str, Source]:
     """The files' tensors by the model's names; headers are read. Raises CouldNotJudgeError.
 
     A file's tensor that the model has no place for keeps its own name.
     """
-    return under_model_names(model, stored_tensors(model, checkpoint))
+    return under_model_names(snapshot, stored_tensors(snapshot.root, checkpoint))
 
 
 def stored_tensors(model: nn.Module, checkpoint: LoadSpec | str | None = None) -> dict[str, StoredTensor]:
@@ -121,10 +121,10 @@ def stored_tensors(model: nn.Module, checkpoint: LoadSpec | str | None = None) -
     return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
 
 
-def under_model_names(model: nn.Module, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
+def under_model_names(snapshot: Snapshot, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
-    base = without_adapter(model)
-    names = {plain_name(entry.name): True for entry in entries(base)}
+    base = without_adapter(snapshot.root)
+    names = {plain_name(entry.name): True for entry in snapshot.entries}
     rename = key_renamer(base, names)
     groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
     for key in sorted(files, key=_natural):

@@ -15,7 +15,7 @@ from diag.loading.footprint import linear_layers, packed_layers
 from diag.loading.recipe import load
 from diag.machine import processes
 from diag.machine.accelerators import accelerator_peaks, use_hardware
-from diag.models.tensors import placement
+from diag.models.table import placement
 from diag.proving.comparing import distance
 from diag.proving.missing import missing_from_body
 from diag.proving.probing import Answer, ask

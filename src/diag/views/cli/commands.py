@@ -170,7 +170,7 @@ def _plan(options: argparse.Namespace) -> Exit:
 
 def _loaded_table(spec: LoadSpec) -> pd.DataFrame:
     from diag.loading.recipe import load
-    from diag.models.tensors import placement as placement_table
+    from diag.models.table import placement as placement_table
 
     outcome = load(spec)
     if isinstance(outcome.error, DiagError):

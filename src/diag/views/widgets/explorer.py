@@ -117,7 +117,7 @@ class PlacementExplorer(Live):
 def _table_of(what: object) -> pd.DataFrame:
     if isinstance(what, pd.DataFrame):
         return what
-    from diag.models.tensors import placement
+    from diag.models.table import placement
 
     return placement(what.model if isinstance(what, LoadOutcome) else what)
 

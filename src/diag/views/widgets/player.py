@@ -149,7 +149,7 @@ def _step_view(number: int, total: int, played: Played) -> View:
 
 
 def _table_of(model: object) -> pd.DataFrame | None:
-    from diag.models.tensors import placement
+    from diag.models.table import placement
 
     try:
         return None if model is None else placement(model)

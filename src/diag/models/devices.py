@@ -1,0 +1,70 @@
+"""What `0`, `cuda:1` and torch.device mean, and where a model's inputs go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from diag.models.entries import Entry
+from diag.models.hooks import Device, execution_device
+from diag.models.snapshot import Snapshot, take
+from diag.models.ties import embedding
+
+
+def device_name(device: Device, accelerator: str | None) -> str:
+    """A device as accelerate holds it (0, 'cuda:1', torch.device), as text; integers are the accelerator's.
+
+    >>> device_name(1, "cuda"), device_name(torch.device("cuda"), "cuda"), device_name("disk", None)
+    ('cuda:1', 'cuda:0', 'disk')
+    """
+    if isinstance(device, int) and not isinstance(device, bool):
+        return f"{accelerator}:{device}" if accelerator else str(device)
+    text = str(device)
+    return f"{text}:0" if text == accelerator else text
+
+
+def as_device(device: Device, accelerator: str | None) -> torch.device:
+    """The same as torch's own value. Raises RuntimeError for a text that names no device, such as 'disk'.
+
+    >>> as_device(0, "cuda"), as_device("cpu", "cuda")
+    (device(type='cuda', index=0), device(type='cpu'))
+    """
+    return torch.device(device_name(device, accelerator or "cuda"))
+
+
+def input_device(model: nn.Module | Snapshot) -> torch.device:
+    """The device to send inputs to: where the embedding runs, which is not model.device when it is offloaded.
+
+    A model without an embedding starts where its own hook sends inputs, else where its first module with tensors runs.
+    Never meta; the CPU where nothing says anything.
+
+    >>> input_device(nn.Linear(2, 2))
+    device(type='cpu')
+    """
+    return next((device for device in _candidates(take(model)) if device.type != "meta"), torch.device("cpu"))
+
+
+def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
+    for path in (_embedding_path(snapshot), snapshot.paths.get(id(snapshot.root))):
+        target = None if path is None else execution_device(snapshot.hooks.serving(path))
+        if target is not None:
+            yield as_device(target, snapshot.accelerator)
+        elif path:
+            below = (e for e in snapshot.entries if e.module_path == path or e.module_path.startswith(f"{path}."))
+            yield from (_where_it_runs(entry, snapshot) for entry in below)
+    yield from (_where_it_runs(entry, snapshot) for entry in snapshot.entries)
+
+
+def _embedding_path(snapshot: Snapshot) -> str | None:
+    """None for a model without an embedding, or with several: the method is missing then, or it raises."""
+    try:
+        return snapshot.paths.get(id(embedding(snapshot.root, "input")))
+    except Exception:
+        return None
+
+
+def _where_it_runs(entry: Entry, snapshot: Snapshot) -> torch.device:
+    target = entry.execution_device
+    return entry.device if target is None else as_device(target, snapshot.accelerator)

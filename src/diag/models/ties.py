@@ -1,0 +1,61 @@
+"""Which names of a model stand for one tensor: by transformers' declaration, and by what its config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from torch import nn
+
+
+def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Collection[str]) -> dict[str, str]:
+    """Which name each tied name follows, as transformers declares it; empty where nothing is declared.
+
+    `paths` are the modules' paths by id, `names` those of all tensors.
+    """
+    declared = getattr(model, "all_tied_weights_keys", None)
+    return dict(declared) if isinstance(declared, Mapping) else _declared_in_version_4(model, paths, names)
+
+
+def _declared_in_version_4(model: nn.Module, paths: Mapping[int, str], names: Collection[str]) -> dict[str, str]:
+    """transformers 4 lists the tied names only; all of them follow the input embedding."""
+    listed = getattr(model, "_tied_weights_keys", None)
+    if not isinstance(listed, (list, tuple)) or not hasattr(model, "get_input_embeddings"):
+        return {}
+    source, output = _weight_of(embedding(model, "input"), paths), _weight_of(embedding(model, "output"), paths)
+    tied_output = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    followers = [name for name in listed if name in names and name != source and (tied_output or name != output)]
+    return dict.fromkeys(followers, source) if source else {}
+
+
+def ties_of_config(model: nn.Module, paths: Mapping[int, str]) -> dict[str, str]:
+    """The head and the embedding, where the config ties them; raises what the model's own methods raise."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    if not getattr(text, "tie_word_embeddings", False) or not hasattr(model, "get_output_embeddings"):
+        return {}
+    follower, source = _weight_of(embedding(model, "output"), paths), _weight_of(embedding(model, "input"), paths)
+    return {follower: source} if follower and source else {}
+
+
+def embedding(model: nn.Module, side: str) -> nn.Module | None:
+    """The module that takes the tokens (`input`) or makes the logits (`output`), as the model's own method says.
+
+    None for a model without such a method. Raises what the method raises: CLIP's raises NotImplementedError.
+    """
+    method = getattr(model, f"get_{side}_embeddings", None)
+    found = method() if callable(method) else None
+    return found if isinstance(found, nn.Module) else None
+
+
+def _weight_of(module: nn.Module | None, paths: Mapping[int, str]) -> str:
+    path = paths.get(id(module))
+    return f"{path}.weight" if path else ""
+
+
+def root_of(name: str, ties: Mapping[str, str]) -> str:
+    """The last name that a tied name leads to; itself where it follows none."""
+    seen = set()
+    while name in ties and name not in seen:
+        seen.add(name)
+        name = ties[name]
+    return name
