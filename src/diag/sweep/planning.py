@@ -43,7 +43,7 @@ def survey(sweep: Sweep, outlines: Path | None = None) -> None:
 
     Models that are not in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them.
     """
-    before = _looked(sweep)
+    before = _first_look(sweep)
     for note in before.notes:
         sweep.progress.say(note)
     sweep.pinned.update(before.folders)
@@ -83,7 +83,7 @@ def last_words(death: Death) -> str:
     return last_line(death.text)[:300] or "it left no message"
 
 
-def _looked(sweep: Sweep) -> Before:
+def _first_look(sweep: Sweep) -> Before:
     task = Task("look", look_before, tuple(sweep.specs), _LOOK_SECONDS)
     (ended,) = _run(sweep, [task])
     if isinstance(ended.value, Before):

@@ -1,4 +1,4 @@
-"""One check before the first cell: may the models be read, is there room, are the devices free to use. In seconds.
+"""One check before the first cell: may the models be read, is there room, are the devices free to use. Takes seconds.
 
 What it finds ends in "could not judge": nothing is known about the model then, and nothing was loaded.
 """

@@ -15,7 +15,7 @@ from diag.errors import DiagError, SpecError
 from diag.loading.footprint import NOTHING, Packed
 from diag.proving.probing import Answer
 from diag.sweep import keys
-from diag.sweep.cell.measure import be_twin, measure
+from diag.sweep.cell.measure import measure, twin_answer
 from diag.sweep.cell.records import Measured, Request
 from diag.sweep.isolate.pool import Ended, Task, run
 from diag.sweep.planning import Load, failure_by, last_words, loads_to_do, survey
@@ -149,7 +149,7 @@ def _checked(specs: Iterable[LoadSpec]) -> list[LoadSpec]:
     for spec in specs:
         if not isinstance(spec, LoadSpec):
             what = f"matrix takes LoadSpecs, and got a {type(spec).__name__}."
-            raise SpecError(what, next_step="diag.matrix(diag.grid('tiny')).")
+            raise SpecError(what, next_step="write for example diag.matrix(diag.grid('tiny')).")
         if spec in seen:
             raise SpecError(f"{spec!r} is given twice.", why="a row belongs to one spec.", next_step="leave one out.")
         seen.add(spec)
@@ -189,7 +189,7 @@ def _why_not_run(sweep: Sweep, spec: LoadSpec) -> str:
         return sweep.left_out[spec]
     if sweep.past_deadline:
         had = format_seconds(sweep.options.deadline)
-        return f"The deadline for the whole run passed before it was done: {had} of it were left for the loads."
+        return f"The deadline for the whole run passed before this cell was done: the loads had {had}."
     return "The run was cancelled before this cell began."
 
 
@@ -197,7 +197,7 @@ def _tasks(sweep: Sweep, loads: list[Load]) -> Iterator[Task]:
     """Each load after the references it needs; asked for one at a time, so that a budget can end it."""
     begun = 0
     for load in loads:
-        if (why := _left_out(sweep, begun)) is not None:
+        if (why := _why_left_out(sweep, begun)) is not None:
             sweep.left_out.update({plan.spec: why for plan in load.plans})
             continue
         begun += 1
@@ -206,7 +206,7 @@ def _tasks(sweep: Sweep, loads: list[Load]) -> Iterator[Task]:
         yield Task(f"load {load.key}", measure, request, sweep.options.timeout)
 
 
-def _left_out(sweep: Sweep, begun: int) -> str | None:
+def _why_left_out(sweep: Sweep, begun: int) -> str | None:
     """Why no further load begins, if so."""
     options = sweep.options
     if options.max_loads is not None and begun >= options.max_loads:
@@ -218,7 +218,7 @@ def _left_out(sweep: Sweep, begun: int) -> str | None:
 
 def _reference_tasks(sweep: Sweep, load: Load) -> Iterator[Task]:
     """The references that nobody has asked for yet; those that the file holds are taken from there."""
-    for key, (spec, packed) in _needed(sweep, load).items():
+    for key, (spec, packed) in _references_of(sweep, load).items():
         if key in sweep.queued:
             continue
         sweep.queued.add(key)
@@ -227,10 +227,10 @@ def _reference_tasks(sweep: Sweep, load: Load) -> Iterator[Task]:
             sweep.references[key] = Answer.from_bytes(stored)
         else:
             request = Request((spec,), sweep.free, dict(sweep.pinned), packed)
-            yield Task(f"twin {key}", be_twin, request, sweep.options.timeout)
+            yield Task(f"twin {key}", twin_answer, request, sweep.options.timeout)
 
 
-def _needed(sweep: Sweep, load: Load) -> dict[str, tuple[LoadSpec, Packed]]:
+def _references_of(sweep: Sweep, load: Load) -> dict[str, tuple[LoadSpec, Packed]]:
     """The references of a load by key; none yet where it depends on what a user's loader will pack."""
     ended = sweep.ended.get(load.key)
     if ended is None:
@@ -259,7 +259,7 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
 def _keep_what_is_known(sweep: Sweep, waiting: dict[str, Load]) -> None:
     """Judges and keeps the rows of each load that died, or whose references are all there."""
     for key in [key for key in waiting if key in sweep.ended]:
-        needed = list(_needed(sweep, waiting[key]))
+        needed = list(_references_of(sweep, waiting[key]))
         is_dead = sweep.ended[key].death is not None
         if is_dead or (needed and all(reference in sweep.references for reference in needed)):
             _keep(sweep, waiting.pop(key), needed)

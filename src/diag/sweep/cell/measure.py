@@ -41,7 +41,7 @@ def measure(request: Request) -> Measured:
     return replace(measured, free_before=before, free_after=neighbours.free_by_device(), others=others)
 
 
-def be_twin(request: Request) -> bytes | str:
+def twin_answer(request: Request) -> bytes | str:
     """The twin's answer as bytes, or in a sentence why there is none."""
     pin(request.folders)
     answer = reference_answer(request.specs[0], request.packed)

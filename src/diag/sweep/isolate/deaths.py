@@ -1,4 +1,4 @@
-"""Where a child process dies: why a call gave no value, in one word and in words. From what was seen, never guessed."""
+"""How a child process died: a call that gave no value gets a status and a text, from what was seen of its end."""
 
 from __future__ import annotations
 

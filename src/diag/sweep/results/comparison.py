@@ -10,11 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from diag.proving.comparing import TOLERANCES
 from diag.sweep.results.sketch import relative_distance
-from diag.sweep.results.store import Row
+from diag.sweep.results.store import Json, Row
 from diag.values.units import format_size
 
 # How bad a status is. A refusal is known beforehand; a wrong answer without an error is the worst.
@@ -156,7 +155,7 @@ def _map(old: Row, new: Row) -> Iterator[Change]:
     yield Change("map", False, f"the device map changed in {len(moved) + len(gone)} entries{example}")
 
 
-def facts(row: Row) -> dict[str, Any]:
+def facts(row: Row) -> Json:
     """What a row keeps for comparisons (`rows.facts_of`); empty where it has nothing."""
     return row.get("facts") or {}
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.comparison import Change, compare_rows, match_rows, row_name
@@ -49,7 +48,7 @@ class Diff:
     def worse(self) -> bool:
         return any(row.worse for row in self.rows)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {**asdict(self), "worse": self.worse, "text": str(self)}
 
     def __str__(self) -> str:

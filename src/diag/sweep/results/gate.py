@@ -66,7 +66,7 @@ class Gate:
     def standing(self, word: str) -> tuple[JudgedRow, ...]:
         return tuple(row for row in self.rows if row.standing == word)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {**asdict(self), "exit_code": int(self.exit_code), "outcome": self.exit_code.name.lower()}
 
     @classmethod

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -24,7 +23,8 @@ def reason_of(plan: Planned, measured: Measured, row: Row, proof: Proof | None, 
     table, spec = measured.placement, plan.spec
     of_twin = twin.dtype if isinstance(twin, Answer) else ""
     harmless = row["status"] == "ok" and measured.dtype == of_twin  # a mix of dtypes is said only where it can matter
-    by_proof = unfilled and proof is not None and proof.max_abs_diff is not None and row["repeatable"]  # it names them
+    # Where the twin lacks values too, the sentence of the proof names them already.
+    names_them = unfilled and proof is not None and proof.max_abs_diff is not None and row["repeatable"]
     asked, packed = spec.quantization, row["n_quantized"]
     of_layers = f"asked {asked}, {packed} of {plan.n_linear or measured.n_linear} linear layers are packed"
     held = [str(other) for other in measured.others if other.device != "cpu" or row["status"] == "out_of_memory"]
@@ -35,14 +35,14 @@ def reason_of(plan: Planned, measured: Measured, row: Row, proof: Proof | None, 
         _cause(measured, unfilled),
         "" if asked == "none" or packed is None else of_layers,
         measured.adapter,
-        "" if by_proof else _newly_initialised(measured),
+        "" if names_them else _newly_initialised(measured),
         plan.spilled,
         f"before the load, {'; '.join(held)}" if held else "",
     ]
     return " ".join(sentence(one) for one in said if one)
 
 
-def ignored_map(spec: LoadSpec, table: pd.DataFrame | None, devices: Mapping[str, Any]) -> str:
+def ignored_map(spec: LoadSpec, table: pd.DataFrame | None, devices: Iterable[str]) -> str:
     """Says that a user's loader did not follow the map; `devices` are those of the machine. Empty where it may have."""
     if spec.loader is None or table is None or spec.device_map == "none" or not len(table):
         return ""

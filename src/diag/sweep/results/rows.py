@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
@@ -117,14 +116,14 @@ def measured_row(plan: Planned, measured: Measured, twin: Answer | str, unquanti
     return row
 
 
-def facts_of(plan: Planned, measured: Measured) -> dict[str, Any]:
+def facts_of(plan: Planned, measured: Measured) -> dict[str, object]:
     """What a later comparison needs, as JSON values.
 
     `placed` are bytes by place (a device, `offloaded to disk`, `nowhere`), `map` the resolved device map, `sketch` the
     answer's, with the digest of its bits and its dtype; `checkpoint` changes when the model's files do.
     """
     table = measured.placement
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "map": plan.resolved_map,
         "checkpoint": plan.fingerprint,
         "dtype": measured.dtype,
@@ -163,7 +162,7 @@ def _load_columns(measured: Measured) -> Row:
     }
 
 
-def _json_or_none(value: Mapping[str, Any] | list[Any]) -> str | None:
+def _json_or_none(value: object) -> str | None:
     return json.dumps(value, sort_keys=True) if value else None
 
 
