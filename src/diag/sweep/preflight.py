@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from diag.errors import CheckpointError, CouldNotJudgeError, DiagError
-from diag.loading.checkpoint import hub
 from diag.loading.checkpoint.files import read_folder
 from diag.loading.checkpoint.find import find_checkpoint, is_local
 from diag.machine.folders import nearest_existing
@@ -43,6 +42,8 @@ class Before:
 
 def look_before(specs: Sequence[LoadSpec]) -> Before:
     """Checks each model once, and this machine's devices. Reads headers and asks the hub, 5 s a question at most."""
+    from diag.loading.checkpoint import hub  # imports huggingface_hub, which the caller of matrix need not wait for
+
     refused: dict[str, DiagError] = {}
     folders: dict[str, str] = {}
     to_fetch: dict[str, int] = {}

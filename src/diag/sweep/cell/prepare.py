@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diag.loading.checkpoint import hub
 from diag.loading.checkpoint.find import find_checkpoint, pin
 from diag.loading.needs import check_needs
 from diag.loading.planning import Plan, plan_load
@@ -20,6 +19,8 @@ def fetch(request: tuple[str, str | None]) -> str | Failure:
 
     Gives the folder where it now is, or why that failed. `request`: the model, and the folder for its outline.
     """
+    from diag.loading.checkpoint import hub  # imports huggingface_hub, which the caller of matrix need not wait for
+
     model, folder = request
     try:
         return str(hub.fetch(model) if folder is None else hub.outline(model, Path(folder)))

@@ -63,9 +63,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Request:
-    """Specs of one model to plan, or one to load: with the free memory to count on (None: what is free now), the
-    folders of hub models, and for a twin what to pack.
-    """
+    """Specs of one model to plan, or one to load and what to pack; free memory (None: ask), and hub models' folders."""
 
     specs: tuple[LoadSpec, ...]
     free: Free | None = None
