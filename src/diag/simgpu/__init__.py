@@ -26,13 +26,13 @@ _current: Hardware | None = None
 
 
 def activate(hardware: Hardware, free_host_bytes: Callable[[], int] | None = None) -> None:
-    """Gives this process the simulated GPUs of `hardware`, and nothing else that it had as accelerator.
+    """Gives this process the simulated GPUs of `hardware` in place of any accelerator that it had.
 
     The device type is registered once and stays until the process ends. A second call changes the number of devices,
     their sizes and what others hold, and starts the peaks anew. `free_host_bytes` says how much host memory plans may
     count on, for the rest of the process; without one it is what the system calls available. Raises DiagError on a
-    PyTorch this was not tested with, where another library has taken the slot for a device type, and where live
-    tensors do not fit the new hardware; then nothing changes.
+    PyTorch this was not tested with, where another library has registered a device type, and where live tensors do not
+    fit the new hardware; then nothing changes.
     """
     global _current, _registered
     with _lock:
@@ -50,7 +50,7 @@ def activate(hardware: Hardware, free_host_bytes: Callable[[], int] | None = Non
 
 
 def park() -> None:
-    """Hides the simulated GPUs: the process looks as if it had no accelerator beyond its own.
+    """Hides the simulated GPUs, so that the process sees its own accelerator again or none.
 
     Live simulated tensors and models go on working. `activate` brings the devices back.
     """

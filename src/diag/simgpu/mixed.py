@@ -19,24 +19,24 @@ _CPU_INDICES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_in
 def refuse_mix(op: Op, args: tuple[object, ...]) -> None:
     """Raises RuntimeError for tensors on several devices, in the words this kind of operation uses."""
     tensors = list(_named_tensors(op, args))
-    devices = [value.device for _, value in tensors]
-    if private.schema(op).name in _CPU_INDICES and _indices_may_be_here(tensors, devices):
+    takes_indices = private.schema(op).name in _CPU_INDICES
+    if takes_indices and _indices_may_be_here(tensors):
         return
-    if torch.Tag.pointwise in op.tags or private.schema(op).name in _CPU_INDICES:
+    if torch.Tag.pointwise in op.tags or takes_indices:
         _refuse_pair([(name, value) for name, value in tensors if not (name == "indices" and value.is_cpu)])
     _refuse_argument(op, tensors)
 
 
-def _indices_may_be_here(tensors: list[tuple[str, torch.Tensor]], devices: list[torch.device]) -> bool:
-    """Indices are on the CPU or where the indexed tensor is; values are where it is, or a single number."""
-    home = devices[0]
-    for (name, value), device in zip(tensors[1:], devices[1:]):
-        if device == home or (name == "indices" and device.type == "cpu"):
+def _indices_may_be_here(tensors: list[tuple[str, torch.Tensor]]) -> bool:
+    """Whether indices are on the CPU or beside the indexed tensor, and values beside it or single numbers."""
+    home = tensors[0][1].device
+    for name, value in tensors[1:]:
+        is_index = name == "indices"
+        if value.device == home or (value.is_cpu and (is_index or value.dim() == 0)):
             continue
-        if name == "indices":
+        if is_index:
             raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({home})")
-        if not (device.type == "cpu" and value.dim() == 0):
-            return False
+        return False
     return True
 
 

@@ -66,28 +66,22 @@ def _aligned(value: object) -> object:
 _grouped_mm = kernels.compile_kernel(aten._grouped_mm.default)
 
 
-def nothing_nested(*args: object, **kwargs: object) -> bool:
-    """Whether padding could become a nested tensor (TransformerEncoder); those do not live on simulated devices."""
-    return False
-
-
 def histc(tensor: _Tensor, bins: int = 100, min: float = 0, max: float = 0) -> _Tensor:
-    """Counts also whole numbers, as a GPU does and the CPU does not; models ask for that by device type."""
+    """Counts whole numbers too, as a GPU does and the CPU does not; models use it on any device but the CPU."""
     cpu, index = private.as_cpu(tensor)
     counts = aten.histc(cpu if cpu.is_floating_point() else cpu.double(), bins, min, max)
     return kernels.place(counts.to(cpu.dtype), index)
 
 
 def copy_(target: _Tensor, source: _Tensor, non_blocking: bool = False) -> _Tensor:
-    """`target.copy_(source)` between any of the CPU and the simulated devices."""
+    """`target.copy_(source)` between the CPU and simulated devices, in any direction."""
     _on_cpu(target).copy_(_on_cpu(source))
     return target
 
 
 def copy_from(source: _Tensor, target: _Tensor, non_blocking: bool = False) -> _Tensor:
-    """The same, from PyTorch's copy of a CPU tensor to a device it does not know."""
-    _on_cpu(target).copy_(_on_cpu(source))
-    return target
+    """PyTorch calls this where it copies a CPU tensor to a device that it does not know."""
+    return copy_(target, source)
 
 
 def copy_from_and_resize(source: _Tensor, target: _Tensor) -> _Tensor:
@@ -159,7 +153,7 @@ def pin_memory(tensor: _Tensor, device: Device = None) -> NoReturn:
     raise RuntimeError(f"cannot pin '{tensor.type()}' only dense CPU tensors can be pinned")
 
 
-def not_pinned(tensor: _Tensor, device: Device = None) -> bool:
+def answer_no(*args: object, **kwargs: object) -> bool:
     return False
 
 
@@ -171,7 +165,7 @@ KERNELS: dict[Op, kernels.Kernel] = {
     aten._to_copy.default: to_copy,
     aten.histc.default: histc,
     aten._grouped_mm.default: grouped_mm,
-    aten._nested_tensor_from_mask_left_aligned.default: nothing_nested,
+    aten._nested_tensor_from_mask_left_aligned.default: answer_no,  # nested tensors do not live on simulated devices
     aten.copy_.default: copy_,
     aten._copy_from.default: copy_from,
     aten._copy_from_and_resize.default: copy_from_and_resize,
@@ -186,6 +180,6 @@ KERNELS: dict[Op, kernels.Kernel] = {
     aten._thnn_fused_lstm_cell.default: no_fused_cell,
     aten._thnn_fused_gru_cell.default: no_fused_cell,
     aten._pin_memory.default: pin_memory,
-    aten.is_pinned.default: not_pinned,
+    aten.is_pinned.default: answer_no,
     aten.record_stream.default: nothing_to_record,
 }

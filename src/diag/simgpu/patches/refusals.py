@@ -1,4 +1,4 @@
-"""What simulated GPUs do not do, said in a sentence where PyTorch would fail inside: compiling, some training."""
+"""Refuses what simulated GPUs can't do (compiling, some training) with a message; PyTorch would fail deep inside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def install() -> None:
 
 
 def explained_backward(original: private.Backward) -> private.Backward:
-    """Backward over another simulated device than the first: a sentence instead of an internal assertion."""
+    """Explains a backward that reaches another simulated device than the first; PyTorch's is an internal assertion."""
 
     def run_backward(*args: object, **kwargs: object) -> tuple[torch.Tensor, ...]:
         try:
@@ -88,7 +88,7 @@ def _refuse_if_simulated(values: Iterable[object]) -> None:
 
 
 def refuse_in_inductor(common: ModuleType) -> None:
-    """For what was compiled before the simulation was active, or moves to it inside."""
+    """Refuses code that was compiled before the simulation was active, and code that moves to it inside."""
     refusing = _Refusing()
     for register, arguments in (("register_device_op_overrides", 1), ("register_backend_for_device", 2)):
         if hasattr(common, register):
