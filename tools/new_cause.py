@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Text
 from diag.diagnosis.evidence import Evidence, Trace
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(

@@ -6,15 +6,15 @@ pass, nothing moved, and no frame, tensor or exception is kept.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diag.diagnosis import causes
 from diag.diagnosis.evidence import Evidence
-from diag.diagnosis.explain import certainty_of, explain_text, read_reports
-from diag.diagnosis.ranking import Candidate, deciding_trace, rank
+from diag.diagnosis.explain import certainty_of, explain_text
+from diag.diagnosis.gathering import gather, model_nearby
+from diag.diagnosis.ranking import Candidate, rank
 from diag.errors import DiagError
 from diag.values.finding import CERTAINTIES, UNKNOWN, Finding, Findings, Subject
 from diag.values.outcome import LoadOutcome
@@ -55,14 +55,14 @@ def diagnose(
     _check_something(model, error, text, placement)
     if text is not None and model is None and error is None and placement is None:
         return explain_text(text)
-    nearby = _model_in(error) if error is not None and model is None and placement is None else None
+    nearby = model_nearby(error) if error is not None and model is None and placement is None else None
     subject = Subject(model if nearby is None else nearby, spec, inputs)
-    snapshot = _taken(subject.model)
-    evidence, looked_at = _gather(subject, snapshot, error, text, placement)
+    snapshot = _read_once(subject.model)
+    evidence, looked_at = gather(subject, snapshot, error, text, placement)
     found = _judged(evidence)
     if nearby is not None and all(one.is_unknown for one in found):  # a bystander: it rules nothing out
         subject, snapshot = replace(subject, model=None), None
-        evidence, without = _gather(subject, snapshot, error, text, placement)
+        evidence, without = gather(subject, snapshot, error, text, placement)
         found, looked_at = _judged(evidence), [f"{looked_at[0]}, all with their data", *without]
     subject = replace(subject, spec=evidence.spec)
     return Findings(_with_fixes(found, snapshot, evidence.spec), looked_at=looked_at, subject=subject)
@@ -77,113 +77,13 @@ def _check_something(*given: object) -> None:
         )
 
 
-# --- gather the evidence ---------------------------------------------------------------------------------------
-
-
-def _model_in(error: BaseException) -> object:
-    """The model in the exception's frames, unless it was half built: then it shows nothing."""
-    if error.__traceback__ is None:
-        return None
-    from diag.diagnosis.evidence.frames import model_in, report_of
-    from diag.diagnosis.evidence.texts import needs_value
-    from diag.diagnosis.evidence.trace import Trace
-
-    trace = Trace(report_of(error))
-    half_built = trace.loading and not trace.calls("forward") and not needs_value(str(error))
-    return None if half_built else model_in(error)
-
-
-def _gather(
-    subject: Subject,
-    snapshot: Snapshot | None,
-    error: BaseException | None,
-    text: str | None,
-    placement: pd.DataFrame | None,
-) -> tuple[Evidence, list[str]]:
-    """Everything that rules may use, and in words what was looked at."""
-    e, looked_at = Evidence(spec=subject.spec), list[str]()
-    if error is not None:
-        from diag.diagnosis.evidence.frames import report_of
-
-        e = replace(e, trace=deciding_trace(report_of(error)), live=True, distributed=_is_distributed())
-    elif text is not None:
-        e = replace(e, trace=deciding_trace(read_reports(text)[0]))
-    if snapshot is not None:
-        e = _with_model(e, snapshot)
-        looked_at.append(f"{len(e.rows)} tensors of {type(subject.model).__name__} and their hooks")
-        looked_at += e.facts.examined if e.facts else map(str, snapshot.unreadable)
-    elif placement is not None:
-        e = _with_table(e, placement)
-        looked_at.append(f"a placement table of {len(e.rows)} tensors")
-    if error is not None:
-        e = _with_frames(e, error, snapshot)
-        looked_at.append(f"{type(error).__name__} and its frames")
-    elif text is not None:
-        looked_at.append("the text")
-    if subject.inputs is not None:
-        given = tuple(_devices(subject.inputs))
-        on_meta = tuple(name for name, device in given if device == "meta")
-        e = replace(e, inputs_on_meta=on_meta, inputs=given)
-        looked_at.append("the inputs")
-    return e, looked_at
-
-
-def _taken(model: object) -> Snapshot | None:
-    """The model as it is now, read once for the whole diagnosis."""
+def _read_once(model: object) -> Snapshot | None:
+    """The model as it is now, for the whole diagnosis."""
     if model is None:
         return None
     from diag.models.snapshot import take
 
     return take(model)
-
-
-def _with_model(e: Evidence, snapshot: Snapshot) -> Evidence:
-    from diag.diagnosis.evidence.facts import facts_of, rows_of_snapshot
-    from diag.diagnosis.evidence.lacking import with_state
-
-    rows = rows_of_snapshot(snapshot)
-    if snapshot.is_bundle:
-        return with_state(e, rows, None)
-    spec = e.spec or _spec_of(snapshot.root)
-    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, spec))
-
-
-def _with_table(e: Evidence, table: pd.DataFrame) -> Evidence:
-    from diag.diagnosis.evidence.lacking import rows_of, with_state
-
-    return with_state(e, rows_of(table), None)
-
-
-def _spec_of(model: object) -> LoadSpec | None:
-    try:
-        from diag.loading.origin import spec_of
-    except ImportError:  # an older stack, where loading does not work
-        return None
-    return spec_of(model)
-
-
-def _with_frames(e: Evidence, error: BaseException, snapshot: Snapshot | None) -> Evidence:
-    from diag.diagnosis.evidence.frames import locate
-    from diag.diagnosis.evidence.handling import handling_of
-
-    e = replace(e, site=locate(error, snapshot) if snapshot is not None else None)
-    return replace(e, handling=handling_of(e))
-
-
-def _is_distributed() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
-
-
-def _devices(inputs: object, path: str = "inputs") -> list[tuple[str, str]]:
-    import torch
-
-    if isinstance(inputs, torch.Tensor):
-        return [(path, str(inputs.device))]
-    if isinstance(inputs, Mapping):
-        return [one for key, value in inputs.items() for one in _devices(value, str(key))]
-    if isinstance(inputs, (list, tuple)):
-        return [one for n, value in enumerate(inputs) for one in _devices(value, f"{path}[{n}]")]
-    return []
 
 
 # --- judge it --------------------------------------------------------------------------------------------------
@@ -327,6 +227,6 @@ def _with_fixes(found: list[Finding], snapshot: Snapshot | None, spec: LoadSpec 
     if not found:
         return []
     from diag.diagnosis.mending.plans import with_fixes
-    from diag.diagnosis.mending.situation import Situation
+    from diag.diagnosis.situation import Situation
 
     return with_fixes(found, Situation(snapshot, spec))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import nn
@@ -37,7 +37,7 @@ def make_inputs(model: nn.Module, probe: str | None, folder: str | None) -> Inpu
     `folder` is where the tokenizer and processor are; without a tokenizer fixed token ids are used. Raises
     CouldNotJudgeError where no input can be made.
     """
-    base = without_adapter(model)
+    base = cast("PreTrainedModel", without_adapter(model))
     tokenizer = _tokenizer(folder, base.config) if folder else None
     if probe is not None and is_saved_request(probe):
         inputs = Inputs(_replayed(base, probe, tokenizer), tokenizer, probe)

@@ -213,8 +213,9 @@ def _default_skips(plan: Plan) -> list[str]:
     from diag.loading.footprint import linear_layers
     from diag.loading.transformers_private import skeleton
 
-    model = skeleton(plan.model_class, str(plan.checkpoint.folder),
-                     **{**plan.arguments, "device_map": {"": "cpu"}}).model  # fmt: skip
+    assert plan.model_class is not None, "a plan for a loader of one's own has no twin of ours"
+    arguments = {**plan.arguments, "device_map": {"": "cpu"}}
+    model = skeleton(plan.model_class, str(plan.checkpoint.folder), **arguments).model
     return [name for name, module in linear_layers(model) if not is_packed_class(module)]
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Suggestion:
     """What people are told to do. `act` does it and returns the model to use afterwards; `when` says when it is right.
 
     Both are sentences for the table; `verdict_of` decides by what happens.
@@ -58,7 +58,7 @@ def try_advice() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["advice", "verdict", "what_happened", "right_when"])
 
 
-def _tried(advice: Advice) -> tuple[str, str]:
+def _tried(advice: Suggestion) -> tuple[str, str]:
     """The verdict on an advice, and what happened."""
     from diag.proving.proof import prove
 
@@ -180,27 +180,31 @@ def _reload(stage: Stage, **arguments: object) -> nn.Module:
 
 
 ADVICE = (
-    Advice(
+    Suggestion(
         "Move the model: model.to(device).",
         "Nothing is on meta, and no map placed the model.",
         lambda stage: stage.model.to("cpu"),
     ),
-    Advice(
+    Suggestion(
         "Use to_empty() instead, as the error text says.",
         "You fill every parameter and buffer yourself.",
         lambda stage: stage.model.to_empty(device="cpu"),
     ),
-    Advice("Call model.tie_weights().", "Only a tie was lost.", _tie),
-    Advice("Load the state dict into it again.", "The parameters have memory: never for meta ones.", _load_state),
-    Advice("Load the state dict with assign=True.", "The file holds every tensor, buffers included.", _load_and_assign),
-    Advice("Dispatch it again with accelerate.", "The weights are real, before the first dispatch.", _dispatch_again),
-    Advice(
+    Suggestion("Call model.tie_weights().", "Only a tie was lost.", _tie),
+    Suggestion("Load the state dict into it again.", "The parameters have memory: never for meta ones.", _load_state),
+    Suggestion(
+        "Load the state dict with assign=True.", "The file holds every tensor, buffers included.", _load_and_assign
+    ),
+    Suggestion(
+        "Dispatch it again with accelerate.", "The weights are real, before the first dispatch.", _dispatch_again
+    ),
+    Suggestion(
         "Load again with device_map='auto'.",
         "The cause was in what was done after loading.",
         lambda stage: _reload(stage, device_map="auto"),
     ),
-    Advice("Load again without a device_map.", "The whole model fits on one device.", _reload),
-    Advice(
+    Suggestion("Load again without a device_map.", "The whole model fits on one device.", _reload),
+    Suggestion(
         "Load with low_cpu_mem_usage=False.",
         "In version 5 it is ignored: this is an ordinary load.",
         lambda stage: _reload(stage, low_cpu_mem_usage=False),

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from diag.errors import DiagError, SpecError
 from diag.values.spec import LoadSpec
@@ -108,11 +108,14 @@ class Service:
     def generate(self, ids: Sequence[int]) -> list[int]:
         """The next token ids, greedily."""
         import torch
+        from torch import nn
 
         from diag.models.devices import input_device
 
         assert self.model is not None, "requests are refused until the model is loaded"
-        device = self.model.device if self.mistake == "inputs-to-model-device" else input_device(self.model)
+        device = (
+            self.model.device if self.mistake == "inputs-to-model-device" else input_device(cast(nn.Module, self.model))
+        )
         inputs = torch.tensor([list(ids)]).to(device)
         alone = contextlib.nullcontext() if self.mistake == "calls-at-once" else self._one_at_a_time
         with alone, torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args, overload
 
 from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
@@ -132,9 +132,9 @@ class Finding(Shown):
 class Subject:
     """What was diagnosed, kept so that a fix can act on it: the model, the spec it was loaded with, the inputs."""
 
-    model: Any = field(default=None, repr=False)
+    model: object = field(default=None, repr=False)
     spec: LoadSpec | None = None
-    inputs: Any = field(default=None, repr=False)
+    inputs: object = field(default=None, repr=False)
 
 
 class Findings(Shown, Sequence[Finding]):

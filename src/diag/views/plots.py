@@ -18,7 +18,7 @@ from diag.values.spec import LoadSpec
 from diag.values.text import wrapped
 from diag.values.units import format_seconds, is_missing
 from diag.views import strips
-from diag.views.capacity import device_peaks, explained, host_peak, peaks_in_words
+from diag.views.capacity import Peak, device_peaks, explained, host_peak, peaks_in_words
 from diag.views.markup import View, render
 from diag.views.rows import Label, described, grouped, label, together
 from diag.views.wording import cell_text, number_text, status_word
@@ -74,8 +74,12 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
     load_scale, forward_scale = _largest(loaded["load_seconds"]), _largest(loaded["forward_seconds"])
     lines, texts = [], []
+    hosts: list[Peak] = []
+    devices: list[Peak] = []
     for rows in grouped(loaded):
         row, host = rows[0], host_peak(rows[0])
+        hosts += [host] if host else []
+        devices += device_peaks(row)
         line = {
             "label": label(rows),
             "load": _seconds(row["load_seconds"], load_scale),
@@ -87,13 +91,15 @@ def memory_and_time(frame: pd.DataFrame) -> View:
         took = [format_seconds(row[name]) or "?" for name in ("load_seconds", "forward_seconds")]
         peaks = peaks_in_words(row) or "?"
         texts.append(f"{line['label']}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peaks}")
-    peaks_of = {side: [peak for line in lines for peak in line[side]] for side in ("host", "devices")}
     html = render(
         "plots/memory_and_time",
         lines=lines,
-        tallest={side: max((peak.peak for peak in peaks), default=0) for side, peaks in peaks_of.items()},
-        has_devices=bool(peaks_of["devices"]),
-        bars=explained([*peaks_of["host"], *peaks_of["devices"]]),
+        tallest={
+            "host": max((peak.peak for peak in hosts), default=0),
+            "devices": max((peak.peak for peak in devices), default=0),
+        },
+        has_devices=bool(devices),
+        bars=explained([*hosts, *devices]),
     )
     return View(html, _listed(texts) or "Nothing was loaded.")
 

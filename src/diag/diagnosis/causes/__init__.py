@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from diag.diagnosis.cause import Cause, Point
 from diag.diagnosis.evidence import Evidence, Trace
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE
 from diag.errors import SpecError, listed
 from diag.values.finding import Finding, Fix

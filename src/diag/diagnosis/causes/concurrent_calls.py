@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Cause, Point
 from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
 from diag.values.finding import Finding, Fix
 

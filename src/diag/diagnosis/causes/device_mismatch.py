@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point
 from diag.diagnosis.evidence import Evidence, Trace, names_of
-from diag.diagnosis.mending.situation import Situation, in_place
+from diag.diagnosis.situation import Situation, in_place
 from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
 from diag.diagnosis.evidence import Evidence, Handling, Lack, Trace, WeightUse
-from diag.diagnosis.mending.situation import TO_EMPTY, Situation, in_place
+from diag.diagnosis.situation import TO_EMPTY, Situation, in_place
 from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
 from diag.values.finding import Finding, Fix
 

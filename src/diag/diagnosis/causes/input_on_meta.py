@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Handling, Trace
-from diag.diagnosis.mending.situation import Situation, in_place
+from diag.diagnosis.situation import Situation, in_place
 from diag.diagnosis.symptoms import COPY, HEADLINE
 from diag.values.finding import Finding, Fix
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from diag.diagnosis.cause import Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Trace
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import ON_CPU_OR_DISK, OUT_OF_MEMORY
 from diag.values.finding import Finding, Fix
 from diag.values.spec import LoadSpec

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point
 from diag.diagnosis.evidence import Evidence, Lack, Trace
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import HEADLINE, VALUE
 from diag.values.finding import Finding, Fix
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Handling, Trace, names_of
-from diag.diagnosis.mending.situation import Situation, in_place
+from diag.diagnosis.situation import Situation, in_place
 from diag.diagnosis.symptoms import COPY
 from diag.values.finding import Finding, Fix
 

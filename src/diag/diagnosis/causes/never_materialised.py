@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Lack, Trace
-from diag.diagnosis.mending.situation import Situation, put_the_adapter_on_again
+from diag.diagnosis.situation import Situation, put_the_adapter_on_again
 from diag.diagnosis.symptoms import COPY, HEADLINE, ITEM, LATER_META, VALUE
 from diag.values.finding import Finding, Fix
 

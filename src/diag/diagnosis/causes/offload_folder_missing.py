@@ -1,7 +1,7 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import NO_FOLDER
 from diag.values.finding import Finding, Fix
 

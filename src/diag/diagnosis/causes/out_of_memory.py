@@ -1,7 +1,7 @@
 """out-of-memory: A device or the host ran out of memory."""
 
 from diag.diagnosis.cause import Cause, Text
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import OUT_OF_MEMORY
 from diag.values.finding import Finding, Fix
 

@@ -1,7 +1,7 @@
 """quantized-cast: A quantized model was cast to another dtype."""
 
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(

@@ -1,7 +1,7 @@
 """quantized-offload-refused: A quantized load was refused because its map holds cpu or disk."""
 
 from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import ON_CPU_OR_DISK
 from diag.values.finding import Finding, Fix
 

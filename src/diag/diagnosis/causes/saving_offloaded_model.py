@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Handling, Trace
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import COPY
 from diag.values.finding import Finding, Fix
 

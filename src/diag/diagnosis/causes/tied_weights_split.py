@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import Case, Cause, Point, Text
 from diag.diagnosis.evidence import Evidence, Lack, Trace, names_of
-from diag.diagnosis.mending.situation import Situation, in_place
+from diag.diagnosis.situation import Situation, in_place
 from diag.diagnosis.symptoms import SILENT, VALUE
 from diag.values.finding import Finding, Fix
 

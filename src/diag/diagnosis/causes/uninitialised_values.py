@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Text
 from diag.diagnosis.evidence import Evidence, ModelFacts
-from diag.diagnosis.mending.situation import Situation, in_place
+from diag.diagnosis.situation import Situation, in_place
 from diag.diagnosis.symptoms import SILENT
 from diag.models.adapters import is_adapter_part
 from diag.values.finding import Finding, Fix, Requirement

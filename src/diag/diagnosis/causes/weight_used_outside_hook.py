@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
 from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
-from diag.diagnosis.mending.situation import Situation
+from diag.diagnosis.situation import Situation
 from diag.diagnosis.symptoms import COPY, HEADLINE, LATER_META
 from diag.values.finding import Finding, Fix
 

@@ -25,14 +25,16 @@ _PAIRS = tuple(
     )
 )
 _MIXED_TYPES = re.compile(
-    r"(?:inputtype|weighttype)\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?\w*\)?and(?:weight|bias)type\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?"
+    r"(?:inputtype|weighttype)\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?\w*\)?"
+    r"and(?:weight|bias)type\(?(?:torch\.)?(?:cuda|xpu|mps|npu)?"
     r"|placeholderstoragehasnotbeenallocatedonmps|passedcputensortompsop|tensorforargument#\d.*isoncpu"
     r"|inputtensorisnotanxlatensor|input,output,?andindicesmustbeonthecurrentdevice|devicetype\w*butgotdevicetype"
 )
 _COPY = re.compile(r"cannotcopyoutofmetatensor|can'tcopyoutofmetatensor")
 _ITEM = re.compile(
     r"tensor\.item\(\)cannotbecalledonmeta|_local_scalar_dense.{0,120}meta|can'tconvertmetadevicetypetensor"
-    r"|cannotbecalledonmetatensors|'aten::\w+(?:\.\w+)?'witharguments(?:from|on)the'meta'backend|attemptedtorunthisoperatorwithmetatensors"
+    r"|cannotbecalledonmetatensors|'aten::\w+(?:\.\w+)?'witharguments(?:from|on)the'meta'backend"
+    r"|attemptedtorunthisoperatorwithmetatensors"
 )
 _NEED_VALUE = re.compile(r"(\w{1,80})isonthemetadevice,weneeda`?value`?toputinon")
 
@@ -100,7 +102,8 @@ def is_about_devices(text: str) -> bool:
 def named_tensors(text: str) -> tuple[str, ...]:
     """Tensor names that a message gives, in order, without repeats."""
     dotted = re.findall(
-        r"(?<![\w./\\])((?:[A-Za-z_]\w*\.)+(?:\d+\.)?(?:[\w]+\.)*(?:weight|bias|inv_freq|lora_[AB]\S*?|scale|zeros?|wf|absmax|SCB|qweight|gamma|beta))\b",
+        r"(?<![\w./\\])((?:[A-Za-z_]\w*\.)+(?:\d+\.)?(?:[\w]+\.)*"
+        r"(?:weight|bias|inv_freq|lora_[AB]\S*?|scale|zeros?|wf|absmax|SCB|qweight|gamma|beta))\b",
         text,
     )
     copied = re.findall(r'copying the parameter named "([^"]+)"', text)

@@ -8,17 +8,21 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from diag.diagnosis.mending.plans import plan
-from diag.diagnosis.mending.situation import reload_as
+from diag.diagnosis.situation import reload_as
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.values.finding import Finding, Findings, Fix
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
+    import torch
+
     from diag.models.snapshot import Snapshot
+
+Model = TypeVar("Model")
 
 __all__ = ["explain_exception", "fix", "materialise", "require_materialised"]
 
@@ -107,7 +111,7 @@ def _not_fixed(finding: Finding, by_hand: Fix, failed: list[str]) -> DiagError:
     )
 
 
-def require_materialised(model: Any) -> Any:
+def require_materialised(model: Model) -> Model:
     """Returns the model when every tensor has its data, offloaded ones included; raises MetaWithoutDataError else.
 
     The guard for a service: it refuses only what is really broken. Reads attributes only.
@@ -124,7 +128,7 @@ def require_materialised(model: Any) -> Any:
     return model
 
 
-def explain_exception(error: BaseException, model: Any = None) -> str:
+def explain_exception(error: BaseException, model: object = None) -> str:
     """For an `except` block: logs cause, tensors and fix, and returns an id that is safe to show a client.
 
     Never raises: where the diagnosis itself fails, the log says so. Logger `diag`, level ERROR.
@@ -142,7 +146,7 @@ def explain_exception(error: BaseException, model: Any = None) -> str:
     return number
 
 
-def materialise(model: Any, device: Any = None) -> Any:
+def materialise(model: Model, device: torch.device | str | int | None = None) -> Model:
     """Brings every offloaded tensor in, takes the hooks off and puts the model on one device; returns the model.
 
     Without `device` it is the device where the model runs, or the CPU where its hooks name several. Takes as much
@@ -196,7 +200,7 @@ def _apply(chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadS
     return LoadOutcome(spec or _spec_for(snapshot), snapshot.given, proof=_prove(snapshot.given, spec))
 
 
-def _of_another_kind(snapshot: Snapshot | None, loaded: Any) -> str:
+def _of_another_kind(snapshot: Snapshot | None, loaded: object) -> str:
     """Why a proof of the loaded model would say nothing about the one that was to be fixed; empty where it does."""
     from diag.models.adapters import carries_adapter, without_adapter
 
@@ -224,11 +228,11 @@ def _not_in_the_files(snapshot: Snapshot | None, finding: Finding, spec: LoadSpe
     names = [name for name in table.name[table.status.isin(("differs", "shape"))] if name not in finding.tensors]
     if not names:
         return ()
-    return (f"what was loaded has the values of the files of {spec.model!r}; the broken model had others in "
-            f"{names_in_words(names, 4)}: what was put in after its load is not in it",)  # fmt: skip
+    others = f"what was loaded has the values of the files of {spec.model!r}; the broken model had others in "
+    return (f"{others}{names_in_words(names, 4)}: what was put in after its load is not in it",)
 
 
-def _prove(model: Any, spec: LoadSpec | None) -> Proof:
+def _prove(model: object, spec: LoadSpec | None) -> Proof:
     try:
         from diag.proving.proof import prove
 

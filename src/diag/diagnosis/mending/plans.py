@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from diag.diagnosis import causes
-from diag.diagnosis.mending.situation import Situation, put_the_adapter_on_again
+from diag.diagnosis.situation import Situation, put_the_adapter_on_again
 from diag.values.finding import Finding, Fix
 from diag.values.spec import LoadSpec
 

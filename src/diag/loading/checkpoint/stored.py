@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
@@ -24,6 +25,9 @@ from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.adapters import without_adapter
 from diag.models.snapshot import Snapshot
 from diag.values.spec import LoadSpec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def under_model_names(snapshot: Snapshot, files: Mapping[str, StoredTensor]) -> 
     """Applies transformers' own renaming and grouping to the keys of the files."""
     base = without_adapter(snapshot.root)
     names = {plain_name(entry.name): True for entry in snapshot.entries}
-    rename = key_renamer(base, names)
+    rename = key_renamer(cast("PreTrainedModel", base), names)
     groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
     for key in sorted(files, key=_natural):
         renamed = rename(key)

@@ -115,12 +115,12 @@ def diff(options: argparse.Namespace) -> Exit:
 def env(options: argparse.Namespace) -> Exit:
     """Says what this machine is: versions, devices, memory; works where torch is broken."""
     from diag.machine.environment import environment
-    from diag.views.machine import describe
+    from diag.views.machine import this_machine
 
     if options.json:
         print_json(environment().to_dict())
     else:
-        print(visible(describe().text))
+        print(visible(this_machine().text))
     return Exit.AS_EXPECTED
 
 

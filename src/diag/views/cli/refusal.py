@@ -15,7 +15,7 @@ from diag.views.files import redacted, write_text
 from diag.views.report import endings
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.convert import to_html
-from diag.views.report.execute import ERROR, Ended
+from diag.views.report.execute import ERROR, Ending
 
 
 def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
@@ -26,7 +26,7 @@ def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
     if out is None:
         return
     name = type(error).__name__
-    ended = Ended(ERROR, why=f"{name}: {error}")
+    ended = Ending(ERROR, why=f"{name}: {error}")
     nb = nbformat.v4.new_notebook(metadata={"diag": {"ended": ended.to_json()}})
     headline, code = endings.title(ended.to_json()), endings.exit_code(ended, None)
     for path in (Path(out), Path(tempfile.gettempdir()) / Path(out).name):

@@ -10,7 +10,7 @@ import ast
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from diag.errors import MetaUseError, MetaWithoutDataError, UnsupportedError
 from diag.values.text import error_line
@@ -58,7 +58,7 @@ class _Diag:
         self._shell, self._always, self._once = shell, False, False
 
     def attach(self) -> None:
-        self._shell.register_magic_function(self.diag, "line_cell", "diag")
+        self._shell.register_magic_function(self.diag, "line_cell", "diag")  # type: ignore[arg-type]
         self._shell.events.register("post_run_cell", self.after_cell)
 
     def remove(self) -> None:
@@ -182,13 +182,14 @@ def _run(shell: InteractiveShell, cell: str) -> object:
         from IPython.core.error import UsageError
 
         raise UsageError(_AWAITS)
-    tree = shell.compile.ast_parse(source)
+    tree = cast(ast.Module, shell.compile.ast_parse(source))
     name = shell.compile.cache(source, max(1, shell.execution_count - 1), raw_code=cell)  # it counts on first
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-    exec(shell.compile(tree, name, "exec"), shell.user_ns)
+    exec(shell.compile(tree, name, "exec"), shell.user_ns)  # type: ignore[arg-type]
     if last is None:
         return None
-    value = eval(shell.compile(ast.Expression(last.value), name, "eval"), shell.user_ns)
+    expression = ast.Expression(last.value)
+    value = eval(shell.compile(expression, name, "eval"), shell.user_ns)  # type: ignore[arg-type]
     return None if source.rstrip().endswith(";") else value
 
 

@@ -16,7 +16,7 @@ from diag.values.text import first_line
 from diag.views.files import redacted
 from diag.views.report import gating
 from diag.views.report.convert import kept_verdict
-from diag.views.report.execute import DIED, ERROR, FINISHED, SILENT, Ended, Run, truthful
+from diag.views.report.execute import DIED, ERROR, FINISHED, SILENT, Ending, Run, truthful
 from diag.views.report.leftovers import window_of
 from diag.views.report.notebooks import NotebookError
 from diag.views.report.report import ReportResult, finish
@@ -40,7 +40,7 @@ def report_from(
     path = Path(out) if out is not None else source.with_suffix(".html")
     ended = how_it_ended(nb)
     if ended.ok and kept_verdict(nb) is None:
-        ended = Ended(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
+        ended = Ending(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
     specs, named = _asked(nb)
     stored = Path(results) if results is not None else _found(named, source)
     when = window_of(nb)
@@ -48,7 +48,7 @@ def report_from(
     return finish(Run(nb, ended), specs, path, stored, when, source)
 
 
-def how_it_ended(nb: Any) -> Ended:
+def how_it_ended(nb: Any) -> Ending:
     """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
 
     A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
@@ -63,13 +63,13 @@ def how_it_ended(nb: Any) -> Ended:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 why = f"{output.get('ename')}: {output.get('evalue')}".strip()
-                return Ended(ERROR, position, len(nb.cells), first_line(cell.source), str(redacted(why)))
+                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), str(redacted(why)))
     last, cell = begun[-1]
     never = [position for position, _ in code if position > last]
     if never or (gating_cell(cell) and not cell.get("outputs")):
         why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ended(DIED, last, len(nb.cells), first_line(cell.source), why)
-    return Ended(FINISHED, cells=len(nb.cells))
+        return Ending(DIED, last, len(nb.cells), first_line(cell.source), why)
+    return Ending(FINISHED, cells=len(nb.cells))
 
 
 def gating_cell(cell: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from diag.errors import DiagError, SpecError
 from diag.values.exits import Exit
-from diag.views.report.execute import ERROR, FINISHED, SILENT, TIMEOUT, Ended
+from diag.views.report.execute import ERROR, FINISHED, SILENT, TIMEOUT, Ending
 
 GATE_TAG = "gate"
 _TITLES = {
@@ -20,13 +20,13 @@ _TITLES = {
 }
 
 
-def settled(ended: Ended) -> Ended:
+def settled(ended: Ending) -> Ending:
     """The same end, and for a gate that failed, which is the last step after everything is written, a finished run."""
     failed = ended.how == ERROR and _error_name(ended.why) == "GateFailed"
     return replace(ended, how=FINISHED) if failed else ended
 
 
-def exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
+def exit_code(ended: Ending, verdict: Mapping[str, Any] | None) -> Exit:
     """The exit code of a run that ended so, with this verdict beside its headline."""
     if ended.ok:
         return Exit(verdict["exit_code"]) if verdict else Exit.AS_EXPECTED
@@ -34,7 +34,7 @@ def exit_code(ended: Ended, verdict: Mapping[str, Any] | None) -> Exit:
 
 
 def title(ended: Mapping[str, Any]) -> str:
-    """The first line of a report whose run did not finish; `ended` as `Ended.to_json` gives it."""
+    """The first line of a report whose run did not finish; `ended` as `Ending.to_json` gives it."""
     how, why = str(ended.get("how")), str(ended.get("why") or "")
     if how != ERROR:
         return _TITLES.get(how, "This report is incomplete")

@@ -35,7 +35,7 @@ SILENT = "silent"  # it ran to its end, and no cell left a verdict
 
 
 @dataclass(frozen=True)
-class Ended:
+class Ending:
     """How a run ended: `how` it did, at which cell (counted from 1, of `cells`), that cell's last line, and why."""
 
     how: str
@@ -75,7 +75,7 @@ class Run:
     """An executed notebook and how it ended; the notebook is redacted and its cell states are true."""
 
     nb: Any
-    ended: Ended
+    ended: Ending
 
 
 def run_notebook(
@@ -226,22 +226,22 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ended:
+def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ending:
     if error is None:
-        return Ended(FINISHED, cells=len(nb.cells))
+        return Ending(FINISHED, cells=len(nb.cells))
     index = watch.index
     where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _last_line(nb.cells[index]))
     if isinstance(error, DeadKernelError):
-        return Ended(DIED, *where, _death(watch.exit_code))
+        return Ending(DIED, *where, _death(watch.exit_code))
     no_kernel = index is None and isinstance(error, RuntimeError)  # how jupyter_client says that it did not start
     if isinstance(error, (CellTimeoutError, TimeoutError)) or (no_kernel and watch.is_late):
-        return Ended(TIMEOUT, *where, "the time for the whole run was up")
+        return Ending(TIMEOUT, *where, "the time for the whole run was up")
     if isinstance(error, KeyboardInterrupt):
-        return Ended(INTERRUPTED, *where, "it was interrupted or told to terminate")
+        return Ending(INTERRUPTED, *where, "it was interrupted or told to terminate")
     if no_kernel:
-        return Ended(DIED, *where, f"the kernel did not start: {redact(str(error))}")
+        return Ending(DIED, *where, f"the kernel did not start: {redact(str(error))}")
     text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-    return Ended(ERROR, *where, redact(text.strip()))
+    return Ending(ERROR, *where, redact(text.strip()))
 
 
 def _death(exit_code: int | None) -> str:
@@ -256,7 +256,7 @@ def _death(exit_code: int | None) -> str:
     return "the kernel's process ended itself" + ("" if exit_code is None else f" with exit code {exit_code}")
 
 
-def truthful(nb: Any, ended: Ended, source: str, output: str) -> Any:
+def truthful(nb: Any, ended: Ending, source: str, output: str) -> Any:
     """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
     nb.metadata["diag"] = {"ended": ended.to_json()}
     nb = nbformat.from_dict(redacted(nb))

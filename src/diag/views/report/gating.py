@@ -17,7 +17,6 @@ from typing import Any
 
 import pandas as pd
 
-import diag
 from diag.errors import CouldNotJudgeError, SpecError
 from diag.machine.processes import process_started, seconds_left
 from diag.sweep.results.baseline import Baseline, read_baseline, write_baseline
@@ -33,7 +32,7 @@ from diag.values.fields import (
     parse_list,
     parse_machines,
 )
-from diag.values.spec import LoadSpec
+from diag.values.spec import LoadSpec, grid
 from diag.values.units import parse_seconds, parse_size
 from diag.views.markup import View, render
 from diag.views.report.artefacts import write_summaries
@@ -92,7 +91,7 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     spec_values = {name: options[name] for name in SPEC_OPTIONS if options.get(name) is not None}
     for name in ("probe", "loader", "adapter"):
         spec_values[name] = none_if_blank(values.get(name))
-    specs = diag.grid(
+    specs = grid(
         none_if_blank(values.get("model")),
         parse_filled_list(values.get("device_maps"), "device_maps"),
         parse_filled_list(values.get("quantizations"), "quantizations"),

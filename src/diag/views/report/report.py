@@ -14,19 +14,18 @@ from typing import Any
 import nbformat
 import pandas as pd
 
-import diag
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.baseline import read_baseline
 from diag.sweep.results.gate import Gate, gate_of
 from diag.values.exits import Exit
-from diag.values.spec import PRESETS, LoadSpec
+from diag.values.spec import PRESETS, LoadSpec, grid
 from diag.values.units import format_exact
 from diag.views.files import put, redacted, write_notebook, write_text
 from diag.views.markup import View
 from diag.views.report import endings, gating
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.convert import death_notice, kept_verdict, to_html
-from diag.views.report.execute import Ended, Run, run_notebook
+from diag.views.report.execute import Ending, Run, run_notebook
 from diag.views.report.leftovers import Window, partial, stored_frame
 from diag.views.report.notebooks import REPORT, check_parameters, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
@@ -46,7 +45,7 @@ class ReportResult:
     results: Path
     headline: str
     exit_code: Exit
-    ended: Ended
+    ended: Ending
     verdict: Mapping[str, Any] | None
     notes: tuple[str, ...] = ()
 
@@ -97,7 +96,7 @@ def write_report(
     machines = list(hardware) if hardware is not None else default_hardware(model)
     options = dict(options or {})
     own = {name: options[name] for name in gating.SPEC_OPTIONS if name in options}
-    specs = diag.grid(model, device_maps, quantizations, machines, probe=probe, loader=loader, adapter=adapter, **own)
+    specs = grid(model, device_maps, quantizations, machines, probe=probe, loader=loader, adapter=adapter, **own)
     if not specs:
         raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
     if baseline is not None and not write_baseline:
@@ -204,7 +203,7 @@ def finish(
     if not ended.ok:
         _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
         verdict = kept_verdict(nb)
-    headline = verdict["headline"] if verdict else "The notebook ran to its end"
+    headline = str(verdict["headline"]) if verdict else "The notebook ran to its end"
     if not ended.ok:
         headline = ". ".join([endings.title(ended.to_json()), *([headline] if verdict else [])])
     code = endings.exit_code(ended, verdict)
@@ -243,7 +242,7 @@ def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: E
     return replace(Gate(code, headline, ()) if frame is None else gate_of(frame), exit_code=code, headline=headline)
 
 
-def _for_reading(nb: Any, ended: Ended) -> Any:
+def _for_reading(nb: Any, ended: Ending) -> Any:
     """A copy whose gate cell shows its outcome without the traceback that made papermill stop."""
     shown = nbformat.from_dict(redacted(nb))
     shown.metadata["diag"] = {"ended": ended.to_json()}
@@ -254,7 +253,7 @@ def _for_reading(nb: Any, ended: Ended) -> Any:
     return shown
 
 
-def _put_first(nb: Any, ended: Ended, partial: View | None) -> None:
+def _put_first(nb: Any, ended: Ending, partial: View | None) -> None:
     """Opens the executed notebook with what went wrong and the rows that were finished before."""
     lines = death_notice(ended.to_json()).text.splitlines()
     banner = nbformat.v4.new_markdown_cell("\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])]))

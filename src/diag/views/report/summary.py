@@ -73,8 +73,9 @@ def overview(frame: pd.DataFrame) -> View:
         kinds, maps = (list(dict.fromkeys(map(str, rows[name]))) for name in ("quantization", "device_map"))
         cells = {(str(row["device_map"]), str(row["quantization"])): _grid_cell(row) for _, row in rows.iterrows()}
         lines = [(map_text(name), [cells.get((name, kind)) for kind in kinds]) for name in maps]
-        grids.append({"caption": capital(machine_text(str(machine))), "kinds": kinds, "lines": lines})
-        texts.append("\n".join([grids[-1]["caption"], *_grid_text(kinds, lines)]))
+        caption = capital(machine_text(str(machine)))
+        grids.append({"caption": caption, "kinds": kinds, "lines": lines})
+        texts.append("\n".join([caption, *_grid_text(kinds, lines)]))
     return View(render("report/overview", grids=grids), "\n\n".join(texts) or "There is no combination to show.")
 
 

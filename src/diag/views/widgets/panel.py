@@ -78,7 +78,7 @@ class MatrixPanel(Live):
             return
         stored = stored_rows(self.specs, self.results)
         with self._lock:
-            self._rows = {spec: found for spec, found in stored.items() if is_final(found, False)}
+            self._rows = {spec: found for spec, found in stored.items() if is_final(dict(found), False)}
             before = len(self._rows)
         self._cancelled.clear()
         self._run = Background(self._matrix, self._end)
@@ -187,7 +187,7 @@ class MatrixPanel(Live):
         from diag.sweep.run import matrix
 
         told = {"progress": False, "cancelled": self._cancelled.is_set, "on_row": self._add}
-        return matrix(self.specs, self.results, **told, **self._options)
+        return matrix(self.specs, self.results, **told, **self._options)  # type: ignore[arg-type]
 
     def _show_price(self) -> None:
         assert self._pricing is not None

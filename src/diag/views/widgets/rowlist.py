@@ -68,13 +68,18 @@ class _Line:
     def __init__(self, press: Callable[[LoadSpec], None], first: _Line | None) -> None:
         self._spec: LoadSpec | None = None
         self._found: Row | None = None
-        self.button = button("", lambda: self._spec and press(self._spec), **_looks(first and first.button))
-        self._verdict = html(**_looks(first and first._verdict))
+        self._press = press
+        self.button = button("", self._pressed, **_looks(first and first.button))  # type: ignore[arg-type]
+        self._verdict = html(**_looks(first and first._verdict))  # type: ignore[arg-type]
         self.widget = row(self.button, self._verdict, **_looks(first and first.widget))
         if first is None:
             self.button.layout.flex, self.button.layout.min_width = "0 0 auto", "11rem"
             self._verdict.layout.flex, self._verdict.layout.width = "1 1 14rem", "auto"
             self.widget.layout.flex = "0 0 auto"
+
+    def _pressed(self) -> None:
+        if self._spec is not None:
+            self._press(self._spec)
 
     def show(self, spec: LoadSpec, found: Row, with_hardware: bool, is_open: bool) -> None:
         name = f"{map_text(spec.device_map_text)} · {map_text(spec.quantization, 40)}"

@@ -33,11 +33,12 @@ def sortable_html(frame: pd.DataFrame) -> Markup:
     from itables.javascript import generate_init_offline_itables_html
 
     script = generate_init_offline_itables_html(options.dt_bundle)
-    return Markup(script + to_html_datatable(frame, connected=False, display_logo_when_loading=False, **_LOOKS))
+    table = to_html_datatable(frame, connected=False, display_logo_when_loading=False, **_LOOKS)  # type: ignore[arg-type]
+    return Markup(script + table)
 
 
 def sortable_widget(frame: pd.DataFrame) -> Widget:
     """The same as a widget; give its `df` another frame to show that one."""
     from itables.widget import ITable
 
-    return ITable(frame, **_LOOKS)
+    return ITable(frame, **_LOOKS)  # type: ignore[arg-type]

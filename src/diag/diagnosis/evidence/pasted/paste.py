@@ -10,7 +10,6 @@ import ast
 import html
 import json
 import re
-from typing import Any
 
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     0x3000: " ", 0x3002: ".", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0xA0: " ", 0x200B: "", 0xFEFF: "",
@@ -93,7 +92,7 @@ def _unfold_json(text: str) -> str:
     return out.strip("\n") if found else _unescape(text)
 
 
-def _decode(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int | None]:
+def _decode(decoder: json.JSONDecoder, text: str, start: int) -> tuple[object, int | None]:
     try:
         value, end = decoder.raw_decode(text, start)
         return (value, end) if _holds_text(value) else (None, None)
@@ -110,11 +109,11 @@ def _decode(decoder: json.JSONDecoder, text: str, start: int) -> tuple[Any, int 
     return None, None
 
 
-def _holds_text(value: Any) -> bool:
+def _holds_text(value: object) -> bool:
     return isinstance(value, dict) and any(isinstance(item, (str, list, dict)) for item in value.values())
 
 
-def _strings(value: Any) -> list[str]:
+def _strings(value: object) -> list[str]:
     if isinstance(value, str):
         return [_from_repr(value)]
     if isinstance(value, list):
@@ -140,11 +139,11 @@ def _strings_of_dict(value: dict[str, object]) -> list[str]:
     return [text for _, item in named for text in _strings(item)]
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_error(value: Any) -> bool:
+def _is_error(value: object) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[\w.]*(?:Error|Exception|Interrupt)", value.strip()))
 
 
