@@ -184,9 +184,11 @@ def _run(shell: InteractiveShell, cell: str) -> object:
         raise UsageError(_AWAITS)
     tree = cast(ast.Module, shell.compile.ast_parse(source))
     name = shell.compile.cache(source, max(1, shell.execution_count - 1), raw_code=cell)  # it counts on first
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     exec(shell.compile(tree, name, "exec"), shell.user_ns)  # type: ignore[arg-type]
-    if last is None:
+    if not isinstance(last, ast.Expr):
         return None
     expression = ast.Expression(last.value)
     value = eval(shell.compile(expression, name, "eval"), shell.user_ns)  # type: ignore[arg-type]

@@ -92,7 +92,7 @@ def asked_for(values: Mapping[str, Any]) -> Asked:
     for name in ("probe", "loader", "adapter"):
         spec_values[name] = none_if_blank(values.get(name))
     specs = grid(
-        none_if_blank(values.get("model")),
+        none_if_blank(values.get("model")),  # type: ignore[arg-type]  # a spec says that it needs one
         parse_filled_list(values.get("device_maps"), "device_maps"),
         parse_filled_list(values.get("quantizations"), "quantizations"),
         parse_machines(values.get("hardware")) or None,

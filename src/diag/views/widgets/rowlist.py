@@ -69,9 +69,9 @@ class _Line:
         self._spec: LoadSpec | None = None
         self._found: Row | None = None
         self._press = press
-        self.button = button("", self._pressed, **_looks(first and first.button))  # type: ignore[arg-type]
-        self._verdict = html(**_looks(first and first._verdict))  # type: ignore[arg-type]
-        self.widget = row(self.button, self._verdict, **_looks(first and first.widget))
+        self.button = button("", self._pressed, **_looks(first and first.button))  # type: ignore[arg-type, has-type]
+        self._verdict = html(**_looks(first and first._verdict))  # type: ignore[arg-type, has-type]
+        self.widget = row(self.button, self._verdict, **_looks(first and first.widget))  # type: ignore[has-type]
         if first is None:
             self.button.layout.flex, self.button.layout.min_width = "0 0 auto", "11rem"
             self._verdict.layout.flex, self._verdict.layout.width = "1 1 14rem", "auto"
