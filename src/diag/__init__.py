@@ -3,8 +3,6 @@
 Names are loaded when they are first used, so `import diag` needs neither torch, transformers nor pandas.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

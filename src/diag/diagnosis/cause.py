@@ -1,7 +1,5 @@
 """What is known of one cause: the record that each file of `causes/` fills in. Standard library only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 Text shows less than state: nothing here is more than `likely`, and a text that is none of ours is `unknown`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """From what an error says to the causes that fit, the one with the most evidence first. Standard library only."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ simulated ones, other CPUs) it dequantizes and multiplies in the dtype of its in
 backends/cpu/ops.py, 0.50.2). Answers can be compared bit for bit only where both models use the same one.
 """
 
-from __future__ import annotations
-
 from torch import nn
 
 _SWITCH = "support_avx512bf16_for_cpu"

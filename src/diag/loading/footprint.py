@@ -3,8 +3,6 @@
 Pure: reads a model, which may be one on meta, and changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What a plan needs to be carried out: layers that a kernel fits, an adapter, a folder for weights on disk."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

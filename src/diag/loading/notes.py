@@ -1,7 +1,5 @@
 """Collects what libraries warn about, so that it can be shown beside the result instead of scrolling by."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """Where a model came from: the spec that `load` made it from, or what a model that others loaded says of itself."""
 
-from __future__ import annotations
-
 import json
 import os
 import weakref

@@ -1,7 +1,5 @@
 """The maps that the presets `disk` and `offload` stand for, and what is wrong with a given map. Reads a meta model."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """load(spec): from the spec to a plan, from the plan to a model. The only from_pretrained on the user's path."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import tempfile

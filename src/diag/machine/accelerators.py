@@ -1,7 +1,5 @@
 """The machine a spec runs on: this one or a simulated one; its accelerator and the memory that planning may use."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import ModuleType
 

@@ -1,7 +1,5 @@
 """Is somebody watching this process? Bars and widgets are drawn for people, and for nobody else."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -3,8 +3,6 @@
 Works where torch is broken or missing: nothing here imports it, a process of its own is asked.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """Where files go on this computer: diag's own cache, the hub's cache, and where a missing file would be written."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

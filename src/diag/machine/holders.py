@@ -1,7 +1,5 @@
 """Who holds GPU memory, and who may use a GPU: what the NVIDIA driver tells through its library, NVML."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 accelerate plans with the machine's memory alone, so inside a container it promises memory that gets the process killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -4,8 +4,6 @@ What is lost without POSIX (on Windows): every cell starts a fresh interpreter (
 memory limit for a cell can't be set, and the kernel does not tell whether a process was ended for lack of memory.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -3,8 +3,6 @@
 Imports nothing of diag, and torch only where its failure can be told. `torch_devices` starts it.
 """
 
-from __future__ import annotations
-
 import json
 from types import ModuleType
 

@@ -4,8 +4,6 @@ A torch that is broken, crashes or hangs then breaks only that process, and the 
 take GPU memory and forbid it to fork.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """What `0`, `cuda:1` and torch.device mean, and where a model's inputs go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

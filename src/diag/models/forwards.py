@@ -6,8 +6,6 @@ accelerate replaces `module.forward` by a `functools.partial` of the function `n
 through `__wrapped__`, partials, bound methods, closures, defaults, containers and the names a function uses.
 """
 
-from __future__ import annotations
-
 import enum
 import functools
 import inspect

@@ -1,7 +1,5 @@
 """Reads device maps: what a map says of a module or tensor. Maps are written in `loading/presets.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any

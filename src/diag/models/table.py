@@ -1,7 +1,5 @@
 """placement(): one row per tensor name, where its data is and who will move it."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pandas as pd

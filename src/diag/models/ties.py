@@ -1,7 +1,5 @@
 """Which names of a model stand for one tensor: by transformers' declaration, and by what its config asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Views of a placement table: per device, per layer, meta only, observed against mapped. Each is a plain DataFrame."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """all_or_nothing(snapshot): a change of a model that fails half-way is taken back."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator, MutableMapping
 from typing import TypeVar

@@ -5,8 +5,6 @@ mapped from a safetensors file begin where the file has them, copies and `.dat` 
 With equal values that alone can move an answer by some 1e-8.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Buffers that are not saved: do they hold what the model computes when it is built?"""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Mapping

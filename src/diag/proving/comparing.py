@@ -1,7 +1,5 @@
 """Is one answer equal to another? Pure numbers: no model, no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

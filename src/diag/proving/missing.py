@@ -1,7 +1,5 @@
 """Which tensors that a checkpoint lacks spoil the answer: those of the model's body, not of a new task head."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ The twin is the same checkpoint, dtype and quantization, with the same modules p
 quality figure and decides nothing: honest nf4 on SmolLM2 is further away than a model with a randomised layer.
 """
 
-from __future__ import annotations
-
 import gc
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Samples of a tensor and of its file, and what two samples say about each other. Some kilobytes each."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """verify_weights(): which tensors of a model differ from its checkpoint's files. Streams, so memory stays bounded."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

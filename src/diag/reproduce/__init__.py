@@ -7,8 +7,6 @@ playing a scenario does.
 'load'
 """
 
-from __future__ import annotations
-
 import difflib
 from functools import cache
 

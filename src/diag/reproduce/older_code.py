@@ -1,7 +1,5 @@
 """Small models as custom code writes them: each does one thing that transformers 5 does not allow or expect."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The four quick fixes of the first analysis, each in four situations, each settled by loads that are proved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache

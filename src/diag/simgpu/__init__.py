@@ -10,8 +10,6 @@ show is in docs/simulated-gpus.md.
 tensor([2., 2.], device='simgpu:1')
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 Sizes are in bytes. A device is a number, a name or a torch.device; None is the current one.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace

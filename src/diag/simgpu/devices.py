@@ -1,7 +1,5 @@
 """Which simulated GPU a number, a name or a torch.device stands for, and which one is current in this thread."""
 
-from __future__ import annotations
-
 import threading
 
 import torch

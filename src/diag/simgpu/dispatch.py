@@ -4,8 +4,6 @@ Where an operation has both a CPU kernel and a composite one (made of other oper
 know gets the composite. The CPU kernel is registered instead: it is faster and gives the bits of the CPU model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 

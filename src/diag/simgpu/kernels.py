@@ -4,8 +4,6 @@
 pass of a small model is thousands of operations.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from numbers import Number
 from typing import NamedTuple, TypeAlias

@@ -1,7 +1,5 @@
 """How many bytes live on each simulated GPU, and the refusal when something does not fit; what the host has to give."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 

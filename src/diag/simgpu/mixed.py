@@ -1,7 +1,5 @@
 """Refuses an operation whose tensors are on two devices, in the two sentences that PyTorch has for it."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from pathlib import Path

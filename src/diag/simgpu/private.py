@@ -5,8 +5,6 @@ the simulation. `check_torch` raises one DiagError elsewhere; `tests/simgpu/test
 when an interface changes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 from collections.abc import Callable

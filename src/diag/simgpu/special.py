@@ -1,7 +1,5 @@
 """Operations that a schema does not describe well enough: copies between devices, new memory, resizing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NoReturn

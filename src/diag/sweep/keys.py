@@ -1,7 +1,5 @@
 """Under which key a row, a load and a twin's answer are kept: it changes with all that could change the value. Pure."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

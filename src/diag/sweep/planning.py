@@ -1,7 +1,5 @@
 """Before the first load: a check of access, room and devices; downloads; each spec's plan; equal loads are shared."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 What it finds ends in "could not judge": nothing is known about the model then, and nothing was loaded.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a matrix will take, before anything is loaded; and which loads to do first where not all can be done. Pure."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """matrix(): plan every spec, load what differs, one process a cell, and keep each row the moment it is known."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

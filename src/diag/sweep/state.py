@@ -1,7 +1,5 @@
 """What one call of matrix() knows so far, and the two ways a row becomes known: measured, or read from the file."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Exit codes: those of the command line and of a gated report, and what another process's says. Stdlib only."""
 
-from __future__ import annotations
-
 import signal
 from enum import IntEnum
 

@@ -3,8 +3,6 @@
 Each takes a value or the text that means it, and raises SpecError with what would be right. Standard library only.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import json

@@ -1,7 +1,5 @@
 """What a diagnosis says: Finding, Fix and Findings, frozen values of text and numbers. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args, overload

@@ -1,7 +1,5 @@
 """Functions that people name as text, `package.module:function`. Standard library only."""
 
-from __future__ import annotations
-
 import importlib
 import operator
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a load gave, and what a check of it showed: two values that travel together. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

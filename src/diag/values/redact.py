@@ -5,8 +5,6 @@ A secret is known by its shape (`hf_…`, `ghp_…`, a JSON web token), by the n
 `token_ids`, `eos_token`, `past_key_values`, `tokenizer=…`, `token=None`, `token=self.token`.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

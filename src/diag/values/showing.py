@@ -4,8 +4,6 @@ Values know no view. `diag` itself says where the drawing functions are, and the
 asks. Where none can be had, a notebook shows the value's plain text. Standard library only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar

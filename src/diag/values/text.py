@@ -1,7 +1,5 @@
 """Prose for people: wrapped lines, sentences, lists, counts, text that is safe to print. Standard library only."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Sizes and times in words, and back from what people write. Standard library only."""
 
-from __future__ import annotations
-
 import math
 import re
 

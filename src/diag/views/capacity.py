@@ -7,8 +7,6 @@
 '1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

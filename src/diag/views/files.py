@@ -1,7 +1,5 @@
 """What reaches the disk: redacted, and in one step, so that a reader never sees half of a file."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What this machine is, as a view. Imports no torch, so that it works where torch is broken."""
 
-from __future__ import annotations
-
 from diag.machine.environment import Environment, environment
 from diag.machine.holders import Holder
 from diag.machine.torch_devices import Device

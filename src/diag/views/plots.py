@@ -4,8 +4,6 @@ They are drawn as HTML with real text in it rather than as images: they follow t
 can be read aloud, and cost a few kilobytes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

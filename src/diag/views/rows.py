@@ -1,7 +1,5 @@
 """The rows of a matrix frame as a reader wants them: named shortly, equal ones together. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar

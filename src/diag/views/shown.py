@@ -3,8 +3,6 @@
 `values.showing` has this imported when a notebook first asks for one. Everything is escaped and redacted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 

@@ -1,7 +1,5 @@
 """A placement table read as a strip: the model's layers in order, each with where its weights are. Pure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """How values are worded for people: statuses, figures, the names of combinations. Standard library only."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ causes need is worked out once: `lacking.py` sorts the tensors without data, `me
 `handling.py` what a failing call did with weights that are healthy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto

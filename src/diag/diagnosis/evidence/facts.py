@@ -4,8 +4,6 @@ Reads what the snapshot holds, and samples of values; nothing is moved, called o
 out is empty, and `examined` says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar

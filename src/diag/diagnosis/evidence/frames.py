@@ -4,8 +4,6 @@ PyTorch's texts name no module. The traceback still holds the frames, so the dee
 the model's names. Nothing is run again, and nothing of a frame is kept.
 """
 
-from __future__ import annotations
-
 import inspect
 import traceback
 import types

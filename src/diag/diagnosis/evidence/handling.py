@@ -1,7 +1,5 @@
 """What a failing call did with a model whose weights all have their data: its live frames tell. Pure functions."""
 
-from __future__ import annotations
-
 from diag.diagnosis.evidence import CallSite, Evidence, Handling
 from diag.diagnosis.evidence.trace import Trace
 

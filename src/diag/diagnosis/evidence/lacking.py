@@ -1,7 +1,5 @@
 """Sorts the tensors without data by why nobody has it. Pure: from rows and facts to `Lost` values."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """What the line that failed read: the tensors behind its dotted names, found without running anything."""
 
-from __future__ import annotations
-
 import itertools
 import linecache
 import re

@@ -1,7 +1,5 @@
 """Two real devices met in one operation: which tensors or inputs are on the other one. Pure functions."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

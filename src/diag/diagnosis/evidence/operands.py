@@ -1,7 +1,5 @@
 """What met in a failing call: entries of a state dict, read from the live frames and kept as names."""
 
-from __future__ import annotations
-
 import re
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence

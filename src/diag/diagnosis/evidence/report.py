@@ -3,8 +3,6 @@
 Understands Python's own traceback, old and new IPython and VS Code frames, rich, pytest, and a bare message.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

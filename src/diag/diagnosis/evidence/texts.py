@@ -1,7 +1,5 @@
 """The texts that are about devices, in every wording, and who stood where in them. Standard library only."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache

@@ -3,8 +3,6 @@
 Works on a Report, so a pasted traceback and a live exception are read by the same rules. Standard library only.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from enum import Enum, auto

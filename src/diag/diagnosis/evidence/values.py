@@ -4,8 +4,6 @@ Only samples of each tensor are read (some kilobytes), so this stays fast on lar
 compares everything. What the user did to the values is not wrong: training, moved or copied layers, merged adapters.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping

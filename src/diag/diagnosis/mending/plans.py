@@ -1,7 +1,5 @@
 """Which fixes there are for a finding, safest first: values, not actions. `diag.fix` carries them out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from diag.diagnosis import causes

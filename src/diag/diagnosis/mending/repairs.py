@@ -3,8 +3,6 @@
 They work on a snapshot and change the model that it was taken of; after that it takes a new snapshot to look again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

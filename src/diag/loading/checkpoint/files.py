@@ -1,7 +1,5 @@
 """What a model's folder holds, and whether it is whole. Asked before any weight is read."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

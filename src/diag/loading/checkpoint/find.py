@@ -1,7 +1,5 @@
 """The checkpoint that a model's name means: a sample, a folder or a hub model, in that order."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

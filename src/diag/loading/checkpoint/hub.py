@@ -3,8 +3,6 @@
 Honours HF_ENDPOINT (mirrors), HF_HUB_OFFLINE, HF_TOKEN and the cache's place as huggingface_hub does.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass

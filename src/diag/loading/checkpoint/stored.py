@@ -4,8 +4,6 @@ transformers 5 renames tensors while loading, and stacks the experts of a mixtur
 for both, so that files and model can be compared. Older versions have none, and names are compared as they are.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections import Counter

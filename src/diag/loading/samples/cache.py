@@ -1,7 +1,5 @@
 """Folders made once, whole or not at all, and shared by all processes of a user."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The samples as data: what each is, what it shows, how large. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """From a recipe to a checkpoint folder: seeded weights that matter, shards, tokenizer, processor."""
 
-from __future__ import annotations
-
 import contextlib
 import zlib
 from collections.abc import Iterator

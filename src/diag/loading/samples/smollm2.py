@@ -1,7 +1,5 @@
 """SmolLM2-135M-Instruct: real weights from a package, converted once; or from the Hugging Face hub."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 from pathlib import Path

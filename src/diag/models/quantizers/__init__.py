@@ -3,8 +3,6 @@
 `Quantizer` below lists the questions a file answers. To add one, write its file and name it in `ALL`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 

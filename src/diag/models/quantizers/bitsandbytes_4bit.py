@@ -4,8 +4,6 @@ Source: bitsandbytes 0.50.2, `nn/modules.py` (Params4bit, Linear4bit) and `funct
 class names, so that bitsandbytes need not be imported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import torch

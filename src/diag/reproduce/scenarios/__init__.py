@@ -3,8 +3,6 @@
 A new scenario is a new file; no list names them. `hooks_removed.py` is a good one to read first.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 

@@ -1,7 +1,5 @@
 """Acts on a library when it is imported, so that nothing has to be imported only to be changed."""
 
-from __future__ import annotations
-
 import importlib.abc
 import importlib.machinery
 import sys

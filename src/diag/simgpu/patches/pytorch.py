@@ -3,8 +3,6 @@
 Each function below replaces one public name and hands everything that is not simulated to the original.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Refuses what simulated GPUs can't do (compiling, some training) with a message; PyTorch would fail deep inside."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable
 from types import ModuleType

@@ -3,8 +3,6 @@
 CUDA shares the memory itself; here the receiving process gets memory of its own on the device of the same number.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """In a process of its own: one load, where everything went, and its answer; or the answer of its twin."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 from dataclasses import replace

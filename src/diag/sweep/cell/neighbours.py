@@ -3,8 +3,6 @@
 Runs in a cell's own process. Where a platform does not tell, the entry is absent, not zero.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The user's own files behind a spec: loader, probe, adapter, saved request. When they change, a row is done again."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import hashlib

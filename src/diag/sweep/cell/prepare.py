@@ -1,7 +1,5 @@
 """In a process of its own, before any load: fetch a model or its outline, and plan what each spec comes to."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

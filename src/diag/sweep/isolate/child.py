@@ -1,7 +1,5 @@
 """What the process of a cell does between its start and its end: one call, and one reply on a pipe."""
 
-from __future__ import annotations
-
 import contextlib
 import faulthandler
 import os

@@ -1,7 +1,5 @@
 """How a child process died: a call that gave no value gets a status and a text, from what was seen of its end."""
 
-from __future__ import annotations
-
 import errno
 import re
 import traceback

@@ -5,8 +5,6 @@ A supervisor is kept for the next run while the caller's surroundings (environme
 packages) stay as they were, and for five minutes at most.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import glob

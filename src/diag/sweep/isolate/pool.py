@@ -4,8 +4,6 @@ The processes never import the caller's `__main__`, so this works from a script 
 and from standard input. They see the caller's environment, folder and `sys.path` as they are at the call.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import queue

@@ -6,8 +6,6 @@ stdin. When stdin closes, the caller has ended, in whatever way: it kills what r
 POSIX only; `launch.Spawner` takes its place elsewhere.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import importlib

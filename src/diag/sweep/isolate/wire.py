@@ -3,8 +3,6 @@
 Standard library only. Arguments and replies stay pickled on the way: the supervisor never opens them.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """The baseline file: what a matrix run came to, kept as JSON for later runs to be held against."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

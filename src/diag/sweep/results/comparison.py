@@ -3,8 +3,6 @@
 Never time: seconds differ from run to run on a shared machine. The same judgement serves the gate and `diag diff`.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

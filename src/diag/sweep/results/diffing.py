@@ -1,7 +1,5 @@
 """diff(): what changed between two results files, in words: versions, maps, statuses, sizes, answers. Never time."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

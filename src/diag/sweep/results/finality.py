@@ -6,8 +6,6 @@ out-of-memory run again, and so does a cell whose twin could not be loaded; a ro
 runs. Out-of-memory on simulated GPUs does not run again: it gives the same result every time.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The reason of a row: sentences on the answer, its cause, and what the load did otherwise than asked. Pure."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import pandas as pd

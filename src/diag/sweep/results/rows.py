@@ -1,7 +1,5 @@
 """From what a cell measured to its row in the matrix. Pure."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

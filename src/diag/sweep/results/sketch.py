@@ -5,8 +5,6 @@ two sketches estimates the distance of what was sketched, to about a fifth. Sour
 "Finding frequent items in data streams", 2002.
 """
 
-from __future__ import annotations
-
 import base64
 
 import numpy as np

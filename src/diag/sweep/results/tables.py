@@ -3,8 +3,6 @@
 JSON and not pickle, because a results file is handed around, and reading it must never run anything.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from typing import Any

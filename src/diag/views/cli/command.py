@@ -1,7 +1,5 @@
 """What a command of `diag` is: its help, its options, what it runs and the exit codes it promises."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`diag lab`: JupyterLab on the notebooks of a checkout."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

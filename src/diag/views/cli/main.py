@@ -3,8 +3,6 @@
 Imports only the standard library until a command runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import json

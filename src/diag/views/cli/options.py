@@ -1,7 +1,5 @@
 """The options of the commands that load models, and the values they stand for."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """What a report leaves that was refused before anything ran: a page and summaries that say why."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """report_from(): the truthful page of a notebook that somebody else's papermill ran, or that died on the way."""
 
-from __future__ import annotations
-
 import ast
 import os
 from collections.abc import Mapping, Sequence

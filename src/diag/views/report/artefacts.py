@@ -1,7 +1,5 @@
 """What a gated run leaves for other programs: JSON with every row, a Markdown summary, and JUnit. All redacted."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """An executed notebook as one HTML file: the verdict first, what went wrong above it, code and log at the end."""
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Mapping

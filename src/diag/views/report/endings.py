@@ -1,7 +1,5 @@
 """What the end of a run means: its exit code and its first line. A gate that failed is a run that finished."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any

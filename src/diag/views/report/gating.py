@@ -4,8 +4,6 @@ Works under anybody's papermill: lists that arrive as text are read, unknown nam
 environment is named.
 """
 
-from __future__ import annotations
-
 import ast
 import difflib
 import os

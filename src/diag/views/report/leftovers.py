@@ -1,7 +1,5 @@
 """What the results file holds of a run that did not come to its end: its own rows, and none of an earlier night's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Where diag's notebooks are, what parameters they take, and what may be handed to them."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Mapping
 from importlib import metadata

@@ -1,7 +1,5 @@
 """write_report(): one model under every combination as one HTML file, whatever happens on the way."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

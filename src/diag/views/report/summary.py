@@ -1,7 +1,5 @@
 """A matrix frame in words and tables: headline, overview, answers, failures with their cause, every figure."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from numbers import Real

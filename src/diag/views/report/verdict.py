@@ -1,7 +1,5 @@
 """What a finished or half-finished matrix says: how many combinations work, which one to use here, and why. Pure."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What one step changed in a placement table. Pure."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from diag.models.totals import by_device

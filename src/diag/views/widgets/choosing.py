@@ -1,7 +1,5 @@
 """Which rows of a placement table to look at, as a value. Pure."""
 
-from __future__ import annotations
-
 import fnmatch
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The choices of the matrix panel as controls: model, device maps, quantizations, hardware, results file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 from diag.errors import SpecError

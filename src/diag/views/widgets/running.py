@@ -1,7 +1,5 @@
 """Work beside the notebook: a function in a thread, the kernel's interrupt as its end, a clock."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -33,8 +33,8 @@ def sortable_html(frame: pd.DataFrame) -> Markup:
     from itables.javascript import generate_init_offline_itables_html
 
     script = generate_init_offline_itables_html(options.dt_bundle)
-    table = to_html_datatable(frame, connected=False, display_logo_when_loading=False, **_LOOKS)  # type: ignore[arg-type]
-    return Markup(script + table)
+    looks = {**_LOOKS, "display_logo_when_loading": False}
+    return Markup(script + to_html_datatable(frame, connected=False, **looks))  # type: ignore[arg-type]
 
 
 def sortable_widget(frame: pd.DataFrame) -> Widget:

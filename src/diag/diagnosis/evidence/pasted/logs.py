@@ -1,7 +1,5 @@
 """A long log is read around what it says of failures and devices, not as a whole. Standard library only."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

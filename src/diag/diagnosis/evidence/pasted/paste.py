@@ -4,8 +4,6 @@ Undone here: JSON bodies and whole HTTP responses, VS Code's error JSON, noteboo
 rich boxes, links around frames, full-width punctuation, quoting, and log prefixes (interleaved workers are split).
 """
 
-from __future__ import annotations
-
 import ast
 import html
 import json
