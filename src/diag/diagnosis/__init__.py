@@ -1,4 +1,5 @@
-"""From a failing model, an exception or a pasted text to a named cause: evidence, rules, catalogue.
+"""From a model, an exception or a text to named causes and their fixes.
 
-Reading text (`paste`, `report`, `clues`, `explain`) and the catalogue (`causes`) need the standard library only.
+Open `engine.py` first, then one file of `causes/`, which holds all there is to say about one cause. `evidence/` reads
+what rules may use, `ranking.py` and `explain.py` weigh texts, `mending/` applies fixes.
 """

@@ -1,4 +1,4 @@
-"""Views of a placement table: per device, per layer, meta only, observed against mapped. Each is a plain DataFrame."""
+"""Totals of a placement table, per device and per layer. Each is a plain DataFrame."""
 
 import re
 from collections.abc import Iterable
@@ -31,23 +31,6 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
         frame[column] = counts.get(backing, pd.Series(0, index=frame.index))
     frame["quantization"] = groups.quantization.agg(lambda values: _distinct(v for v in values if v != "none"))
     return frame.reset_index()
-
-
-def meta_only(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose tensor is on meta; `backing` says which of them are healthy."""
-    return table[table.device == "meta"].reset_index(drop=True)
-
-
-def observed_against_mapped(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows that are not where the map put them. `meta` is right for what was mapped to disk, or offloaded to the CPU.
-
-    Buffers stay on the execution device when weights are offloaded, so theirs is compared with that.
-    """
-    wanted = table.mapped_device.where(table.kind == "parameter", table.execution_device.fillna(table.mapped_device))
-    offloaded = (table.backing == "offloaded") & table.mapped_device.isin(["cpu", "disk"])
-    same = (table.device == wanted) | offloaded | wanted.isna()
-    state = (table.kind == "quant_state") & (table.device == table.mapped_device)
-    return table[~(same | state)].reset_index(drop=True)
 
 
 def _sums(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:

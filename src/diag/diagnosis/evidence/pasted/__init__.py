@@ -1,1 +1,1 @@
-"""diagnosis.evidence.pasted."""
+"""A pasted text before it is read: `paste.py` unpacks JSON, HTML and log prefixes, `logs.py` shortens long logs."""
