@@ -18,6 +18,9 @@ def this_machine(known: Environment | None = None) -> View:
     return View(render("machine", error=known.torch.error, pairs=_facts(known), folded=folded), str(known))
 
 
+describe = this_machine  # its name in notebooks that people have copied
+
+
 def _facts(known: Environment) -> dict[str, str]:
     host = known.host
     facts = {
