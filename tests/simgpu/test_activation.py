@@ -84,7 +84,8 @@ def test_other_hardware_changes_the_number_of_devices_and_starts_the_peaks_anew(
     torch.ones(1000, device="simgpu:0")
     machine("3x20MiB")
     assert torch.accelerator.device_count() == 3
-    assert torch.simgpu.max_memory_allocated(0) == 0
+    held = torch.simgpu.memory_allocated(0)  # what tests before this one left alive, as a failed one does
+    assert torch.simgpu.max_memory_allocated(0) == held < 4000
     assert torch.ones(1, device="simgpu:2").device == torch.device("simgpu:2")
 
 

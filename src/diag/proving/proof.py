@@ -39,11 +39,11 @@ def prove(model: Any, spec: LoadSpec | None = None) -> Proof:
     checkpoint.
     """
     spec = spec or spec_for(model)
+    if carries_adapter(model) and (spec is None or spec.adapter is None):
+        why = "the model carries an adapter, and the spec names none; pass spec=diag.LoadSpec(…, adapter='…')."
+        return Proof(None, f"could not be judged: {why}")
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
-    if carries_adapter(model) and spec.adapter is None:
-        return Proof(None, "could not be judged: the model carries an adapter, and the spec names none; pass "
-                     "spec=diag.LoadSpec(…, adapter='…').")  # fmt: skip
     try:
         answer = _asked(model, spec)
     except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model
