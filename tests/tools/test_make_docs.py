@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from make_docs import readable, walkthrough
+from markupsafe import Markup
 
 from diag.views.markup import View
 
@@ -22,7 +23,7 @@ def shown(data):
 
 
 def test_a_copy_keeps_what_a_page_can_show_and_drops_widgets_bars_and_paths():
-    view = View("<b>2</b>", "2")._repr_mimebundle_()
+    view = View(Markup("<b>2</b>"), "2")._repr_mimebundle_()
     bar = shown({WIDGET: {"model_id": "x"}, "text/plain": "Loading weights: 100%"})
     log = nbformat.v4.new_output("stream", name="stderr", text="noise")
     said = nbformat.v4.new_output("stream", name="stdout", text=f"{Path(__file__).parents[2]}/notebooks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from markupsafe import Markup
 
 from diag.values.text import visible
 from diag.views.markup import View, page, render
@@ -97,7 +98,7 @@ def test_a_title_can_not_close_its_element():
 
 
 def test_a_view_is_html_in_a_notebook_and_text_in_a_terminal():
-    both = View("<b>2</b>", "2") + View("<i>3</i>", "3")
+    both = View(Markup("<b>2</b>"), "2") + View(Markup("<i>3</i>"), "3")
     assert repr(both) == "2\n\n3"
     assert "<b>2</b>\n<i>3</i>" in both._repr_mimebundle_()["text/html"]
     assert both._repr_mimebundle_()["text/plain"] == "2\n\n3"

@@ -1,5 +1,7 @@
 """What reaches the disk: redacted, and in one step, so that a reader never sees half of a file."""
 
+from __future__ import annotations
+
 import json
 import os
 import tempfile
@@ -7,16 +9,26 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diag.values.redact import redact, redact_values
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode  # not needed for `diag explain --json`
 
-def write_notebook(nb: Any, path: Path) -> None:
-    """Writes a notebook redacted and in one step, so that a reader never sees half of it."""
-    import nbformat  # here, so that `diag explain --json` works without it
 
-    write_text(path, nbformat.writes(nbformat.from_dict(redacted(nb))))
+def write_notebook(nb: NotebookNode, path: Path) -> None:
+    """Writes a notebook redacted. An OSError names the file."""
+    import nbformat
+
+    write_text(path, nbformat.writes(redacted_notebook(nb)))
+
+
+def redacted_notebook(nb: NotebookNode) -> NotebookNode:
+    """A copy without tokens, passwords and home paths."""
+    import nbformat
+
+    return nbformat.from_dict(redacted(nb))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -35,10 +47,10 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def put(write: Callable[[Path], Any], path: Path) -> tuple[Path | None, str]:
+def put(write: Callable[[Path], object], path: Path) -> tuple[Path | None, str]:
     """Lets `write` write to `path`, or where that fails to the folder for temporary files.
 
-    Where it is, None if nowhere, and what to tell people; nothing where all went well.
+    Returns where it is, None if nowhere, and what to tell people, which is empty where all went well.
     """
     try:
         write(path)
@@ -62,7 +74,7 @@ def redacted(value: Any) -> Any:
     return redact(value) if isinstance(value, str) else value
 
 
-def _redacted_item(key: str, item: Any) -> Any:
+def _redacted_item(key: str, item: object) -> object:
     if key.startswith("image/"):
         return item
     return redacted(item) if isinstance(item, (Mapping, list, tuple)) else redact_values({key: item})[key]

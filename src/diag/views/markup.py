@@ -40,9 +40,6 @@ class View:
     text: str
     data: Mapping[str, object] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "html", Markup(self.html))  # leaves as well
-
     def __repr__(self) -> str:
         return self.text
 
@@ -65,14 +62,14 @@ def render(template: str, /, **values: object) -> Markup:
     return Markup(_environment().get_template(f"{template}.html.j2").render(values))
 
 
-def fragment(content: str) -> str:
+def fragment(content: Markup) -> str:
     """A view for a notebook's output area, with its style sheet."""
-    return str(render("fragment", content=Markup(content)))
+    return str(render("fragment", content=content))
 
 
-def page(title: str, content: Markup) -> Markup:
+def page(title: str, content: Markup) -> str:
     """A whole document that needs no network: the policy in its head forbids the browser to fetch or run anything."""
-    return render("page", title=title, content=content)
+    return str(render("page", title=title, content=content))
 
 
 @cache

@@ -72,32 +72,23 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
     load_scale, forward_scale = _largest(loaded["load_seconds"]), _largest(loaded["forward_seconds"])
     lines, texts = [], []
-    hosts: list[Peak] = []
-    devices: list[Peak] = []
+    peaks: dict[str, list[Peak]] = {"host": [], "devices": []}
     for rows in grouped(loaded):
-        row, host = rows[0], host_peak(rows[0])
-        hosts += [host] if host else []
-        devices += device_peaks(row)
-        line = {
-            "label": label(rows),
-            "load": _seconds(row["load_seconds"], load_scale),
-            "forward": _seconds(row["forward_seconds"], forward_scale),
-            "host": [host] if host else [],
-            "devices": device_peaks(row),
-        }
-        lines.append(line)
+        row, named = rows[0], label(rows)
+        host, devices = [peak for peak in [host_peak(row)] if peak], device_peaks(row)
+        peaks["host"] += host
+        peaks["devices"] += devices
+        load, forward = _seconds(row["load_seconds"], load_scale), _seconds(row["forward_seconds"], forward_scale)
+        lines.append({"label": named, "load": load, "forward": forward, "host": host, "devices": devices})
         took = [format_seconds(row[name]) or "?" for name in ("load_seconds", "forward_seconds")]
-        peaks = peaks_in_words(row) or "?"
-        texts.append(f"{line['label']}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peaks}")
+        peak_text = peaks_in_words(row) or "?"
+        texts.append(f"{named}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peak_text}")
     html = render(
         "plots/memory_and_time",
         lines=lines,
-        tallest={
-            "host": max((peak.peak for peak in hosts), default=0),
-            "devices": max((peak.peak for peak in devices), default=0),
-        },
-        has_devices=bool(devices),
-        bars=explained([*hosts, *devices]),
+        tallest={side: max((peak.peak for peak in found), default=0) for side, found in peaks.items()},
+        has_devices=bool(peaks["devices"]),
+        bars=explained([*peaks["host"], *peaks["devices"]]),
     )
     return View(html, _listed(texts) or "Nothing was loaded.")
 

@@ -144,7 +144,7 @@ def _more(total: int, shown: int) -> str:
 def _registered(kind: type[T], view_of: Callable[[T], View]) -> None:
     def draw(value: T) -> Drawing:
         view = view_of(value)
-        return Drawing(str(fragment(view.html)), view.text)
+        return Drawing(fragment(view.html), view.text)
 
     register(kind, draw)
 

@@ -11,6 +11,7 @@ from typed_frames import failed, frame, worked
 from diag.views.markup import View
 from diag.views.report import summary
 from diag.views.report.convert import death_notice, kept_verdict, to_html
+from diag.views.report.ending import Ending
 
 HOSTILE = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\x1b[31m"
 DIED = {"how": "died", "cell": 4, "cells": 9, "line": "frame = diag.matrix(specs)", "why": "the kernel was killed"}
@@ -50,7 +51,7 @@ def test_what_went_wrong_stands_above_the_headline():
 
 
 def test_the_notice_says_what_died_where_what_is_valid_and_how_to_go_on():
-    text = death_notice(DIED).text
+    text = death_notice(Ending(**DIED)).text
     assert "cell 4 of 9: frame = diag.matrix(specs)" in text
     assert "Why: the kernel was killed." in text
     assert "Still valid:" in text
@@ -58,7 +59,7 @@ def test_the_notice_says_what_died_where_what_is_valid_and_how_to_go_on():
 
 
 def test_a_finished_run_has_no_notice():
-    assert death_notice({"how": "finished"}).text == ""
+    assert death_notice(Ending()).text == ""
     assert 'role="alert"' not in page_of(code("1", result(text_plain="1")))
 
 

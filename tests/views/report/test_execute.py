@@ -14,7 +14,7 @@ import papermill
 import pytest
 from made_notebooks import KILL, notebook
 
-from diag.views.report.execute import _ended, _Watch, run_notebook
+from diag.views.report.execute import _ending, _Watch, run_notebook
 
 pytestmark = pytest.mark.slow
 TOKEN = "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
@@ -130,7 +130,7 @@ def test_ctrl_c_and_termination_leave_a_truthful_notebook_and_no_kernel(tmp_path
     )
     program = (
         "import json, sys; from pathlib import Path\n"
-        "from diag.views.report.execute import _ended, _Watch, run_notebook\n"
+        "from diag.views.report.execute import _ending, _Watch, run_notebook\n"
         f"run = run_notebook(Path({str(source)!r}), Path({str(tmp_path / 'out.ipynb')!r}), {{}},"
         " say=lambda line: print(line, flush=True))\n"
         "print(json.dumps(run.ended.to_json()))"
@@ -147,7 +147,7 @@ def test_ctrl_c_and_termination_leave_a_truthful_notebook_and_no_kernel(tmp_path
 @pytest.mark.parametrize(("deadline", "how"), [(None, "died"), (0.0, "timeout"), (1e12, "died")])
 def test_a_kernel_that_does_not_start_died_and_no_cell_of_it_failed(deadline, how):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
-    ended = _ended(RuntimeError("Kernel died before replying to kernel_info"), _Watch(deadline), nb)
+    ended = _ending(RuntimeError("Kernel died before replying to kernel_info"), _Watch(deadline), nb)
     assert (ended.how, ended.cell) == (how, None)
     assert how == "timeout" or "did not start: Kernel died" in ended.why
 

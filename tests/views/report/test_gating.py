@@ -15,9 +15,18 @@ from diag.errors import SpecError
 from diag.sweep.results.gate import Gate, JudgedRow
 from diag.values.exits import Exit
 from diag.views.report import artefacts, gating
-from diag.views.report.afterwards import how_it_ended, parameters_of
-from diag.views.report.gating import asked_for, assigned_names, baseline_files, check_injected, environment_of
-from diag.views.report.notebooks import REPORT, NotebookError, declared_parameters, find_notebook
+from diag.views.report.afterwards import how_it_ended
+from diag.views.report.gating import asked_for, baseline_files
+from diag.views.report.notebooks import (
+    REPORT,
+    NotebookError,
+    assignments,
+    check_names,
+    declared_parameters,
+    environment_of,
+    find_notebook,
+    parameters_of,
+)
 
 SMALL = {"model": "tiny", "device_maps": "auto,disk", "quantizations": '["none"]', "hardware": "this machine"}
 
@@ -88,11 +97,11 @@ def test_options_are_read_as_what_they_are():
 
 
 def test_only_names_that_were_set_and_are_none_of_the_parameters_are_refused():
-    check_injected(["model"], gating.PARAMETERS)
+    check_names(["model"], gating.PARAMETERS)
     with pytest.raises(NotebookError, match="no parameter 'device_mapz'") as refused:
-        check_injected(["device_mapz"], gating.PARAMETERS)
+        check_names(["device_mapz"], gating.PARAMETERS)
     assert refused.value.next_step == "did you mean 'device_maps'?"
-    assert assigned_names("# Parameters\nmodel = 'x'\nrows = [1,\n 2]\n") == ["model", "rows"]
+    assert [name for name, _ in assignments("# Parameters\nmodel = 'x'\nrows = [1,\n 2]\n")] == ["model", "rows"]
 
 
 def test_which_baseline_is_read_and_which_is_written(tmp_path):

@@ -203,7 +203,6 @@ def test_the_deadline_counts_from_the_start_of_the_process_and_leaves_time_for_t
     assert report._until(40, None) == 1000 + 40 - 8
     assert report._until(40, 985.0) == 985 + 40 - 8
     assert report._until(7200, 985.0) == 985 + 7200 - 15
-    source = find_notebook(REPORT)
-    assert report._before(1010.0, source) == 8.0
-    assert report._before(4000.0, source) == 3000 - 60
-    assert report._before(900.0, source) == 1.0, "late already: it still says so in its own words"
+    assert report._seconds_for_matrix(1010.0) == 8.0
+    assert report._seconds_for_matrix(4000.0) == 3000 - 60
+    assert report._seconds_for_matrix(900.0) == 1.0, "late already: it still says so in its own words"

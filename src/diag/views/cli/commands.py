@@ -72,8 +72,7 @@ def matrix(options: argparse.Namespace) -> Exit:
         for view in (summary.overview(frame), summary.failures(frame), summary.headline(frame, gated)):
             print(f"{visible(view.text)}\n")
         print(f"Every row is in {results}.")
-    if new is not None and gating.judged_any(gated):
-        gating.keep_baseline(new, frame)
+    if new is not None and gating.keep_baseline(new, frame, gated):
         _say(f"The baseline is in {new}.")
     return gated.exit_code
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import nbformat
 
 from diag.sweep.results.gate import Gate
-from diag.views.files import redacted, write_text
-from diag.views.report import endings
+from diag.values.redact import redact
+from diag.views.files import redacted_notebook, write_text
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.convert import to_html
-from diag.views.report.execute import ERROR, Ending
+from diag.views.report.ending import ERROR, Ending
 
 
 def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
@@ -24,16 +24,15 @@ def write_refusal(error: Exception, out: str | os.PathLike[str] | None) -> None:
     if out is None:
         return
     name = type(error).__name__
-    ended = Ending(ERROR, why=f"{name}: {error}")
+    ended = Ending(ERROR, why=f"{name}: {error}", error=name)
     nb = nbformat.v4.new_notebook(metadata={"diag": {"ended": ended.to_json()}})
-    headline, code = endings.title(ended.to_json()), endings.exit_code(ended, None)
     for path in (Path(out), Path(tempfile.gettempdir()) / Path(out).name):
         with suppress(OSError):
-            write_text(path, to_html(nbformat.from_dict(redacted(nb)), f"{headline} | diag report"))
-            write_summaries(path.with_suffix(""), Gate(code, redacted(headline), ()))
+            write_text(path, to_html(redacted_notebook(nb), f"{ended.title} | diag report"))
+            write_summaries(path.with_suffix(""), Gate(ended.exit_code, redact(ended.title), ()))
             if path != Path(out):
                 print(
-                    f"The report is in {redacted(str(path))}: {redacted(str(out))} could not be written.",
+                    f"The report is in {redact(str(path))}: {redact(str(out))} could not be written.",
                     file=sys.stderr,
                 )
             return

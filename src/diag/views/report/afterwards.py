@@ -1,23 +1,129 @@
-"""report_from(): the truthful page of a notebook that somebody else's papermill ran, or that died on the way."""
+"""What the run of a report notebook leaves, however it ended: finish() writes it all.
 
-import ast
+report_from() does so for a notebook that somebody else's papermill ran, or that died on the way.
+"""
+
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
+from nbformat import NotebookNode
 
 from diag.errors import DiagError
+from diag.sweep.results.gate import Gate, GateFailed, gate_of
+from diag.values.exits import Exit
+from diag.values.redact import redact
 from diag.values.spec import LoadSpec
 from diag.values.text import first_line
-from diag.views.files import redacted
+from diag.views.files import put, redacted, redacted_notebook, write_notebook, write_text
+from diag.views.markup import View
 from diag.views.report import gating
-from diag.views.report.convert import kept_verdict
-from diag.views.report.execute import DIED, ERROR, FINISHED, SILENT, Ending, Run, truthful
-from diag.views.report.leftovers import window_of
-from diag.views.report.notebooks import NotebookError
-from diag.views.report.report import ReportResult, finish
+from diag.views.report.artefacts import write_summaries
+from diag.views.report.convert import death_notice, kept_verdict, to_html
+from diag.views.report.ending import DIED, ERROR, FINISHED, GATE_TAG, SILENT, Ending
+from diag.views.report.execute import Run, truthful
+from diag.views.report.leftovers import Window, partial, stored_frame, window_of
+from diag.views.report.notebooks import NotebookError, parameters_of
+
+_MAKE_ROOM = "Next: make room, or give another --out, and run the same command again: it does only what is missing."
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """Where the report is, what it says first, the exit code that goes with it, and what could not be written."""
+
+    path: Path
+    notebook: Path
+    results: Path
+    headline: str
+    exit_code: Exit
+    ended: Ending
+    verdict: Mapping[str, object] | None
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        paths = {name: str(getattr(self, name)) for name in ("path", "notebook", "results")}
+        values = {"headline": self.headline, "ended": self.ended.to_json(), "verdict": self.verdict}
+        return redacted({**paths, **values, "notes": list(self.notes), "exit_code": int(self.exit_code)})
+
+
+def finish(
+    run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, when: Window, source: Path | None = None
+) -> ReportResult:
+    """Writes what an executed notebook leaves: itself (unless that is `source`), page, JSON, Markdown, JUnit.
+
+    `when` the run went decides which rows of the file `stored` are its own.
+    """
+    nb, ended = run.nb, run.ended.settled
+    verdict = kept_verdict(nb)
+    asked_wrongly = _exit_code(ended, verdict) is Exit.WRONG_USAGE  # then there are no rows that could be its own
+    frame = stored_frame(specs, stored, when) if specs and not asked_wrongly else None
+    if not ended.ok:
+        _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
+        verdict = kept_verdict(nb)
+    said = [] if ended.ok and verdict else [ended.title]
+    headline = ". ".join([*said, str(verdict["headline"])] if verdict else said)
+    gate = _gate(verdict, frame, _exit_code(ended, verdict), redact(headline))
+    executed, summaries = path.with_suffix(".ipynb"), path.with_suffix("")
+    # The small ones first: a disk may be full.
+    notes = [put(lambda stem: write_summaries(stem, gate, frame), summaries)[1]]
+    if source is None or executed.resolve() != source.resolve():
+        notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
+    html = to_html(_for_reading(nb, ended), f"{headline} | diag report")
+    page, lost = put(lambda place: write_text(place, html), path)
+    notes = [redact(note) for note in (*notes, lost) if note]
+    if notes:
+        gate = _with_losses(gate, notes)
+        put(lambda stem: write_summaries(stem, gate, frame), summaries)
+        notes.append(f"Finished rows are in {redact(str(stored))}. {_MAKE_ROOM}")
+    return ReportResult(page or path, executed, stored, gate.headline, gate.exit_code, ended, verdict, tuple(notes))
+
+
+def _exit_code(ended: Ending, verdict: Mapping[str, Any] | None) -> Exit:
+    return Exit(verdict["exit_code"]) if ended.ok and verdict else ended.exit_code
+
+
+def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
+    """The gate that the notebook left, else what the stored rows say; with the outcome of the whole run."""
+    if verdict and verdict.get("gate"):
+        gate = Gate.from_json(verdict["gate"])
+    else:
+        gate = Gate(code, headline, ()) if frame is None else gate_of(frame)
+    return replace(gate, exit_code=code, headline=headline)
+
+
+def _with_losses(gate: Gate, notes: Sequence[str]) -> Gate:
+    """What got worse stays worse; a job that was as expected must not pass without its report."""
+    warnings = (*gate.warnings, *notes)
+    if gate.exit_code is not Exit.AS_EXPECTED:
+        return replace(gate, warnings=warnings)
+    said = f"Could not judge: not all of the report could be written. {gate.headline}"
+    return replace(gate, warnings=warnings, exit_code=Exit.NOT_JUDGED, headline=said)
+
+
+def _for_reading(nb: NotebookNode, ended: Ending) -> NotebookNode:
+    """A copy whose gate cell shows its outcome without the traceback that made papermill stop."""
+    shown = redacted_notebook(nb)
+    shown.metadata["diag"] = {"ended": ended.to_json()}
+    for cell in shown.cells:
+        if GATE_TAG in cell.metadata.get("tags", []):
+            cell["outputs"] = [output for output in cell.outputs if output.get("ename") != GateFailed.__name__]
+    return shown
+
+
+def _put_first(nb: NotebookNode, ended: Ending, partial: View | None) -> None:
+    """Opens the executed notebook with what went wrong and the rows that were finished before."""
+    lines = death_notice(ended).text.splitlines()
+    quoted = "\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])])
+    cells = [nbformat.v4.new_markdown_cell(quoted, metadata={"tags": ["diag-banner"]})]
+    if partial is not None:
+        shown = nbformat.v4.new_output("display_data", partial._repr_mimebundle_())
+        cells.append(nbformat.v4.new_code_cell(outputs=[shown], metadata={"tags": ["diag-partial"]}))
+    nb.cells[:0] = cells
 
 
 def report_from(
@@ -30,8 +136,8 @@ def report_from(
     `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
     that is the notebook itself, which is left alone. The rows come from `results`, by default the file that the
     notebook names, looked for from the current folder and from the notebook's; only those count that were saved or
-    used while the notebook ran. Raises NotebookError for a file that is
-    no notebook, or that was never run; one without a verdict of diag in it could not be judged.
+    used while the notebook ran. Raises NotebookError for a file that is no notebook, or that was never run; one
+    without a verdict of diag in it could not be judged.
     """
     source = Path(notebook)
     nb = _read(source)
@@ -40,67 +146,43 @@ def report_from(
     if ended.ok and kept_verdict(nb) is None:
         ended = Ending(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
     specs, named = _asked(nb)
-    stored = Path(results) if results is not None else _found(named, source)
+    places = [Path(results)] if results is not None else [Path(named), source.parent / named]
+    stored = next((place for place in places if place.is_file()), places[0])
     when = window_of(nb)
     nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
     return finish(Run(nb, ended), specs, path, stored, when, source)
 
 
-def how_it_ended(nb: Any) -> Ending:
+def how_it_ended(nb: NotebookNode) -> Ending:
     """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
 
     A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
     after it have no execution count; where it was the last, that it has no output though it always gives one.
     """
-    code = [(position, cell) for position, cell in enumerate(nb.cells, start=1) if _is_code(cell)]
-    begun = [(position, cell) for position, cell in code if cell.get("execution_count") is not None]
+    numbered = enumerate(nb.cells, start=1)
+    code = [(position, cell) for position, cell in numbered if cell.cell_type == "code" and cell.source.strip()]
+    begun = [position for position, cell in code if cell.get("execution_count") is not None]
     if not begun:
-        raise NotebookError("this notebook was never run: no cell has been executed.",
-                            next_step="run it with papermill first, or let diag report run it.")  # fmt: skip
+        raise NotebookError(
+            "this notebook was never run: no cell has been executed.",
+            next_step="run it with papermill first, or let diag report run it.",
+        )
     for position, cell in code:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
-                why = f"{output.get('ename')}: {output.get('evalue')}".strip()
-                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), str(redacted(why)))
-    last, cell = begun[-1]
-    never = [position for position, _ in code if position > last]
-    if never or (gating_cell(cell) and not cell.get("outputs")):
+                name = str(output.get("ename"))
+                why = redact(f"{name}: {output.get('evalue')}".strip())
+                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), why, name)
+    last = nb.cells[begun[-1] - 1]
+    is_silent_gate = GATE_TAG in last.metadata.get("tags", []) and not last.get("outputs")
+    if is_silent_gate or any(position > begun[-1] for position, _ in code):
         why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ending(DIED, last, len(nb.cells), first_line(cell.source), why)
+        return Ending(DIED, begun[-1], len(nb.cells), first_line(last.source), why)
     return Ending(FINISHED, cells=len(nb.cells))
 
 
-def gating_cell(cell: Any) -> bool:
-    return "gate" in cell.metadata.get("tags", [])
-
-
-def parameters_of(nb: Any) -> dict[str, Any]:
-    """The values of the parameters cell, and over them those that papermill put in. Literals only; nothing is run."""
-    found: dict[str, Any] = {}
-    for tag in ("parameters", "injected-parameters"):
-        for cell in nb.cells:
-            if cell.cell_type == "code" and tag in cell.metadata.get("tags", []):
-                found.update(_literals(cell.source))
-    return found
-
-
-def _literals(source: str) -> dict[str, Any]:
-    found = {}
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    for node in body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                continue
-    return found
-
-
-def _asked(nb: Any) -> tuple[Sequence[LoadSpec], str]:
-    """What the notebook was asked to load; nothing where its parameters were wrong."""
+def _asked(nb: NotebookNode) -> tuple[Sequence[LoadSpec], str]:
+    """What the notebook was asked to load, nothing where its parameters were wrong; and the name of its results."""
     values = {name: value for name, value in parameters_of(nb).items() if name in gating.PARAMETERS}
     named = str(values.get("results") or "results.sqlite")
     try:
@@ -109,11 +191,7 @@ def _asked(nb: Any) -> tuple[Sequence[LoadSpec], str]:
         return (), named
 
 
-def _found(named: str, source: Path) -> Path:
-    return next((path for path in (Path(named), source.parent / named) if path.is_file()), Path(named))
-
-
-def _read(source: Path) -> Any:
+def _read(source: Path) -> NotebookNode:
     """The notebook, sound enough to be looked at. Raises NotebookError."""
     advice = "give the notebook that papermill wrote."
     try:
@@ -127,21 +205,16 @@ def _read(source: Path) -> Any:
     return nb
 
 
-def _unsound(nb: Any) -> str:
+def _unsound(nb: NotebookNode) -> str:
     """What keeps a parsed file from being looked at as a notebook; empty where nothing does."""
     if not isinstance(nb.get("metadata"), Mapping) or not isinstance(nb.get("cells"), list):
         return "it has no cells and metadata."
     for position, cell in enumerate(nb.cells, start=1):
-        if not isinstance(cell, Mapping) or not all(
-            isinstance(cell.get(name), str) for name in ("cell_type", "source")
-        ):
+        names = ("cell_type", "source")
+        if not isinstance(cell, Mapping) or not all(isinstance(cell.get(name), str) for name in names):
             return f"cell {position} has no type and source."
         outputs = cell.get("outputs", [])
         sound = isinstance(outputs, list) and all(isinstance(one, Mapping) and "output_type" in one for one in outputs)
         if not sound or not isinstance(cell.get("metadata"), Mapping):
             return f"the outputs or the metadata of cell {position} are not what the format says."
     return ""
-
-
-def _is_code(cell: Any) -> bool:
-    return cell.cell_type == "code" and bool(cell.source.strip())

@@ -11,14 +11,9 @@ from nbformat import NotebookNode
 from diag.values.exits import Exit
 from diag.values.text import count_text
 from diag.views.markup import View, page, render
-from diag.views.report import endings
-from diag.views.report.execute import SILENT
+from diag.views.report.ending import Ending
 from diag.views.report.verdict import VERDICT_MIME
 
-_TO_GO_ON = (
-    "give the notebook that papermill wrote from diag's report.ipynb; a notebook of your own needs a cell with "
-    "summary.headline(frame, gate), as that one has."
-)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = ("display_data", "execute_result", "error")
 # Of the forms of one output the first is shown, in JupyterLab's order. The first two need scripts: they leave a gap.
@@ -44,38 +39,20 @@ def to_html(nb: NotebookNode, title: str) -> str:
     machinery = [_code_block(number, cell) for number, cell in enumerate(nb.cells, start=1) if _is_code(cell)]
     content = render(
         "report/body",
-        ending=death_notice(nb.metadata.get("diag", {}).get("ended", {})).html,
+        ending=death_notice(Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))).html,
         cells=cells,
         machinery=machinery,
         cell_count=count_text(len(machinery), "cell"),
     )
-    return str(page(title, content))
+    return page(title, content)
 
 
-def death_notice(ended: Mapping[str, object]) -> View:
+def death_notice(ended: Ending) -> View:
     """What a reader must know first when a run did not finish; nothing when it did."""
-    if ended.get("how", "finished") == "finished":
+    if ended.ok:
         return View(Markup(), "")
-    title = endings.title(ended)
-    sentences = _sentences(ended)
-    return View(render("report/ending", title=title, sentences=sentences), "\n".join((title, *sentences)))
-
-
-def _sentences(ended: Mapping[str, object]) -> tuple[str, ...]:
-    """Where a run ended, why, what still holds, and how to go on."""
-    if ended["how"] == SILENT:
-        return (f"Why: {ended['why']}.", f"To go on: {_TO_GO_ON}")
-    where = (
-        f"It ended in cell {ended['cell']} of {ended['cells']}" if ended.get("cell") else "It ended before a cell ran"
-    )
-    line = f": {ended['line']}" if ended.get("line") else ""
-    return (
-        f"{where}{line}",
-        f"Why: {ended.get('why', 'not known')}.",
-        "Still valid: every row shown below, as each was stored when it finished. "
-        "Combinations marked “not run” were not judged, and nothing below that cell of the notebook ran.",
-        "To go on: run the same command again; finished rows are kept and only the missing ones are loaded.",
-    )
+    html = render("notice", tone="bad", title=ended.title, paragraphs=ended.sentences)
+    return View(html, "\n".join((ended.title, *ended.sentences)))
 
 
 def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:

@@ -1,6 +1,4 @@
-"""Runs a notebook through papermill and tells the truth about how it ended. What reaches the disk is redacted."""
-
-from __future__ import annotations
+"""Runs a notebook through papermill and says truthfully how it ended. What reaches the disk is redacted."""
 
 import os
 import signal
@@ -10,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +17,20 @@ import papermill
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
 from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import Engine, papermill_engines
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.execute import remove_error_markers
 from papermill.iorw import papermill_io
 
+from diag.values.exits import death_name
 from diag.values.redact import redact
 from diag.values.text import last_line, visible
-from diag.views.files import RedactedFile, redacted
+from diag.views.files import RedactedFile, redacted_notebook
+from diag.views.report.ending import DIED, ERROR, FINISHED, INTERRUPTED, SILENT, TIMEOUT, Ending
 
 _SCHEME = "diag-report:"
 _ENGINE = "diag"
-FINISHED, ERROR, DIED, TIMEOUT, INTERRUPTED = "finished", "error", "died", "timeout", "interrupted"
-SILENT = "silent"  # it ran to its end, and no cell left a verdict
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended: `how` it did, at which cell (counted from 1, of `cells`), that cell's last line, and why."""
-
-    how: str
-    cell: int | None = None
-    cells: int = 0
-    line: str = ""
-    why: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.how == FINISHED
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
@@ -57,7 +38,7 @@ class _Watch:
     """What the engine saw last; it outlives the exception that ends a run."""
 
     deadline: float | None
-    nb: Any = None
+    nb: NotebookNode | None = None
     index: int | None = None
     exit_code: int | None = None
 
@@ -74,14 +55,14 @@ class _Watch:
 class Run:
     """An executed notebook and how it ended; the notebook is redacted and its cell states are true."""
 
-    nb: Any
+    nb: NotebookNode
     ended: Ending
 
 
 def run_notebook(
     notebook: Path,
     output: Path,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
     *,
     deadline: float | None = None,
     say: Callable[[str], None] | None = None,
@@ -93,45 +74,90 @@ def run_notebook(
     """
     watch = _Watch(None if deadline is None else time.monotonic() + deadline)
     lines = _Lines(say or (lambda line: None))
+    error: BaseException | None = None
     with _registered(output), _terminated_like_interrupted():
-        error = _execute(notebook, dict(parameters), watch, lines)
-    nb = remove_error_markers(watch.nb) if watch.nb is not None else nbformat.read(notebook, as_version=4)
-    ended = _ended(error, watch, nb)
-    nb = truthful(nb, ended, notebook.name, output.name)
-    return Run(nb, ended)
+        try:
+            papermill.execute_notebook(
+                nbformat.read(notebook, as_version=4),
+                f"{_SCHEME}executed.ipynb",
+                parameters=dict(parameters),
+                engine_name=_ENGINE,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=lines,
+                stderr_file=lines,
+                watch=watch,
+            )
+        except (Exception, KeyboardInterrupt) as e:
+            error = e
+        finally:
+            lines.close()
+    nb = nbformat.read(notebook, as_version=4) if watch.nb is None else remove_error_markers(watch.nb)
+    ended = _ending(error, watch, nb)
+    return Run(truthful(nb, ended, notebook.name, output.name), ended)
 
 
-def _execute(notebook: Path, parameters: dict[str, Any], watch: _Watch, lines: _Lines) -> BaseException | None:
-    try:
-        papermill.execute_notebook(
-            nbformat.read(notebook, as_version=4),
-            f"{_SCHEME}executed.ipynb",
-            parameters=parameters,
-            engine_name=_ENGINE,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            stdout_file=lines,
-            stderr_file=lines,
-            watch=watch,
-        )
-    except (Exception, KeyboardInterrupt) as e:
-        return e
-    finally:
-        lines.close()
-    return None
+def truthful(nb: NotebookNode, ended: Ending, source: str, output: str) -> NotebookNode:
+    """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
+    nb.metadata["diag"] = {"ended": ended.to_json()}
+    nb = redacted_notebook(nb)
+    meta = nb.metadata.setdefault("papermill", {})
+    whole = ended.how in (FINISHED, SILENT)
+    meta.update(input_path=source, output_path=output, exception=None if whole else True)
+    nb.metadata.pop("widgets", None)
+    if not whole:
+        for position, cell in enumerate(nb.cells, start=1):
+            state = cell.metadata.setdefault("papermill", {})
+            if position == ended.cell:
+                state.update(status="failed", exception=True)
+            elif ended.cell is None or position > ended.cell:
+                state.update(status="pending", start_time=None, end_time=None, duration=None)
+    return nb
+
+
+def _ending(error: BaseException | None, watch: _Watch, nb: NotebookNode) -> Ending:
+    """How a run ended that papermill ended with this error; the last line names a cell best, imports come first."""
+    if error is None:
+        return Ending(FINISHED, cells=len(nb.cells))
+    index = watch.index
+    line = "" if index is None else redact(last_line(nb.cells[index].source))
+    where = (None if index is None else index + 1, len(nb.cells), line)
+    if isinstance(error, DeadKernelError):
+        return Ending(DIED, *where, _death(watch.exit_code))
+    no_kernel = index is None and isinstance(error, RuntimeError)  # how jupyter_client says that it did not start
+    if isinstance(error, (CellTimeoutError, TimeoutError)) or (no_kernel and watch.is_late):
+        return Ending(TIMEOUT, *where, "the time for the whole run was up")
+    if isinstance(error, KeyboardInterrupt):
+        return Ending(INTERRUPTED, *where, "it was interrupted or told to terminate")
+    if no_kernel:
+        return Ending(DIED, *where, f"the kernel did not start: {redact(str(error))}")
+    name, said = str(getattr(error, "ename", type(error).__name__)), getattr(error, "evalue", error)
+    return Ending(ERROR, *where, redact(f"{name}: {said}".strip()), name)
+
+
+def _death(exit_code: int | None) -> str:
+    """
+    >>> _death(-11), _death(3)
+    ('the kernel crashed with SIGSEGV', "the kernel's process ended itself with exit code 3")
+    """
+    if exit_code == -9:
+        return "the kernel was killed (SIGKILL), most often because the machine ran out of memory"
+    if exit_code is not None and exit_code < 0:
+        return f"the kernel crashed with {death_name(exit_code)}"
+    return "the kernel's process ended itself" + ("" if exit_code is None else f" with exit code {exit_code}")
 
 
 class _Client(PapermillNotebookClient):
     """Remembers which cell is running and gives each the time that is left."""
 
-    def __init__(self, nb_man: Any, watch: _Watch, **kw: Any) -> None:
+    def __init__(self, nb_man: NotebookExecutionManager, watch: _Watch, **kw: Any) -> None:
         super().__init__(nb_man, **kw)
         self.watch = watch
         watch.nb = nb_man.nb
         self.timeout_func = self._time_left if watch.deadline is not None else None
 
-    def execute_cell(self, cell: Any, cell_index: int, *args: Any, **kw: Any) -> Any:
+    def execute_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kw: Any) -> NotebookNode:
         self.watch.index = cell_index
         try:
             return super().execute_cell(cell, cell_index, *args, **kw)
@@ -140,7 +166,7 @@ class _Client(PapermillNotebookClient):
             self.watch.exit_code = None if process is None else process.poll()
             raise
 
-    def _time_left(self, cell: Any) -> int:
+    def _time_left(self, cell: NotebookNode) -> int:
         assert self.watch.deadline is not None
         return max(1, round(self.watch.deadline - time.monotonic()))
 
@@ -149,7 +175,7 @@ class _Engine(Engine):
     """Papermill's engine with our client and a kernel that is this interpreter, whatever kernels are installed."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kw: Any) -> None:
+    def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kw: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="diag-", ignore_cleanup_errors=True) as folder:
             client = _Client(
                 nb_man,
@@ -182,12 +208,12 @@ class _Lines:
 
     say: Callable[[str], None]
     rest: str = ""
-    lock: Any = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def write(self, text: str) -> None:
         with self.lock:
-            *whole, self.rest = (self.rest + text).replace("\r", "\n").split("\n")
-        for line in whole:
+            *lines, self.rest = (self.rest + text).replace("\r", "\n").split("\n")
+        for line in lines:
             if line.strip():
                 self.say(visible(redact(line)))
 
@@ -216,7 +242,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
         return
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         raise KeyboardInterrupt("terminated")
 
     before = signal.signal(signal.SIGTERM, stop)
@@ -224,56 +250,3 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _ended(error: BaseException | None, watch: _Watch, nb: Any) -> Ending:
-    if error is None:
-        return Ending(FINISHED, cells=len(nb.cells))
-    index = watch.index
-    where = (None if index is None else index + 1, len(nb.cells), "" if index is None else _last_line(nb.cells[index]))
-    if isinstance(error, DeadKernelError):
-        return Ending(DIED, *where, _death(watch.exit_code))
-    no_kernel = index is None and isinstance(error, RuntimeError)  # how jupyter_client says that it did not start
-    if isinstance(error, (CellTimeoutError, TimeoutError)) or (no_kernel and watch.is_late):
-        return Ending(TIMEOUT, *where, "the time for the whole run was up")
-    if isinstance(error, KeyboardInterrupt):
-        return Ending(INTERRUPTED, *where, "it was interrupted or told to terminate")
-    if no_kernel:
-        return Ending(DIED, *where, f"the kernel did not start: {redact(str(error))}")
-    text = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-    return Ending(ERROR, *where, redact(text.strip()))
-
-
-def _death(exit_code: int | None) -> str:
-    """
-    >>> _death(-11), _death(3)
-    ('the kernel crashed with SIGSEGV', "the kernel's process ended itself with exit code 3")
-    """
-    if exit_code == -9:
-        return "the kernel was killed (SIGKILL), most often because the machine ran out of memory"
-    if exit_code is not None and exit_code < 0:
-        return f"the kernel crashed with {signal.Signals(-exit_code).name}"
-    return "the kernel's process ended itself" + ("" if exit_code is None else f" with exit code {exit_code}")
-
-
-def truthful(nb: Any, ended: Ending, source: str, output: str) -> Any:
-    """Cell states as they were: papermill stamps every cell "completed" when a kernel dies or time is up."""
-    nb.metadata["diag"] = {"ended": ended.to_json()}
-    nb = nbformat.from_dict(redacted(nb))
-    meta = nb.metadata.setdefault("papermill", {})
-    whole = ended.how in (FINISHED, SILENT)
-    meta.update(input_path=source, output_path=output, exception=None if whole else True)
-    nb.metadata.pop("widgets", None)
-    if not whole:
-        for position, cell in enumerate(nb.cells, start=1):
-            state = cell.metadata.setdefault("papermill", {})
-            if position == ended.cell:
-                state.update(status="failed", exception=True)
-            elif ended.cell is None or position > ended.cell:
-                state.update(status="pending", start_time=None, end_time=None, duration=None)
-    return nb
-
-
-def _last_line(cell: Any) -> str:
-    """What names a cell best: imports come first in it, its point last."""
-    return redact(last_line(cell.source))

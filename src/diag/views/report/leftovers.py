@@ -5,11 +5,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from nbformat import NotebookNode
 
 from diag.errors import DiagError
+from diag.sweep.results.rows import blank_row, frame_of
+from diag.sweep.results.store import Store
 from diag.values.spec import LoadSpec
 from diag.views import plots
 from diag.views.markup import View, render
@@ -30,7 +32,7 @@ class Window:
         return any(self.begin <= moment <= (self.end or moment) for moment in times)
 
 
-def window_of(nb: Any) -> Window:
+def window_of(nb: NotebookNode) -> Window:
     """When a notebook ran, by what papermill and nbclient noted in it; not known where neither did."""
     meta = nb.metadata.get("papermill") or {}
     begun = [_moment(meta.get("start_time"))]
@@ -48,10 +50,7 @@ def stored_frame(specs: Sequence[LoadSpec], stored: Path, when: Window) -> pd.Da
 
     A row of an earlier run may be of other weights in the same folder: only a run that looked at the files knows.
     """
-    from diag.sweep.results.rows import blank_row, frame_of
-    from diag.sweep.results.store import Store
-
-    found: dict[LoadSpec, dict[str, Any]] = {}
+    found = {}
     if stored.is_file():
         with suppress(DiagError), Store(stored, must_exist=True) as store:
             rows = store.rows()
@@ -81,7 +80,7 @@ def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> Vie
     return sum(titled, start=summary.headline(frame))
 
 
-def _moment(text: Any) -> float | None:
+def _moment(text: object) -> float | None:
     try:
         return datetime.fromisoformat(str(text)).timestamp()
     except ValueError:

@@ -1,12 +1,18 @@
-"""Where diag's notebooks are, what parameters they take, and what may be handed to them."""
+"""Notebooks: where diag's are, which parameters one takes and was given, and whose kernel runs it."""
 
+import ast
 import difflib
-from collections.abc import Mapping
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-from diag.errors import SpecError
+import psutil
+from nbformat import NotebookNode
+
+from diag.errors import CouldNotJudgeError, SpecError
 
 REPORT = "report.ipynb"
 
@@ -32,19 +38,6 @@ def find_notebook(name: str | Path) -> Path:
     )
 
 
-def check_parameters(notebook: Path, values: Mapping[str, Any]) -> None:
-    """Raises NotebookError that lists the valid names if `values` holds a name the notebook does not declare."""
-    valid = sorted(declared_parameters(notebook))
-    for name in values:
-        if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            raise NotebookError(
-                f"{notebook.name} has no parameter {name!r}.",
-                why=f"its parameters are: {', '.join(valid) or 'none'}.",
-                next_step=f"did you mean {close[0]!r}?" if close else "use one of those.",
-            )
-
-
 def declared_parameters(notebook: Path) -> set[str]:
     """The names assigned in the notebook's cell tagged `parameters`."""
     import papermill
@@ -55,6 +48,85 @@ def declared_parameters(notebook: Path) -> set[str]:
         raise NotebookError(
             f"{notebook} can't be read as a notebook.", why=str(e), next_step="open it in JupyterLab and save it again."
         ) from e
+
+
+def check_names(given: Iterable[str], valid: Iterable[str], notebook: str = "this notebook") -> None:
+    """Raises NotebookError that lists the valid names if one was given that is no parameter."""
+    valid = sorted(valid)
+    for name in given:
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            raise NotebookError(
+                f"{notebook} has no parameter {name!r}.",
+                why=f"its parameters are: {', '.join(valid) or 'none'}.",
+                next_step=f"did you mean {close[0]!r}?" if close else "use one of those.",
+            )
+
+
+def injected_names() -> list[str]:
+    """The names that papermill's own cell assigned in this kernel; it marks that cell with a comment."""
+    if "IPython" not in sys.modules:
+        return []
+    shell = sys.modules["IPython"].get_ipython()
+    history = list(shell.user_ns.get("In", ())) if shell is not None else []
+    cells = [source for source in history if source.startswith("# Parameters\n")]
+    return [name for name, _ in assignments(cells[-1])] if cells else []
+
+
+def parameters_of(nb: NotebookNode) -> dict[str, object]:
+    """The values of the parameters cell, and over them those that papermill put in. Literals only; nothing is run."""
+    found: dict[str, object] = {}
+    for tag in ("parameters", "injected-parameters"):
+        for cell in nb.cells:
+            if cell.cell_type == "code" and tag in cell.metadata.get("tags", []):
+                for name, value in assignments(cell.source):
+                    try:
+                        found[name] = ast.literal_eval(value)
+                    except ValueError:
+                        continue
+    return found
+
+
+def assignments(source: str) -> Iterator[tuple[str, ast.expr]]:
+    """Each name that a cell assigns, with the expression; nothing for a cell that is not valid Python."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return
+    for node in body:
+        if isinstance(node, ast.Assign):
+            yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+
+
+def check_kernel() -> None:
+    """Raises CouldNotJudgeError where the papermill that runs this notebook belongs to another environment."""
+    theirs = _starter_prefix() if "IPython" in sys.modules else None
+    if theirs is not None and os.path.realpath(theirs) != os.path.realpath(sys.prefix):
+        raise CouldNotJudgeError(
+            "this kernel belongs to another environment than the papermill that runs it.",
+            why=f"papermill is in {theirs!r}, and the kernel in {sys.prefix!r}: its versions would be judged.",
+            next_step="name the kernel with papermill -k, or make one there: python -m ipykernel install --sys-prefix.",
+        )
+
+
+def environment_of(program: str, path: str) -> str | None:
+    """The prefix of the environment a Python program belongs to: the folder above its own; None if it is not found."""
+    found = program if os.path.isabs(program) else shutil.which(program, path=path)
+    if found is None:
+        return None
+    prefix = Path(found).parent.parent
+    return str(prefix) if (prefix / "pyvenv.cfg").exists() or (prefix / "conda-meta").exists() else None
+
+
+def _starter_prefix() -> str | None:
+    """The environment of the papermill that started this kernel; None where something else did, or it can't be told."""
+    try:
+        starter = psutil.Process().parent()
+        command = starter.cmdline() if starter is not None else []
+        path = starter.environ().get("PATH", "") if starter is not None else ""
+    except psutil.Error:
+        return None
+    return environment_of(command[0], path) if any("papermill" in part for part in command) else None
 
 
 def _checkout(name: str) -> list[Path]:
