@@ -3,10 +3,15 @@
 Names are loaded when they are first used, so `import diag` needs neither torch, transformers nor pandas.
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
 
 from diag.values import showing
+
+TYPE_CHECKING = False  # `typing` itself would be most of what `import diag` costs
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 

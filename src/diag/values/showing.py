@@ -1,28 +1,30 @@
 """How values show themselves in a notebook: they ask here, and the views have registered what draws each class.
 
 Values know no view. `diag` itself says where the drawing functions are, and they are imported when a notebook first
-asks. Where none can be had, a notebook shows the value's plain text. Standard library only.
+asks. Where none can be had, a notebook shows the value's plain text. `import diag` imports this file, so it imports
+nothing itself.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from __future__ import annotations
 
-T = TypeVar("T")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol, TypeVar
+
+    T = TypeVar("T")
+
+    class Printer(Protocol):
+        """The part of IPython's pretty printer that is used here (`IPython.lib.pretty.RepresentationPrinter`)."""
+
+        def text(self, text: str) -> None: ...
 
 
-@dataclass(frozen=True)
 class Drawing:
     """One value drawn: `html` stands alone in a notebook's output area, `text` is for terminals."""
 
-    html: str
-    text: str
-
-
-class Printer(Protocol):
-    """The part of IPython's pretty printer that is used here (`IPython.lib.pretty.RepresentationPrinter`)."""
-
-    def text(self, text: str) -> None: ...
+    def __init__(self, html: str, text: str) -> None:
+        self.html, self.text = html, text
 
 
 _drawn_by: dict[type, Callable[[Any], Drawing]] = {}

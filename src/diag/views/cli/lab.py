@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,8 @@ def start_lab(arguments: Sequence[str] = ()) -> int:
             why=f"{sys.executable or 'this interpreter'} has only a part of what a checkout needs.",
             next_step="run `make lab`, or: python -m pip install -r requirements.lock.",
         )
+    import subprocess
+
     folder = checkout() / "notebooks"
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []  # usual in containers
     command = [sys.executable, "-m", "jupyterlab", *as_root, *arguments]
