@@ -8,7 +8,7 @@ import torch
 
 import diag
 from diag.proving.probing import Answer, ask
-from diag.proving.proof import judge
+from diag.proving.proof import proof_of
 
 
 def load(model="tiny", **values):
@@ -140,7 +140,7 @@ def test_a_prompt_is_a_probe_even_with_a_colon_in_it():
     assert proof.proved and proof.probes[0] == "Question: what is it?"
 
 
-# --- judge: pure, from answers typed here -----------------------------------------------------------------------------
+# --- proof_of: pure, from answers typed here --------------------------------------------------------------------------
 
 
 def answer(outputs=((1.0, 2.0), (3.0, 1.0)), **values) -> Answer:
@@ -148,34 +148,34 @@ def answer(outputs=((1.0, 2.0), (3.0, 1.0)), **values) -> Answer:
 
 
 def test_equal_answers_are_proved():
-    assert judge(answer(), answer(), exact=True, dtype="float32").proved
+    assert proof_of(answer(), answer(), exact=True, dtype="float32").proved
 
 
 def test_the_smallest_difference_counts_where_bits_must_agree():
     near = answer(((1.0, 2.0), (3.0, np.nextafter(np.float32(1), np.float32(2)))))
-    assert judge(near, answer(), exact=True, dtype="float32").proved is False
-    assert judge(near, answer(), exact=False, dtype="float32").proved
+    assert proof_of(near, answer(), exact=True, dtype="float32").proved is False
+    assert proof_of(near, answer(), exact=False, dtype="float32").proved
 
 
 def test_an_answer_that_does_not_repeat_is_wrong_even_when_it_matches():
-    proof = judge(answer(repeatable=False), answer(), exact=True, dtype="float32")
+    proof = proof_of(answer(repeatable=False), answer(), exact=True, dtype="float32")
     assert proof.proved is False and "two runs" in proof.reason
 
 
 def test_other_generated_tokens_are_wrong_though_the_first_logits_agree():
-    proof = judge(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=True, dtype="float32")
+    proof = proof_of(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=True, dtype="float32")
     assert proof.proved is False and "generated" in proof.reason
 
 
 def test_other_tokens_on_other_kernels_are_not_called_right():
-    proof = judge(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=False, dtype="float32")
+    proof = proof_of(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=False, dtype="float32")
     assert proof.proved is None and "generated" in proof.reason
-    assert judge(answer(tokens=()), answer(tokens=(1, 3)), exact=False, dtype="float32").proved is False
+    assert proof_of(answer(tokens=()), answer(tokens=(1, 3)), exact=False, dtype="float32").proved is False
 
 
 def test_answers_without_one_finite_number_are_not_called_right():
     nothing = answer(((np.nan, np.nan), (np.nan, np.nan)))
-    assert judge(nothing, nothing, exact=True, dtype="float16").proved is None
+    assert proof_of(nothing, nothing, exact=True, dtype="float16").proved is None
 
 
 def test_a_probe_that_cannot_be_imported_says_nothing_about_the_model():
@@ -197,7 +197,7 @@ def test_a_quantized_model_loaded_by_hand_has_a_quantized_twin(tiny_path, tmp_pa
 
 
 def test_another_shape_is_wrong():
-    assert judge(answer(((1.0, 2.0),)), answer(), exact=True, dtype="float32").proved is False
+    assert proof_of(answer(((1.0, 2.0),)), answer(), exact=True, dtype="float32").proved is False
 
 
 def test_an_answer_survives_storage_exactly():

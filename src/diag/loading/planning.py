@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from diag.errors import CheckpointError, MissingLibraryError, UnsupportedError
 from diag.loading.checkpoint.files import Checkpoint
 from diag.loading.checkpoint.find import find_checkpoint
@@ -25,7 +27,7 @@ from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, writ
 from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
 from diag.loading.transformers_private import ModelClass, Skeleton, skeleton
 from diag.machine.accelerators import accelerator_name, usable_memory, use_hardware
-from diag.models.snapshot import take
+from diag.models.ties import declared_ties
 from diag.values.spec import AUTO_PRESETS, LoadSpec
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
         return _plan_for_loader(plan, accelerator)
     arguments["device_map"] = _requested_map(plan, kind, accelerator)
     built = _without_weights(plan, kind)
-    tied = take(built.model).ties
+    tied = _ties(built.model)
     has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
     placed = plain_devices(built.device_map, accelerator) if has_map else None
     layers = linear_layers(built.model)
@@ -161,9 +163,15 @@ def _written_map(plan: Plan, kind: ModelClass, accelerator: str | None) -> dict[
         device_map = dict(plan.spec.device_map)
         check_map(model, device_map)
         return device_map
-    ties = take(model).ties
+    ties = _ties(model)
     first: Device = "cpu" if accelerator is None else 0
     return written_map(plan.spec.device_map, model, first, {*ties, *ties.values()})
+
+
+def _ties(model: nn.Module) -> dict[str, str]:
+    """Which name each tied name follows."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    return declared_ties(model, paths, {name for name, _ in model.named_parameters(remove_duplicate=False)})
 
 
 def _without_weights(plan: Plan, kind: ModelClass) -> Skeleton:

@@ -1,5 +1,4 @@
-"""Is a model right? Its twin is loaded, both are asked the same, and the answers are compared.
+"""Is a model right? It is asked a probe, and compared with its twin on the CPU, or with the files it came from.
 
-Open `proof.py` first. `probing.py` asks, `comparing.py` measures; `watching.py` stops at the first operation on meta,
-`weights.py` compares weights with the files.
+Open `proof.py` first. `twin.py` loads the twin, `probing.py` asks, `weights.py` and `watching.py` check a model itself.
 """

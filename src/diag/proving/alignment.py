@@ -5,7 +5,7 @@ mapped from a safetensors file begin where the file has them, copies and `.dat` 
 With equal values that alone can move an answer by some 1e-8.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ def align_like(twin: nn.Module, model: nn.Module) -> int:
     wanted = dict(_offsets(model))
     moved: set[int] = set()
     for entry in take(twin).entries:
-        tensor: Any = entry.tensor
+        tensor = entry.tensor
         offset = wanted.get(entry.name)
         if offset is None or id(tensor) in moved or not _is_plain(tensor) or tensor.data_ptr() % _LINE == offset:
             continue
@@ -33,7 +33,7 @@ def align_like(twin: nn.Module, model: nn.Module) -> int:
     return len(moved)
 
 
-def _offsets(model: nn.Module) -> Any:
+def _offsets(model: nn.Module) -> Iterator[tuple[str, int]]:
     snapshot = take(model)
     for entry in snapshot.entries:
         value = held_value(entry, snapshot) if entry.is_meta else entry.tensor

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,20 +24,19 @@ def wrong_buffers(snapshot: Snapshot) -> list[str]:
     if base is None or not ours:
         return []
     fresh = fresh_buffers(base)
-    wrong = []
-    for name, tensor in ours.items():
-        expected = fresh.get(plain_name(name))
-        if expected is None or expected.is_meta or expected.shape != tensor.shape or _changes_by_itself(base, name):
-            continue
-        if not _alike(tensor, expected):
-            wrong.append(name)
-    return wrong
+    pairs = ((name, tensor, fresh.get(plain_name(name))) for name, tensor in ours.items())
+    return [
+        name
+        for name, tensor, expected in pairs
+        if expected is not None and not expected.is_meta and expected.shape == tensor.shape
+        if not _changes_by_itself(base, name) and not _alike(tensor, expected)
+    ]
 
 
-def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
+def fresh_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
     """The non-persistent buffers of a new model of this class; large parameters are not allocated for it."""
     try:
-        config = copy.deepcopy(model.config)
+        config: Any = copy.deepcopy(model.config)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _SmallOnly(), torch.device("cpu"):
@@ -47,7 +46,7 @@ def fresh_buffers(model: Any) -> dict[str, torch.Tensor]:
     return {e.name: e.tensor for e in take(new).entries if e.kind == "non_persistent_buffer"}
 
 
-def _transformers_model(model: Any) -> Any:
+def _transformers_model(model: nn.Module) -> nn.Module | None:
     base = without_adapter(model)
     module = type(base).__module__
     has_config = hasattr(base, "config") and hasattr(base, "_init_weights")
@@ -73,14 +72,21 @@ class _SmallOnly(TorchFunctionMode):
 
     _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in self._MAKERS and _numel(args, kwargs) > _BIG:
-            kwargs["device"] = "meta"
-        return func(*args, **kwargs)
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        named = dict(kwargs or {})
+        if func in self._MAKERS and _numel(named.get("size", args)) > _BIG:
+            named["device"] = "meta"
+        return func(*args, **named)
 
 
-def _numel(args: tuple, kwargs: Mapping[str, Any]) -> int:
-    sizes = kwargs.get("size", args)
-    flat = [n for one in sizes for n in (one if isinstance(one, (tuple, list, torch.Size)) else [one])]
+def _numel(size: object) -> int:
+    """Elements of a tensor of this size, which is given as numbers or as one sequence of them."""
+    given = size if isinstance(size, (tuple, list)) else (size,)
+    flat = [n for one in given for n in (one if isinstance(one, (tuple, list)) else [one])]
     return math.prod(n for n in flat if isinstance(n, int) and not isinstance(n, bool)) if flat else 0

@@ -11,7 +11,7 @@ from torch import nn
 
 from diag.errors import CouldNotJudgeError
 from diag.models.adapters import without_adapter
-from diag.proving.savedrequest import is_saved_request, read_request
+from diag.proving.savedrequest import Tensors, is_saved_request, read_request
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "The capital of France is"
 MAX_POSITIONS = 64
-Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

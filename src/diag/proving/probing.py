@@ -9,19 +9,23 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
+from torch import nn
 
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.loading.notes import collecting
 from diag.models.adapters import without_adapter
 from diag.models.devices import input_device
-from diag.proving.inputs import DEFAULT_PROMPT, MAX_POSITIONS, make_inputs, takes
+from diag.proving.inputs import MAX_POSITIONS, Inputs, make_inputs, takes
+from diag.proving.savedrequest import Tensors
 from diag.values.functions import import_function, is_function_name
+from diag.values.text import error_line
 
-__all__ = ["DEFAULT_PROMPT", "NEW_TOKENS", "Answer", "ask", "input_device"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
 
@@ -64,7 +68,7 @@ class Answer:
 
 
 def ask(
-    model: Any,
+    model: nn.Module,
     probe: str | None = None,
     folder: str | None = None,
     notes: list[str] | None = None,
@@ -79,26 +83,30 @@ def ask(
     with _ready(model), collecting([] if notes is None else notes):
         if probe is not None and is_function_name(probe):
             return _ask_function(model, probe, folder, generate)
-        made = make_inputs(model, probe, folder)
-        inputs = _on(input_device(model), made.tensors)
-        answer = _twice(lambda: _forward(model, inputs), made.name)
-        return answer if answer.problem or not generate else _with_generation(answer, model, inputs, made.tokenizer)
+        inputs = _made_for(model, probe, folder)
+        answer = _twice(lambda: _forward(model, inputs.tensors), inputs.name)
+        return answer if answer.problem or not generate else _with_generation(answer, model, inputs)
 
 
-def _ask_function(model: Any, probe: str, folder: str | None, generate: bool) -> Answer:
+def _made_for(model: nn.Module, probe: str | None, folder: str | None) -> Inputs:
+    """The inputs on the device where the model takes them."""
+    made, device = make_inputs(model, probe, folder), input_device(model)
+    return replace(made, tensors={name: tensor.to(device) for name, tensor in made.tensors.items()})
+
+
+def _ask_function(model: nn.Module, probe: str, folder: str | None, generate: bool) -> Answer:
     """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
     function = import_function(probe, "probe")
     answer = _twice(lambda: _asked(function, model, probe), probe)
     if answer.problem or not generate:
         return answer
     try:
-        made = make_inputs(model, None, folder)
+        return _with_generation(answer, model, _made_for(model, None, folder))
     except CouldNotJudgeError:
         return answer
-    return _with_generation(answer, model, _on(input_device(model), made.tensors), made.tokenizer)
 
 
-def _asked(function: Callable[[Any], Any], model: Any, probe: str) -> torch.Tensor:
+def _asked(function: Callable[..., object], model: nn.Module, probe: str) -> torch.Tensor:
     """What the user's function returns. Raises CouldNotJudgeError where it, and not the model, is at fault."""
     try:
         value = _tensor_in(function(model), f"the probe {probe}")
@@ -108,7 +116,7 @@ def _asked(function: Callable[[Any], Any], model: Any, probe: str) -> torch.Tens
         if any(frame.filename == torch.nn.modules.module.__file__ for frame in traceback.extract_tb(e.__traceback__)):
             raise  # the model was running
         raise CouldNotJudgeError(
-            f"the probe {probe!r} raised {type(e).__name__}: {e}",
+            f"the probe {probe!r} raised {error_line(e)}",
             why="it came from the probe's own code, while no module of the model ran.",
             next_step="correct the probe: it takes the model and returns a tensor.",
         ) from e
@@ -121,38 +129,35 @@ def _asked(function: Callable[[Any], Any], model: Any, probe: str) -> torch.Tens
     return value
 
 
-def _twice(run: Callable[[], Any], name: str) -> Answer:
+def _twice(run: Callable[[], object], name: str) -> Answer:
     start = time.perf_counter()
     first = run()
     seconds = time.perf_counter() - start
     second = run()
-    problem = _problem(first)
-    if problem:
-        return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=name, problem=problem)
-    one, two = _to_array(first), _to_array(second)
-    return Answer(one, (), "", _same_bits(one, two), seconds, name)
+    problem = ""
+    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
+        problem = f"the model returned a {type(first).__name__}, not a tensor"
+    elif first.is_meta:
+        problem = "the answer is a meta tensor: it has a shape and no values"
+    else:
+        one, two = _to_array(first), _to_array(second)
+        repeatable = one.shape == two.shape and bool(np.array_equal(one, two, equal_nan=True))
+        return Answer(one, repeatable=repeatable, seconds=seconds, probe=name)
+    return Answer(np.zeros((0, 0), np.float32), repeatable=False, seconds=seconds, probe=name, problem=problem)
 
 
-def _with_generation(answer: Answer, model: Any, inputs: Mapping[str, torch.Tensor], tokenizer: Any) -> Answer:
-    tokens = _generate(model, inputs)
-    text = tokenizer.decode(tokens, skip_special_tokens=True) if tokenizer is not None and tokens else ""
-    return replace(answer, tokens=tokens, text=text)
-
-
-def makes_ids_on_meta(model: Any, error: Exception) -> str:
+def makes_ids_on_meta(model: nn.Module, error: Exception) -> str:
     """In a sentence, that generate() failed for ids that it made on model.device, the first parameter's; or nothing."""
     if "meta tensor" not in str(error) or str(getattr(model, "device", "")) != "meta":
         return ""
-    return (f"generate() of {type(model).__name__} makes ids of its own on model.device, which is meta while its first "
-            f"parameter is offloaded ({type(error).__name__}); diag.materialise(model) first")  # fmt: skip
-
-
-def _on(device: torch.device, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return (
+        f"generate() of {type(model).__name__} makes ids of its own on model.device, which is meta while its first "
+        f"parameter is offloaded ({type(error).__name__}); diag.materialise(model) first"
+    )
 
 
 @contextlib.contextmanager
-def _ready(model: Any) -> Iterator[None]:
+def _ready(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients; every module's training flag comes back."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -164,31 +169,24 @@ def _ready(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _forward(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _forward(model: nn.Module, inputs: Tensors) -> object:
     extra = {"use_cache": False} if takes(model, "use_cache") and "use_cache" not in inputs else {}
     return _tensor_in(model(**inputs, **extra), f"the answer of {type(model).__name__}")
 
 
-def _tensor_in(output: Any, whose: str) -> Any:
+def _tensor_in(output: object, whose: str) -> object:
     """The logits, or the last hidden state, or the first tensor of what came back."""
     for name in ("logits", "last_hidden_state", "logits_per_image", "pooler_output"):
         value = getattr(output, name, None)
         if isinstance(value, torch.Tensor):
             return value
-    for value in output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else [output]:
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else (output,)
+    for value in values:
         if isinstance(value, torch.Tensor):
             return value
     if output is None or isinstance(output, (str, int, float, bool, list)):
         return output  # named by whoever asked
     raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
-
-
-def _problem(output: Any) -> str:
-    if not isinstance(output, torch.Tensor):
-        return f"the model returned a {type(output).__name__}, not a tensor"
-    if output.is_meta:
-        return "the answer is a meta tensor: it has a shape and no values"
-    return ""
 
 
 def _to_array(output: torch.Tensor) -> np.ndarray:
@@ -199,27 +197,26 @@ def _to_array(output: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.reshape(-1, width)[-MAX_POSITIONS:].numpy())
 
 
-def _same_bits(one: np.ndarray, two: np.ndarray) -> bool:
-    return one.shape == two.shape and bool(np.array_equal(one, two, equal_nan=True))
-
-
-def _generate(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[int, ...]:
-    can, main = getattr(model, "can_generate", None), getattr(without_adapter(model), "main_input_name", "input_ids")
-    if can is None or not can() or main not in inputs:
-        return ()
-    arguments = {key: value for key, value in inputs.items() if key != "decoder_input_ids"}
+def _with_generation(answer: Answer, model: nn.Module, inputs: Inputs) -> Answer:
+    """The answer with some tokens of a greedy continuation, where the model can generate from these inputs."""
+    base = cast("PreTrainedModel", without_adapter(model))
+    can, main = getattr(model, "can_generate", None), getattr(base, "main_input_name", "input_ids")
+    if can is None or not can() or main not in inputs.tensors:
+        return answer
+    arguments = {key: value for key, value in inputs.tensors.items() if key != "decoder_input_ids"}
+    skip = 1  # what the decoder of an encoder-decoder starts with
     if main == "input_ids":
-        arguments.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    output = model.generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=_pad_token(model))
-    skip = inputs["input_ids"].shape[1] if main == "input_ids" and not _is_encoder_decoder(model) else 1
-    return tuple(int(token) for token in output[0, skip:].tolist())
+        arguments.setdefault("attention_mask", torch.ones_like(arguments["input_ids"]))
+        if not getattr(base.config, "is_encoder_decoder", False):
+            skip = arguments["input_ids"].shape[1]
+    how = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": _pad_token(base)}
+    output = cast("PreTrainedModel", model).generate(**arguments, **how)
+    tokens = tuple(int(token) for token in output[0, skip:].tolist())
+    text = inputs.tokenizer.decode(tokens, skip_special_tokens=True) if inputs.tokenizer is not None and tokens else ""
+    return replace(answer, tokens=tokens, text=text)
 
 
-def _is_encoder_decoder(model: Any) -> bool:
-    return bool(getattr(model.config, "is_encoder_decoder", False))
-
-
-def _pad_token(model: Any) -> int:
+def _pad_token(model: PreTrainedModel) -> int:
     config = getattr(model, "generation_config", model.config)
     for name in ("pad_token_id", "eos_token_id"):
         value = getattr(config, name, None)

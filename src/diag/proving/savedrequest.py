@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 
 from diag.errors import CouldNotJudgeError
 from diag.values.text import error_line
@@ -19,6 +21,7 @@ from diag.values.text import error_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Tensors = dict[str, torch.Tensor]
 SUFFIXES = (".json", ".safetensors")
 _TEXT_KEYS = ("prompt", "inputs", "text")
 _NOT_ASKED = ("labels", "parameters", "stream", "model", "max_tokens", "temperature")
@@ -29,9 +32,7 @@ def is_saved_request(probe: str | None) -> bool:
     return probe is not None and probe.lower().endswith(SUFFIXES) and "\n" not in probe
 
 
-def read_request(
-    path: str, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None
-) -> dict[str, torch.Tensor]:
+def read_request(path: str, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> Tensors:
     """The arguments of the model's forward. Numbers with a fraction get `dtype`, the model's own.
 
     Raises CouldNotJudgeError for a file that is not there, not readable, or needs a tokenizer that is not there.
@@ -66,9 +67,7 @@ def _there(path: str) -> Path:
     return file
 
 
-def _tensors_of(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
+def _tensors_of(file: Path) -> Tensors:
     try:
         return load_file(file)
     except Exception as e:  # SafetensorError, OSError: each means that the file can't be used
@@ -85,9 +84,7 @@ def _value_of(file: Path) -> object:
     return value
 
 
-def _from_json(
-    file: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None
-) -> dict[str, torch.Tensor]:
+def _from_json(file: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: torch.dtype | None) -> Tensors:
     value = _value_of(file)
     text = value if isinstance(value, str) else _text_in(value)
     if text is not None:
@@ -111,12 +108,10 @@ def _text_in(value: object) -> str | None:
     return next((value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
 
 
-def _chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, file: Path) -> dict[str, torch.Tensor]:
+def _chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, file: Path) -> Tensors:
+    ask = partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     try:
-        done = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        return dict(done)  # type: ignore[arg-type]
+        return dict(ask(messages))  # type: ignore[arg-type]
     except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
         raise _unreadable(file, e) from e
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 
 import torch
 from torch import nn
@@ -16,8 +16,12 @@ from torch.utils._pytree import tree_flatten
 from diag.errors import MetaUseError
 from diag.models.snapshot import Snapshot, take
 
-_FINE = ("copy_", "_to_copy", "detach", "set_", "empty_like", "zeros_like", "ones_like", "is_same_size",
-         "__set__", "type_as", "to", "view_as", "expand_as", "reshape_as")  # fmt: skip
+# Operations that take a meta tensor for its shape, dtype or place alone, or fill it.
+_FINE = {"copy_", "_to_copy", "detach", "set_", "__set__", "to", "type_as", "view_as", "expand_as", "reshape_as"}
+_FINE |= {"empty_like", "zeros_like", "ones_like", "is_same_size"}
+_Function = Callable[..., object]
+_Args = tuple[object, ...]
+_Named = Mapping[str, object] | None
 
 
 @contextlib.contextmanager
@@ -48,7 +52,7 @@ class _ByOperation(TorchDispatchMode):
         super().__init__()
         self._check = check
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: _Function, types: object, args: _Args = (), kwargs: _Named = None) -> object:
         schema = getattr(func, "_schema", None)
         self._check(schema.name if schema is not None else str(func), (args, kwargs))
         return func(*args, **(kwargs or {}))
@@ -61,7 +65,7 @@ class _ByFunction(TorchFunctionMode):
         super().__init__()
         self._check = check
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: _Function, types: object, args: _Args = (), kwargs: _Named = None) -> object:
         self._check(getattr(func, "__name__", str(func)), (args, kwargs))
         return func(*args, **(kwargs or {}))
 
@@ -73,7 +77,7 @@ class _Check:
         self._names = {} if snapshot is None else snapshot.paths
         self._entries = () if snapshot is None else snapshot.entries
 
-    def __call__(self, name: str, arguments: Any) -> None:
+    def __call__(self, name: str, arguments: object) -> None:
         if name.rpartition("::")[2] not in _FINE:
             tensors = [one for one in tree_flatten(arguments)[0] if isinstance(one, torch.Tensor)]
             if _mixes(tensors):
@@ -94,12 +98,12 @@ class _Check:
 
     def _where(self) -> tuple[nn.Module | None, str]:
         """The deepest module that is running, found in the frames above this call."""
-        frame = sys._getframe(3)
+        frame: FrameType | None = sys._getframe(3)
         while frame is not None:
             module = frame.f_locals.get("self")
             if isinstance(module, nn.Module) and (not self._names or id(module) in self._names):
                 return module, self._names.get(id(module), "")
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return None, ""
 
     def _tensor_names(self, tensors: list[torch.Tensor]) -> list[str]:

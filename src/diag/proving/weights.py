@@ -1,22 +1,31 @@
 """verify_weights(): which tensors of a model differ from its checkpoint's files. Streams, so memory stays bounded."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from torch import nn
 
 from diag.loading.checkpoint.stored import Source, source_of, sources
 from diag.models.entries import Entry
 from diag.models.hooks import FORWARD_BYPASSED
 from diag.models.quantizers import is_packed, quantizer_of
 from diag.models.snapshot import Snapshot, take
+from diag.values.spec import LoadSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERIFY_COLUMNS = ("name", "status", "key", "file", "shape", "device", "max_abs_diff", "share_different")
 _CHUNK = 4_194_304  # elements compared at a time: 16 MiB in float32
+_Row = tuple[object, ...]  # in the order of VERIFY_COLUMNS
 _PACKED_ALIKE = 0.9  # correlation of a dequantized weight with its file; honest nf4 is above 0.98, int8 above 0.999
 
 
-def verify_weights(model: Any, checkpoint: Any = None):
+def verify_weights(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> pd.DataFrame:
     """One row per tensor whose values differ from the checkpoint's files; an empty table means all agree.
 
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came
@@ -29,22 +38,24 @@ def verify_weights(model: Any, checkpoint: Any = None):
     import pandas as pd
 
     snapshot = take(model)
-    rows = [row for row in _verified(snapshot, sources(snapshot, checkpoint)) if row is not None]
+    rows = _differing(snapshot, sources(snapshot, checkpoint))
     return pd.DataFrame(rows, columns=list(VERIFY_COLUMNS))
 
 
-def _verified(snapshot: Snapshot, files: Mapping[str, Source]) -> Iterator[tuple | None]:
+def _differing(snapshot: Snapshot, files: Mapping[str, Source]) -> Iterator[_Row]:
     found = ((id(e.tensor), source_of(e.name, files, snapshot.ties)) for e in snapshot.entries)
     by_object = {key: source for key, source in found if source is not None}
     for entry in snapshot.entries:
         if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.put_in and not entry.is_meta):
             continue
         stored = source_of(entry.name, files, snapshot.ties) or by_object.get(id(entry.tensor))
-        yield _row(entry, stored, snapshot)
+        row = _row_of(entry, stored, snapshot)
+        if row is not None:
+            yield row
 
 
-def _row(entry: Entry, stored: Source | None, snapshot: Snapshot) -> tuple | None:
-    def row(status: str, diff: float | None = None, share: float | None = None) -> tuple:
+def _row_of(entry: Entry, stored: Source | None, snapshot: Snapshot) -> _Row | None:
+    def row(status: str, diff: float | None = None, share: float | None = None) -> _Row:
         key, file = (stored.parts[0].key, stored.parts[0].file.name) if stored else ("", "")
         return (entry.name, status, key, file, tuple(entry.tensor.shape), str(entry.tensor.device), diff, share)
 
@@ -97,10 +108,19 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
 
 
-def _with_shape(stored: Source) -> Any:
+class _Stored(Protocol):
+    """What the files hold for one tensor, with its shape; `read` gives rows of it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor: ...
+
+
+def _with_shape(stored: Source) -> _Stored:
     """A source that knows its shape; stacked tensors stay in the files, other converted ones are built here."""
-    if stored.shape is not None:
-        return stored
+    if stored.converter is None:
+        return stored.parts[0]
     return _Built(stored.read()) if stored.stacked is None else _Stacked(stored, stored.stacked)
 
 
@@ -117,7 +137,7 @@ class _Stacked:
         self.read, self.shape = stored.read, (rows, *stored.read(0, 1).shape[1:])
 
 
-def _compare(value: torch.Tensor, stored: Any) -> tuple[float, float, bool]:
+def _compare(value: torch.Tensor, stored: _Stored) -> tuple[float, float, bool]:
     """Largest difference, share of different elements, and whether all are finite; by slices of rows."""
     if not stored.shape:
         here, there = value.float().cpu(), stored.read().to(value.dtype).float()

@@ -49,6 +49,8 @@ def look(model: str) -> Access:
         return Access(model, _cached_or_raise(model, "offline mode is on (HF_HUB_OFFLINE): the hub is not asked", ""))
     try:
         files = _needed_files(model)
+    except CheckpointError:
+        raise
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
@@ -56,7 +58,7 @@ def look(model: str) -> Access:
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
     missing = [file for file in files if file.will_download or not os.path.exists(file.local_path)]
-    if files and not missing:
+    if not missing:
         return Access(model, Path(files[0].local_path).parent)
     nbytes = sum(file.file_size or 0 for file in missing)
     _check_room(model, nbytes, len(missing))
@@ -163,6 +165,12 @@ def _needed_files(model: str) -> list[DryRunFileInfo]:
         tqdm_class=_NoBar,
         dry_run=True,
     )
+    if not files:
+        raise CheckpointError(
+            f"the repository {model!r} holds no model.",
+            why="neither settings nor weights are at its top level.",
+            next_step="check its files on its page, and name the repository that holds config.json and weights.",
+        )
     if any(file.filename.endswith(".safetensors") for file in files):
         files = [file for file in files if not file.filename.endswith(".bin")]
     return sorted(files, key=lambda file: file.filename)

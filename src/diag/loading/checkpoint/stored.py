@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -110,7 +111,7 @@ class _Deferred:
     result = __call__
 
 
-def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | None = None) -> dict[str, Source]:
+def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> dict[str, Source]:
     """The files' tensors by the model's names; headers are read. Raises CouldNotJudgeError.
 
     A file's tensor that the model has no place for keeps its own name.
@@ -118,7 +119,9 @@ def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | None = None) -> dic
     return under_model_names(snapshot, stored_tensors(snapshot.root, checkpoint))
 
 
-def stored_tensors(model: nn.Module, checkpoint: LoadSpec | str | None = None) -> dict[str, StoredTensor]:
+def stored_tensors(
+    model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None
+) -> dict[str, StoredTensor]:
     """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
     return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
 
@@ -170,7 +173,7 @@ def _natural(key: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
 
 
-def _files(model: nn.Module, checkpoint: LoadSpec | str | None) -> tuple[Path, ...]:
+def _files(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None) -> tuple[Path, ...]:
     name = checkpoint_name(model, checkpoint)
     if not name:
         raise CouldNotJudgeError(

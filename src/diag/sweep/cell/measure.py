@@ -15,9 +15,9 @@ from diag.machine import processes
 from diag.machine.accelerators import accelerator_peaks, use_hardware
 from diag.models.table import placement
 from diag.proving.comparing import distance
-from diag.proving.missing import missing_from_body
 from diag.proving.probing import Answer, ask
-from diag.proving.proof import main_dtype, reference_answer, runs_cpu_kernels, tokenizer_folder
+from diag.proving.proof import runs_cpu_kernels
+from diag.proving.twin import answer_of_twin, main_dtype, missing_from_body, tokenizer_folder
 from diag.sweep.cell import neighbours
 from diag.sweep.cell.ownfiles import where_raised
 from diag.sweep.cell.records import Failure, Measured, Request, failure_of
@@ -42,7 +42,7 @@ def measure(request: Request) -> Measured:
 def twin_answer(request: Request) -> bytes | str:
     """The twin's answer as bytes, or in a sentence why there is none."""
     pin(request.folders)
-    answer = reference_answer(request.specs[0], request.packed)
+    answer = answer_of_twin(request.specs[0], request.packed)
     return answer if isinstance(answer, str) else answer.to_bytes()
 
 

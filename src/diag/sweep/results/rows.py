@@ -9,7 +9,7 @@ import pandas as pd
 
 from diag.proving.comparing import distance
 from diag.proving.probing import Answer
-from diag.proving.proof import judge
+from diag.proving.proof import proof_of
 from diag.sweep.cell.records import Failure, Measured, Planned
 from diag.sweep.results import reasons
 from diag.sweep.results.sketch import sketch
@@ -195,7 +195,7 @@ def _proof(answer: Answer, measured: Measured, twin: Answer | str) -> Proof:
     if answer.problem:
         return Proof(False, answer.problem)
     if not isinstance(twin, str):
-        return judge(answer, twin, exact=measured.exact, dtype=measured.dtype)
+        return proof_of(answer, twin, exact=measured.exact, dtype=measured.dtype)
     if not answer.repeatable:
         return Proof(False, "two runs of the same input gave different answers")
     return Proof(None, twin)

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import diag
-from diag.proving.missing import missing_from_body
+from diag.proving.twin import missing_from_body
 from diag.values.spec import LoadSpec
 
 LAYER = "bert.encoder.layer.1.output.dense.weight"
