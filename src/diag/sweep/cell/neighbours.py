@@ -40,9 +40,10 @@ class Other:
 def free_by_device() -> dict[str, int]:
     """Free bytes by device name (`cpu`, `cuda:0`, `simgpu:1`, …), of the host what its cgroup leaves."""
     from diag.machine.accelerators import accelerator_name, free_memory
+    from diag.models.devices import device_name
 
     kind = accelerator_name()
-    return {(key if isinstance(key, str) else f"{kind}:{key}"): size for key, size in free_memory().items()}
+    return {device_name(device, kind): size for device, size in free_memory().items()}
 
 
 def others() -> tuple[Other, ...]:

@@ -7,6 +7,7 @@ from diag.loading.checkpoint.find import find_checkpoint, pin
 from diag.loading.needs import check_needs
 from diag.loading.planning import Plan, plan_load
 from diag.machine.accelerators import accelerator_name, device_names, free_memory, use_hardware
+from diag.models.devices import device_name
 from diag.sweep.cell import ownfiles
 from diag.sweep.cell.records import Failure, Free, Planned, Request, Survey, failure_of
 from diag.values.spec import LoadSpec
@@ -56,7 +57,7 @@ def _planned(spec: LoadSpec, free: Free) -> Planned:
         n_linear=plan.n_linear,
         spilled=plan.spilled,
         loader_fingerprint=own,
-        placed={(f"{kind}:{device}" if device.isdigit() else device): size for device, size in sizes.items()},
+        placed={device_name(int(key) if key.isdigit() else key, kind): size for key, size in sizes.items()},
         written=written,
     )
 
