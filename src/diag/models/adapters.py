@@ -35,7 +35,8 @@ def carries_adapter(model: object) -> bool:
 
 def is_of_peft(module: object) -> bool:
     """Whether PEFT wrote this module's class: its wrapper, or a layer of its own."""
-    return type(module).__module__.partition(".")[0] == "peft"
+    home = type(module).__module__
+    return home.startswith("peft.") or home == "peft"
 
 
 def is_adapter_part(name: str) -> bool:

@@ -23,6 +23,13 @@ def device_name(device: Device, accelerator: str | None) -> str:
     return f"{text}:0" if text == accelerator else text
 
 
+def device_texts(snapshot: Snapshot) -> dict[Device | None, str]:
+    """Every device that tensors, maps and hooks of a model name, as text; the empty text for None."""
+    fields = ("device", "mapped_device", "mapped_inside", "execution_device")
+    named = {getattr(entry, field) for field in fields for entry in snapshot.entries}
+    return {one: "" if one is None else device_name(one, snapshot.accelerator) for one in named}
+
+
 def as_device(device: Device, accelerator: str | None) -> torch.device:
     """The same as torch's own value. Raises RuntimeError for a text that names no device, such as 'disk'.
 

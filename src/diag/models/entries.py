@@ -60,6 +60,10 @@ class Entry:
     put_in: bool
 
     @property
+    def dtype_text(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def can_be_sampled(self) -> bool:
         """Whether its values are here and can be indexed; a class with its own arithmetic may ask other processes."""
         return not self.is_meta and self.shape is not None and not has_own_dispatch(self.tensor)

@@ -57,7 +57,7 @@ def is_wrapper(item: object) -> bool:
 def _leads_to(item: object, module: nn.Module) -> Iterator[object]:
     if isinstance(item, functools.partial):
         # update_wrapper gave the partial a __wrapped__, but a partial calls .func and nothing else.
-        yield from (item.func, *item.args, *item.keywords.values())
+        yield from (*item.args, *item.keywords.values(), item.func)  # the last one is looked at first
         return
     if isinstance(item, types.MethodType):
         yield from (item.__func__, item.__self__)

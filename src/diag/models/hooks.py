@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -46,6 +47,7 @@ class Backing:
 
 
 Device = int | str | torch.device  # as maps and hooks hold it
+_one_of_each = lru_cache(maxsize=64)(Backing)  # thousands of tensors share a handful of verdicts
 RESIDENT = Backing("resident")
 _NO_HOOK = Backing("none", NO_HOOK)
 _NOT_BROUGHT_BACK = Backing("none", NOT_BROUGHT_BACK)
@@ -129,9 +131,10 @@ class HookIndex:
         self._stores: dict[int, WeightStore | None] = {}
         self._reach: dict[int, Reach] = {}
 
-    def enter(self, module: nn.Module, path: str, name: str, parent: str | None) -> tuple[Serving, ...]:
-        """Reads one module's own hooks; `name` is what its parent calls it, and parents are entered first."""
-        above = self._serving[parent] if parent is not None else ()
+    def enter(self, module: nn.Module, path: str, name: str, above: tuple[Serving, ...]) -> tuple[Serving, ...]:
+        """Reads one module's own hooks; `name` is what its parent calls it, `above` what serves its parent."""
+        if not above and "_hf_hook" not in module.__dict__:
+            return ()
         below = tuple(Serving(s.hook, f"{s.local_prefix}{name}.") for s in above if s.hook.place_submodules)
         self._serving[path] = (*self._read(module, path), *below)
         return self._serving[path]
@@ -212,13 +215,17 @@ def _backing_by(serving: Serving, local_name: str, kind: str) -> Backing:
     if not serving.brings(kind):
         return _NOT_BROUGHT_BACK
     if hook.store is None:
-        return Backing("none", NOT_IN_STORE) if hook.weights_map is None else Backing("offloaded", undecided=True)
+        return (
+            _one_of_each("none", NOT_IN_STORE)
+            if hook.weights_map is None
+            else _one_of_each("offloaded", undecided=True)
+        )
     problem = hook.store.why_not(key)
     if problem:
-        return Backing("none", problem)
+        return _one_of_each("none", problem)
     if hook.reach is Reach.NO:
-        return Backing("none", FORWARD_BYPASSED, hook.store.kind(key))
-    return Backing("offloaded", "", hook.store.kind(key), undecided=hook.reach is Reach.UNDECIDED)
+        return _one_of_each("none", FORWARD_BYPASSED, hook.store.kind(key))
+    return _one_of_each("offloaded", "", hook.store.kind(key), hook.reach is Reach.UNDECIDED)
 
 
 def is_sought_in_vain(serving: tuple[Serving, ...], local_name: str, kind: str) -> bool:

@@ -22,6 +22,7 @@ from diag.models.entries import Entry, Unreadable, stored_bytes
 from diag.models.hooks import RESIDENT, Device, HookIndex
 from diag.models.quantizers import quantizer_of
 
+_KINDS = ("parameter", "buffer", "non_persistent_buffer", "quant_state")
 _WRAPPERS = ("torch.distributed", "torch.nn.parallel", "deepspeed", "fairscale", "megatron")
 
 
@@ -91,6 +92,10 @@ class Snapshot:
         """Each module under its first path."""
         return ((path, self.modules[path]) for path in self.paths.values())
 
+    def in_table_order(self) -> list[Entry]:
+        """Parameters first, then buffers, unsaved buffers and quantization state, each in the order of the model."""
+        return sorted(self.entries, key=lambda entry: _KINDS.index(entry.kind))
+
     def distinct(self) -> dict[int, Entry]:
         """Each tensor under its first name, by its id."""
         found: dict[int, Entry] = {}
@@ -139,6 +144,7 @@ class _Visit:
     mapped: Device | None = None
     mapped_inside: Device | None = None
     serving: tuple[hooks.Serving, ...] = ()
+    execution: Device | None = None
 
     def is_inside(self, module: nn.Module) -> bool:
         """Whether this visit is of the module or of something inside it."""
@@ -192,24 +198,29 @@ class _Walk:
             at = todo.pop()
             try:
                 self._enter(at)
-                todo += reversed([*self._children(at)])
             except Exception as error:
                 self._failed(f"the module {at.path or type(at.module).__name__}", error)
+            try:
+                todo += reversed([*self._children(at)])
+            except Exception as error:
+                self._failed(f"what is inside {at.path or type(at.module).__name__}", error)
 
     def _children(self, at: _Visit) -> Iterator[_Visit]:
         """The modules below; one that holds this module itself is left out."""
         for name, child in at.module._modules.items():
-            if child is not None and not at.is_inside(child):
+            if child is not None and not (child._modules and at.is_inside(child)):
                 yield _Visit(child, at.full(name), name, at, adapters.is_put_in(name, at.module, at.put_in))
 
     def _enter(self, at: _Visit) -> None:
         module, parent = at.module, at.parent
         self._modules[at.path] = module
         self._paths.setdefault(id(module), at.path)
-        self._read_map(at)
+        if parent is None or "hf_device_map" in module.__dict__:
+            self._read_map(at)
         at.mapped = self._map.get(at.path, parent.mapped if parent else None)
         at.mapped_inside = self._inner_maps.get(at.path, parent.mapped_inside if parent else None)
-        at.serving = self._hooks.enter(module, at.path, at.name, parent.path if parent else None)
+        at.serving = self._hooks.enter(module, at.path, at.name, parent.serving if parent else ())
+        at.execution = hooks.execution_device(at.serving) if at.serving else None
         put_in = adapters.names_put_in(module, at.put_in)
         for name, parameter in module._parameters.items():
             if parameter is not None:
@@ -233,57 +244,55 @@ class _Walk:
 
     def _add(self, at: _Visit, name: str, kind: str, tensor: torch.Tensor, put_in: bool) -> None:
         """One tensor, and the quantization state that belongs to it."""
-        quantizer, quantization, numel = quantizer_of(tensor), "none", None
         try:
-            if quantizer is not None:
-                quantization, numel = quantizer.name_of(tensor), quantizer.logical_numel(tensor)
+            quantizer = quantizer_of(tensor)
+            if quantizer is None:
+                self._entries.append(self._entry(at, name, kind, tensor, "none", None, put_in))
+                return
+            quantization, numel = quantizer.name_of(tensor), quantizer.logical_numel(tensor)
             self._entries.append(self._entry(at, name, kind, tensor, quantization, numel, put_in))
-            if quantizer is not None and kind == "parameter":
-                for key, state in quantizer.state_of(at.module, name, tensor):
-                    self._entries.append(self._entry(at, key, "quant_state", state, quantization, None, put_in))
+            for key, state in quantizer.state_of(at.module, name, tensor) if kind == "parameter" else ():
+                self._entries.append(self._entry(at, key, "quant_state", state, quantization, None, put_in))
         except Exception as error:
             self._failed(at.full(name), error)
 
     def _entry(
         self, at: _Visit, name: str, kind: str, tensor: torch.Tensor, quantization: str, numel: int | None, put_in: bool
     ) -> Entry:
-        full, is_meta = at.full(name), tensor.is_meta
-        shape, nbytes = self._size(full, tensor)
-        return Entry(
-            name=full,
-            kind=kind,
-            local_name=name,
-            module_path=at.path,
-            owner=at.module,
-            tensor=tensor,
-            shape=shape,
-            dtype=tensor.dtype,
-            device=tensor.device,
-            is_meta=is_meta,
-            numel=math.prod(shape or ()) if numel is None else numel,
-            nbytes=nbytes,
-            quantization=quantization,
-            backing=hooks.backing(at.serving, name, kind) if is_meta else RESIDENT,
-            is_sought_in_vain=not is_meta and hooks.is_sought_in_vain(at.serving, name, kind),
-            mapped_device=self._map.get(full, at.mapped),
-            mapped_inside=self._inner_maps.get(full, at.mapped_inside),
-            execution_device=hooks.execution_device(at.serving),
-            put_in=put_in,
-        )
-
-    def _size(self, name: str, tensor: torch.Tensor) -> tuple[tuple[int, ...] | None, int]:
-        """Shape and bytes; what a class of its own wraps is counted by what is inside."""
+        full, is_meta, serving = at.full(name), tensor.is_meta, at.serving
         try:
-            return tuple(tensor.shape), stored_bytes(tensor)
+            shape: tuple[int, ...] | None = tuple(tensor.shape)
+            nbytes = stored_bytes(tensor)
         except Exception as error:
-            self._failed(f"the size of {name}", error)
-            return None, 0
+            self._failed(f"the size of {full}", error)
+            shape, nbytes = None, 0
+        return Entry(
+            full,
+            kind,
+            name,
+            at.path,
+            at.module,
+            tensor,
+            shape,
+            tensor.dtype,
+            tensor.device,
+            is_meta,
+            math.prod(shape or ()) if numel is None else numel,
+            nbytes,
+            quantization,
+            hooks.backing(serving, name, kind) if is_meta else RESIDENT,
+            bool(serving) and not is_meta and hooks.is_sought_in_vain(serving, name, kind),
+            self._map.get(full, at.mapped) if self._map else None,
+            self._inner_maps.get(full, at.mapped_inside) if self._inner_maps else None,
+            at.execution,
+            put_in,
+        )
 
     def _ties(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for prefix, part in self._parts:
             paths = {key: path.removeprefix(prefix) for key, path in self._paths.items()} if prefix else self._paths
-            names = {e.name.removeprefix(prefix) for e in self._entries if e.name.startswith(prefix)}
+            names = (e.name.removeprefix(prefix) for e in self._entries if e.name.startswith(prefix))
             try:
                 declared = ties.declared_ties(part, paths, names)
             except Exception as error:

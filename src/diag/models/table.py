@@ -1,35 +1,14 @@
 """placement(): one row per tensor name, where its data is and who will move it."""
 
-from typing import NamedTuple
-
 import pandas as pd
 
-from diag.models.devices import device_name
-from diag.models.snapshot import Snapshot, take
+from diag.models.devices import device_texts
+from diag.models.snapshot import take
 
-_KIND_ORDER = {"parameter": 0, "buffer": 1, "non_persistent_buffer": 2, "quant_state": 3}
-
-
-class PlacementRow(NamedTuple):
-    """One row of the table; its columns are described at `placement`."""
-
-    name: str
-    kind: str
-    module: str
-    module_class: str
-    shape: tuple[int, ...] | None
-    dtype: str
-    numel: int
-    nbytes: int
-    device: str
-    mapped_device: str | None
-    execution_device: str | None
-    backing: str
-    quantization: str
-    tied_group: int
-
-
-PLACEMENT_COLUMNS = PlacementRow._fields
+PLACEMENT_COLUMNS = tuple(
+    "name kind module module_class shape dtype numel nbytes device mapped_device execution_device backing quantization "
+    "tied_group".split()
+)
 
 
 def placement(model: object) -> pd.DataFrame:
@@ -48,9 +27,24 @@ def placement(model: object) -> pd.DataFrame:
     [['weight', (4, 3), 'cpu', 'resident'], ['bias', (4,), 'cpu', 'resident']]
     """
     snapshot = take(model)
-    rows = tabulate(snapshot)
-    columns = zip(*rows) if rows else ((),) * len(PLACEMENT_COLUMNS)
-    frame = pd.DataFrame({n: pd.Series(list(c), dtype=_dtype_of(n)) for n, c in zip(PLACEMENT_COLUMNS, columns)})
+    entries, texts = snapshot.in_table_order(), device_texts(snapshot)
+    columns: dict[str, list[object]] = {
+        "name": [e.name for e in entries],
+        "kind": [e.kind for e in entries],
+        "module": [e.module_path for e in entries],
+        "module_class": [type(e.owner).__name__ for e in entries],
+        "shape": [e.shape for e in entries],
+        "dtype": [e.dtype_text for e in entries],
+        "numel": [e.numel for e in entries],
+        "nbytes": [e.nbytes for e in entries],
+        "device": [texts[e.device] for e in entries],
+        "mapped_device": [texts[e.mapped_device] or None for e in entries],
+        "execution_device": [texts[e.execution_device] or None for e in entries],
+        "backing": [e.backing.kind for e in entries],
+        "quantization": [e.quantization for e in entries],
+        "tied_group": [snapshot.tied_groups[e.name] for e in entries],
+    }
+    frame = pd.DataFrame({name: pd.Series(columns[name], dtype=_dtype_of(name)) for name in PLACEMENT_COLUMNS})
     if snapshot.unreadable:
         frame.attrs["unreadable"] = tuple(map(str, snapshot.unreadable))
     return frame
@@ -60,31 +54,3 @@ def _dtype_of(column: str) -> str:
     if column in ("numel", "nbytes", "tied_group"):
         return "int64"
     return "object" if column == "shape" else "string"
-
-
-def tabulate(snapshot: Snapshot) -> list[PlacementRow]:
-    """The rows of the table, parameters first; None where there is no map or no hook."""
-    mapped, executing = ({getattr(e, of) for e in snapshot.entries} for of in ("mapped_device", "execution_device"))
-    names = {one: one if one is None else device_name(one, snapshot.accelerator) for one in mapped | executing}
-    dtypes = {dtype: str(dtype).removeprefix("torch.") for dtype in {e.dtype for e in snapshot.entries}}
-    devices = {device: str(device) for device in {e.device for e in snapshot.entries}}
-    rows = [
-        PlacementRow(
-            e.name,
-            e.kind,
-            e.module_path,
-            type(e.owner).__name__,
-            e.shape,
-            dtypes[e.dtype],
-            e.numel,
-            e.nbytes,
-            devices[e.device],
-            names[e.mapped_device],
-            names[e.execution_device],
-            e.backing.kind,
-            e.quantization,
-            snapshot.tied_groups[e.name],
-        )
-        for e in snapshot.entries
-    ]
-    return sorted(rows, key=lambda row: _KIND_ORDER[row.kind])

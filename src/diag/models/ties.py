@@ -1,11 +1,11 @@
 """Which names of a model stand for one tensor: by transformers' declaration, and by what its config asks for."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 
-def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Collection[str]) -> dict[str, str]:
+def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Iterable[str]) -> dict[str, str]:
     """Which name each tied name follows, as transformers declares it; empty where nothing is declared.
 
     `paths` are the modules' paths by id, `names` those of all tensors.
@@ -14,14 +14,15 @@ def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Collection[
     return dict(declared) if isinstance(declared, Mapping) else _declared_in_version_4(model, paths, names)
 
 
-def _declared_in_version_4(model: nn.Module, paths: Mapping[int, str], names: Collection[str]) -> dict[str, str]:
+def _declared_in_version_4(model: nn.Module, paths: Mapping[int, str], names: Iterable[str]) -> dict[str, str]:
     """transformers 4 lists the tied names only; all of them follow the input embedding."""
     listed = getattr(model, "_tied_weights_keys", None)
     if not isinstance(listed, (list, tuple)) or not hasattr(model, "get_input_embeddings"):
         return {}
     source, output = _weight_of(embedding(model, "input"), paths), _weight_of(embedding(model, "output"), paths)
+    there = frozenset(names)
     tied_output = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
-    followers = [name for name in listed if name in names and name != source and (tied_output or name != output)]
+    followers = [name for name in listed if name in there and name != source and (tied_output or name != output)]
     return dict.fromkeys(followers, source) if source else {}
 
 

@@ -15,11 +15,10 @@ from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.evidence.values import value_facts
 from diag.models import quantizers
 from diag.models.adapters import is_adapter_module
-from diag.models.devices import device_name
-from diag.models.entries import Entry, Unreadable
+from diag.models.devices import device_texts
+from diag.models.entries import Unreadable
 from diag.models.maps import ancestors
 from diag.models.snapshot import Snapshot
-from diag.models.table import PlacementRow, tabulate
 from diag.models.ties import embedding, ties_of_config
 from diag.values.spec import LoadSpec
 
@@ -29,15 +28,27 @@ _HEADS = ("lm_head", "score", "classifier")  # quantizers leave them out unless 
 
 def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
     """The placement table's rows, with the reasons, and with the maps of models inside the model."""
-    return tuple(_row(found, snapshot.by_name[found.name], snapshot.accelerator) for found in tabulate(snapshot))
-
-
-def _row(found: PlacementRow, entry: Entry, accelerator: str | None) -> Row:
-    inside = "" if entry.mapped_inside is None else device_name(entry.mapped_inside, accelerator)
-    fields = found._asdict()
-    del fields["shape"]
-    fields |= {"mapped_device": found.mapped_device or inside, "execution_device": found.execution_device or ""}
-    return Row(**fields, reason=entry.backing.reason, undecided=entry.backing.undecided)
+    texts = device_texts(snapshot)
+    return tuple(
+        Row(
+            name=e.name,
+            kind=e.kind,
+            module=e.module_path,
+            module_class=type(e.owner).__name__,
+            dtype=e.dtype_text,
+            device=texts[e.device],
+            mapped_device=texts[e.mapped_device] or texts[e.mapped_inside],
+            execution_device=texts[e.execution_device],
+            backing=e.backing.kind,
+            quantization=e.quantization,
+            tied_group=snapshot.tied_groups[e.name],
+            numel=e.numel,
+            nbytes=e.nbytes,
+            reason=e.backing.reason,
+            undecided=e.backing.undecided,
+        )
+        for e in snapshot.in_table_order()
+    )
 
 
 def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], spec: LoadSpec | None = None) -> ModelFacts:
@@ -177,6 +188,8 @@ def bare_meta(snapshot: Snapshot) -> Iterator[str]:
     """Plain tensor attributes on meta, which are neither parameters nor buffers, so that no load fills them."""
     for path, module in snapshot.once():
         for key, value in module.__dict__.items():
+            if type(value) in (bool, dict, int, str):  # quick, for what most attributes are
+                continue
             held = value[:64] if isinstance(value, (list, tuple)) else (value,)
             if any(isinstance(one, torch.Tensor) and one.is_meta for one in held):
                 yield f"{path}.{key}" if path else key

@@ -72,7 +72,8 @@ class _FoundValues:
             self.examined += ("samples of the checkpoint's files (diag.verify_weights compares every value)",)
         self._alike: dict[tuple[object, ...], list[torch.Tensor]] = {}
         own = [e for e in self._entries if not e.put_in and e.kind in ("parameter", "buffer")]
-        by_object = {id(e.tensor): s for e in own if (s := source_of(e.name, self._files, snapshot.ties)) is not None}
+        found = ((id(e.tensor), source_of(e.name, self._files, snapshot.ties)) for e in own if self._files)
+        by_object = {key: source for key, source in found if source is not None}
         self._own = {e.name: by_object.get(id(e.tensor)) for e in own}
         self._odd: list[Entry] = []
         self._verdicts: dict[str, list[Entry]] = {}
