@@ -11,9 +11,8 @@ import torch
 from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module, remove_hook_from_submodules
 
 import diag
-from diag.models import hooks
+from diag.models.backing import Absence, Backing
 from diag.models.forwards import Reach, reaches_wrapper
-from diag.models.hooks import Backing
 from diag.models.snapshot import take
 
 LAYER = "model.layers.5."
@@ -80,7 +79,7 @@ def test_a_key_that_the_store_does_not_have_is_missing(offloaded):
     store = module._hf_hook.weights_map.dataset
     store.all_keys.remove(LAYER + "mlp.up_proj.weight")
     assert missing(offloaded) == {LAYER + "mlp.up_proj.weight"}
-    assert backing_of(offloaded)[LAYER + "mlp.up_proj.weight"].reason == hooks.NOT_IN_STORE
+    assert backing_of(offloaded)[LAYER + "mlp.up_proj.weight"].reason == Absence.NOT_IN_STORE
 
 
 def test_a_file_that_is_gone_backs_nothing(tiny_copy):
@@ -89,7 +88,7 @@ def test_a_file_that_is_gone_backs_nothing(tiny_copy):
     gone = next(iter(tiny_copy.glob("model-*.safetensors")))
     gone.unlink()
     reasons = {b.reason for b in backing_of(model).values() if b.kind == "none"}
-    assert reasons == {hooks.FILE_MISSING}
+    assert reasons == {Absence.FILE_MISSING}
 
 
 def test_a_store_of_meta_tensors_backs_nothing():
@@ -97,7 +96,7 @@ def test_a_store_of_meta_tensors_backs_nothing():
 
     model = torch.nn.Sequential(torch.nn.Linear(2, 2, device="meta"))
     cpu_offload(model, torch.device("cpu"), state_dict=dict(model.state_dict()))
-    assert {b.reason for b in backing_of(model).values()} == {hooks.STORE_IS_META}
+    assert {b.reason for b in backing_of(model).values()} == {Absence.STORE_IS_META}
 
 
 def test_asking_reads_no_tensor_from_the_store(offloaded, monkeypatch):
@@ -140,7 +139,7 @@ def replace_by_closure_over_weight(module):
 def test_a_replaced_forward_leaves_the_weight_without_data(offloaded, bypass):
     bypass(last_block(offloaded).mlp.up_proj)
     assert missing(offloaded) == {LAYER + "mlp.up_proj.weight"}
-    assert backing_of(offloaded)[LAYER + "mlp.up_proj.weight"].reason == hooks.FORWARD_BYPASSED
+    assert backing_of(offloaded)[LAYER + "mlp.up_proj.weight"].reason == Absence.FORWARD_BYPASSED
 
 
 KEPT = {}

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import diag
-from diag.models import snapshot
+from diag.models.entries import TensorReader
 from diag.models.hooks import HookIndex
 from diag.models.snapshot import take
 
@@ -34,7 +34,7 @@ def walks(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted_call)
 
-    counting(snapshot._Walk, "__init__", "snapshots")
+    counting(TensorReader, "__init__", "snapshots")
     counting(HookIndex, "__init__", "hook indexes")
     for name in _WALKS_OF_TORCH:
         counting(nn.Module, name, name)

@@ -12,8 +12,7 @@ from torch import nn
 
 import diag
 from diag.errors import NotAModelError
-from diag.models.table import PLACEMENT_COLUMNS
-from diag.models.totals import by_device, by_layer
+from diag.models.table import PLACEMENT_COLUMNS, by_device, by_layer
 
 
 def load(name="tiny", **values):

@@ -149,7 +149,7 @@ class Situation:
     def offloaded_bytes(self) -> int | None:
         if self._whole is None:
             return None
-        return sum(e.nbytes for e in self._whole.distinct().values() if e.kind == "parameter" and e.is_meta)
+        return sum(e.nbytes for e in self._whole.distinct.values() if e.kind == "parameter" and e.is_meta)
 
     def nbytes_of(self, names: Iterable[str]) -> int:
         return sum(self._by_name[name].nbytes for name in names if name in self._by_name)

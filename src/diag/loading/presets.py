@@ -8,7 +8,7 @@ from torch import nn
 
 from diag.errors import SpecError, UnsupportedError
 from diag.machine.accelerators import accelerator_name, device_count
-from diag.models.maps import ancestors, device_for
+from diag.models.devices import ancestors, device_for
 
 Device = str | int
 WRITTEN_PRESETS = ("disk", "offload")

@@ -7,11 +7,13 @@ is theirs. Where there is only a text, names have to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from diag.models.walk import OnFailure, Visit
 
 Model = TypeVar("Model")
 LAYER_PARTS = ("lora_", ".ia3_", ".vera_", ".modules_to_save.")  # in the names of what PEFT adds to a layer
@@ -70,11 +72,28 @@ def adapter_configs(model: object) -> Mapping[str, object]:
     return {name: config for name, config in configs.items() if name in active} or dict(configs)
 
 
-def names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
-    """Local names of parameters and buffers that PEFT, a parametrization, pruning or a weight norm put into a module.
+def mark_what_was_put_in(visits: Iterable[Visit], failed: OnFailure) -> bool:
+    """Says of each visit whether PEFT, a parametrization, pruning or a weight norm put it in, and which tensors of it.
 
-    No checkpoint of the base has them. `inside_added` says that the whole module was put in.
+    No checkpoint of the base has these. True where PEFT wrapped the model or put layers of its own into it.
     """
+    found = False
+    for at in visits:
+        found = found or is_of_peft(at.module)
+        try:
+            above = at.parent
+            at.put_in = above is not None and (
+                above.put_in
+                or _is_parametrization(above.module)
+                or (at.name not in _THE_BASE and is_of_peft(above.module))
+            )
+            at.names_put_in = _names_put_in(at.module, at.put_in)
+        except Exception as error:
+            failed(f"what was put into {at.path or type(at.module).__name__}", error)
+    return found
+
+
+def _names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
     is_list = _is_parametrization(module)
     is_layer = is_of_peft(module) and "base_layer" in module._modules
     if not (inside_added or is_list or is_layer or _is_reparametrized(module)):
@@ -85,11 +104,6 @@ def names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
     if is_list:
         return tuple(name for name in names if name != "original")
     return tuple(name for name in names if name.endswith(("_mask", "_u", "_v", "_g")) and name[:-2] not in names)
-
-
-def is_put_in(child: str, parent: nn.Module, inside_added: bool) -> bool:
-    """Whether this child of a module was put in as a whole."""
-    return inside_added or _is_parametrization(parent) or (is_of_peft(parent) and child not in _THE_BASE)
 
 
 def _is_parametrization(module: nn.Module) -> bool:

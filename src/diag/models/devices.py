@@ -1,14 +1,18 @@
-"""What `0`, `cuda:1` and torch.device mean, and where a model's inputs go."""
+"""What `0`, `cuda:1` and torch.device mean, what a device map says of a module, and where a model's inputs go."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+from diag.models.backing import Device
 from diag.models.entries import Entry
-from diag.models.hooks import Device, execution_device
 from diag.models.snapshot import Snapshot, take
 from diag.models.ties import embedding
+
+T = TypeVar("T")
 
 
 def device_name(device: Device, accelerator: str | None) -> str:
@@ -39,6 +43,18 @@ def as_device(device: Device, accelerator: str | None) -> torch.device:
     return torch.device(device_name(device, accelerator or "cuda"))
 
 
+def device_for(path: str, device_map: Mapping[str, T], default: T | None = None) -> T | None:
+    """What the map says of a module or tensor, by its own key or its closest ancestor's; `default` without one."""
+    return next((device_map[name] for name in chain((path,), ancestors(path)) if name in device_map), default)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The modules around a module or tensor, from its owner outwards, '' (the model) last."""
+    while path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
 def input_device(model: nn.Module | Snapshot) -> torch.device:
     """The device to send inputs to: where the embedding runs, which is not model.device when it is offloaded.
 
@@ -53,7 +69,8 @@ def input_device(model: nn.Module | Snapshot) -> torch.device:
 
 def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
     for path in (_embedding_path(snapshot), snapshot.paths.get(id(snapshot.root))):
-        target = None if path is None else execution_device(snapshot.hooks.serving(path))
+        serving = () if path is None else snapshot.hooks.serving(path)
+        target = next((s.hook.execution_device for s in serving if s.hook.execution_device is not None), None)
         if target is not None:
             yield as_device(target, snapshot.accelerator)
         elif path:

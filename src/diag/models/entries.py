@@ -1,13 +1,18 @@
-"""One tensor of a model as a value, and what could not be read."""
+"""One tensor of a model as a value, read from the modules that were visited, and what could not be read."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from diag.models.hooks import Backing, Device
+from diag.models.backing import RESIDENT, Backing, Device, backing, is_sought_in_vain
+from diag.models.hooks import HookIndex
+from diag.models.quantizers import quantizer_of
+from diag.models.walk import OnFailure, Visit
 
 _PLAIN = (torch.Tensor, nn.Parameter)
 
@@ -37,6 +42,8 @@ class Entry:
     yet, as in a lazy layer. `numel` is logical, `nbytes` what this tensor alone stores. `mapped_device` is what the
     model's own map says, `mapped_inside` what the map of a model inside says, `execution_device` where a hook runs it;
     all three as they are held, None without. `put_in` says that an adapter or a parametrization put it there.
+    `can_be_sampled`: its values are here and can be indexed; a class with arithmetic of its own, as DTensor, may ask
+    other processes for them.
     """
 
     name: str
@@ -58,26 +65,91 @@ class Entry:
     mapped_inside: Device | None
     execution_device: Device | None
     put_in: bool
-
-    @property
-    def dtype_text(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def can_be_sampled(self) -> bool:
-        """Whether its values are here and can be indexed; a class with its own arithmetic may ask other processes."""
-        return not self.is_meta and self.shape is not None and not has_own_dispatch(self.tensor)
+    can_be_sampled: bool
 
 
-def has_own_dispatch(tensor: torch.Tensor) -> bool:
-    """Whether the tensor's class does its own arithmetic, as DTensor and torchao's do."""
-    return type(tensor) not in _PLAIN and type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+class TensorReader:
+    """Reads the parameters and buffers of visited modules, and the quantization state that belongs to them."""
+
+    def __init__(self, index: HookIndex, failed: OnFailure) -> None:
+        self._maps, self._inner_maps = index.device_map, index.inner_maps
+        self._failed = failed
+
+    def read(self, visits: Iterable[Visit]) -> Iterator[Entry]:
+        """Every tensor under each of its names, in the order of the modules."""
+        for at in visits:
+            try:
+                unsaved = at.module._non_persistent_buffers_set
+                held = [(name, "parameter", tensor) for name, tensor in at.module._parameters.items()]
+                for name, buffer in at.module._buffers.items():
+                    held.append((name, "non_persistent_buffer" if name in unsaved else "buffer", buffer))
+            except Exception as error:
+                self._failed(f"the module {at.path or type(at.module).__name__}", error)
+                continue
+            for name, kind, tensor in held:
+                if tensor is not None:
+                    yield from self._read(at, name, kind, tensor)
+
+    def _read(self, at: Visit, name: str, kind: str, tensor: torch.Tensor) -> Iterator[Entry]:
+        put_in = name in at.names_put_in
+        try:
+            quantizer = quantizer_of(tensor)
+            if quantizer is None:
+                yield self._entry(at, name, kind, tensor, put_in)
+                return
+            quantization, numel = quantizer.name_of(tensor), quantizer.logical_numel(tensor)
+            yield self._entry(at, name, kind, tensor, put_in, quantization, numel)
+            for key, state in quantizer.state_of(at.module, name, tensor) if kind == "parameter" else ():
+                yield self._entry(at, key, "quant_state", state, put_in, quantization)
+        except Exception as error:
+            self._failed(at.full(name), error)
+
+    def _entry(
+        self,
+        at: Visit,
+        name: str,
+        kind: str,
+        tensor: torch.Tensor,
+        put_in: bool,
+        quantization: str = "none",
+        numel: int | None = None,
+    ) -> Entry:
+        full, is_meta, serving = at.full(name), tensor.is_meta, at.serving
+        try:
+            shape: tuple[int, ...] | None = tuple(tensor.shape)
+            nbytes = _stored_bytes(tensor)
+        except Exception as error:
+            self._failed(f"the size of {full}", error)
+            shape, nbytes = None, 0
+        is_plain = type(tensor) in _PLAIN or type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+        return Entry(
+            full,
+            kind,
+            name,
+            at.path,
+            at.module,
+            tensor,
+            shape,
+            tensor.dtype,
+            tensor.device,
+            is_meta,
+            math.prod(shape or ()) if numel is None else numel,
+            nbytes,
+            quantization,
+            backing(serving, name, kind) if is_meta else RESIDENT,
+            bool(serving) and not is_meta and is_sought_in_vain(serving, name, kind),
+            self._maps.get(full, at.mapped),
+            self._inner_maps.get(full, at.mapped_inside),
+            at.execution_device,
+            put_in,
+            is_plain and not is_meta and shape is not None,
+        )
 
 
-def stored_bytes(tensor: torch.Tensor) -> int:
+def _stored_bytes(tensor: torch.Tensor) -> int:
     """Bytes that this tensor stores; of one whose class wraps others, what those store on this process."""
     flatten = None if type(tensor) in _PLAIN else getattr(tensor, "__tensor_flatten__", None)
     if flatten is None:
         return tensor.nbytes
     inner = (getattr(tensor, name) for name in flatten()[0])
-    return sum(stored_bytes(one) for one in inner if isinstance(one, torch.Tensor))
+    return sum(_stored_bytes(one) for one in inner if isinstance(one, torch.Tensor))

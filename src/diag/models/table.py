@@ -1,10 +1,14 @@
-"""placement(): one row per tensor name, where its data is and who will move it."""
+"""placement(): one row per tensor name, where its data is and who will move it; and its totals, as DataFrames."""
+
+import re
+from collections.abc import Iterable
 
 import pandas as pd
 
 from diag.models.devices import device_texts
 from diag.models.snapshot import take
 
+_NUMBERED = re.compile(r"(.*?\.\d+)(?:\.|$)")
 PLACEMENT_COLUMNS = tuple(
     "name kind module module_class shape dtype numel nbytes device mapped_device execution_device backing quantization "
     "tied_group".split()
@@ -27,14 +31,14 @@ def placement(model: object) -> pd.DataFrame:
     [['weight', (4, 3), 'cpu', 'resident'], ['bias', (4,), 'cpu', 'resident']]
     """
     snapshot = take(model)
-    entries, texts = snapshot.in_table_order(), device_texts(snapshot)
+    entries, texts = snapshot.in_table_order, device_texts(snapshot)
     columns: dict[str, list[object]] = {
         "name": [e.name for e in entries],
         "kind": [e.kind for e in entries],
         "module": [e.module_path for e in entries],
         "module_class": [type(e.owner).__name__ for e in entries],
         "shape": [e.shape for e in entries],
-        "dtype": [e.dtype_text for e in entries],
+        "dtype": [str(e.dtype).removeprefix("torch.") for e in entries],
         "numel": [e.numel for e in entries],
         "nbytes": [e.nbytes for e in entries],
         "device": [texts[e.device] for e in entries],
@@ -54,3 +58,46 @@ def _dtype_of(column: str) -> str:
     if column in ("numel", "nbytes", "tied_group"):
         return "int64"
     return "object" if column == "shape" else "string"
+
+
+def by_device(table: pd.DataFrame) -> pd.DataFrame:
+    """Tensors, logical elements and bytes per device and backing, each tied tensor once.
+
+    Bytes on `meta` are sizes of what is elsewhere or nowhere, not memory held.
+    """
+    return _sums(table, ["device", "backing"])
+
+
+def by_layer(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per layer, in the model's order: bytes, where its tensors are, and how many are offloaded or missing.
+
+    A layer is a numbered module (`model.layers.3`) or, outside of those, the module itself.
+    """
+    once = table.drop_duplicates("tied_group").assign(layer=lambda t: [_layer(m) for m in t.module])
+    groups = once.groupby("layer", sort=False)
+    frame = groups.agg(n_tensors=("name", "size"), nbytes=("nbytes", "sum"), numel=("numel", "sum"))
+    frame["device"] = groups.device.agg(_distinct)
+    frame["mapped_device"] = groups.mapped_device.agg(_distinct)
+    counts = groups.backing.value_counts().unstack(fill_value=0)
+    for backing, column in (("resident", "n_resident"), ("offloaded", "n_offloaded"), ("none", "n_missing")):
+        frame[column] = counts.get(backing, pd.Series(0, index=frame.index))
+    frame["quantization"] = groups.quantization.agg(lambda values: _distinct(v for v in values if v != "none"))
+    return frame.reset_index()
+
+
+def _sums(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    once = table.drop_duplicates("tied_group")
+    sums = once.groupby(keys, sort=True).agg(
+        n_tensors=("name", "size"), numel=("numel", "sum"), nbytes=("nbytes", "sum")
+    )
+    return sums.reset_index()
+
+
+def _layer(module: str) -> str:
+    match = _NUMBERED.match(module)
+    return match[1] if match else module
+
+
+def _distinct(values: Iterable[object]) -> str:
+    seen = dict.fromkeys(str(v) for v in values if v is not pd.NA and v is not None)
+    return ", ".join(seen)

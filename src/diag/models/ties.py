@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from diag.models.entries import Entry
+
 
 def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Iterable[str]) -> dict[str, str]:
     """Which name each tied name follows, as transformers declares it; empty where nothing is declared.
@@ -51,10 +53,18 @@ def _weight_of(module: nn.Module | None, paths: Mapping[int, str]) -> str:
     return f"{path}.weight" if path else ""
 
 
-def root_of(name: str, ties: Mapping[str, str]) -> str:
-    """The last name that a tied name leads to; itself where it follows none."""
-    seen = set()
-    while name in ties and name not in seen:
-        seen.add(name)
-        name = ties[name]
-    return name
+def tied_groups(entries: Iterable[Entry], ties: Mapping[str, str]) -> dict[str, int]:
+    """A number for each name; names of the same tensor, and names that `ties` declares tied, have the same.
+
+    `data_ptr` is no help: it is 0 for every meta tensor. Quantization state follows no tie.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    numbers: dict[int, int] = {}
+    groups = {}
+    for name, entry in by_name.items():
+        source, seen = name, set()
+        while source in ties and source not in seen:
+            seen.add(source)
+            source = ties[source]
+        groups[name] = numbers.setdefault(id(by_name.get(source, entry).tensor), len(numbers))
+    return groups

@@ -19,7 +19,7 @@ def all_or_nothing(snapshot: Snapshot | None) -> Iterator[None]:
     Keeps references only, no copies: a tensor whose own data was moved in place stays moved. Without a model, and for a
     pipeline, nothing is kept.
     """
-    modules = () if snapshot is None or snapshot.is_bundle else tuple(module for _, module in snapshot.once())
+    modules = () if snapshot is None or snapshot.is_bundle else tuple(module for _, module in snapshot.named_modules)
     before = [(module, dict(module._parameters), dict(module._buffers), _attributes(module)) for module in modules]
     try:
         yield

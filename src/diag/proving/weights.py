@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from diag.loading.checkpoint.stored import Source, source_of, sources
+from diag.models.backing import Absence
 from diag.models.entries import Entry
-from diag.models.hooks import FORWARD_BYPASSED
 from diag.models.quantizers import is_packed, quantizer_of
 from diag.models.snapshot import Snapshot, take
 from diag.values.spec import LoadSpec
@@ -89,7 +89,7 @@ def held_value(entry: Entry, snapshot: Snapshot, also_bypassed: bool = False) ->
     if not entry.tensor.is_meta:
         return entry.tensor.detach()
     backing = entry.backing
-    if backing.kind != "offloaded" and not (also_bypassed and backing.reason == FORWARD_BYPASSED):
+    if backing.kind != "offloaded" and not (also_bypassed and backing.reason is Absence.FORWARD_BYPASSED):
         return None
     found = (one.read(entry.local_name) for one in snapshot.hooks.serving(entry.module_path) if one.hook.offload)
     return next((value for value in found if value is not None), None)

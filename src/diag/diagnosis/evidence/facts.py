@@ -15,9 +15,8 @@ from diag.diagnosis.evidence import ModelFacts, Row
 from diag.diagnosis.evidence.values import value_facts
 from diag.models import quantizers
 from diag.models.adapters import is_adapter_module
-from diag.models.devices import device_texts
+from diag.models.devices import ancestors, device_texts
 from diag.models.entries import Unreadable
-from diag.models.maps import ancestors
 from diag.models.snapshot import Snapshot
 from diag.models.ties import embedding, ties_of_config
 from diag.values.spec import LoadSpec
@@ -35,7 +34,7 @@ def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
             kind=e.kind,
             module=e.module_path,
             module_class=type(e.owner).__name__,
-            dtype=e.dtype_text,
+            dtype=str(e.dtype).removeprefix("torch."),
             device=texts[e.device],
             mapped_device=texts[e.mapped_device] or texts[e.mapped_inside],
             execution_device=texts[e.execution_device],
@@ -44,10 +43,10 @@ def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
             tied_group=snapshot.tied_groups[e.name],
             numel=e.numel,
             nbytes=e.nbytes,
-            reason=e.backing.reason,
+            reason=e.backing.reason or "",
             undecided=e.backing.undecided,
         )
-        for e in snapshot.in_table_order()
+        for e in snapshot.in_table_order
     )
 
 
@@ -83,7 +82,7 @@ def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], spec: LoadSpec | None = 
 
 def stripped(snapshot: Snapshot) -> Iterator[str]:
     """Modules whose hook was taken off: `remove_hook_from_module` puts the old forward back on the instance."""
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         state = module.__dict__
         forward = state.get("forward")
         if forward is None or "_hf_hook" in state or "_old_forward" in state:
@@ -98,7 +97,7 @@ def newcomers(snapshot: Snapshot) -> Iterator[str]:
 
     What stands beside a loaded model, in a wrapper of the user's own, was never part of a load and is not judged.
     """
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         parent = snapshot.modules.get(path.rpartition(".")[0]) if path else None
         if parent is None or _is_marked(module) or not _is_marked(parent):
             continue
@@ -119,7 +118,7 @@ def strays(snapshot: Snapshot) -> Iterator[str]:
     """Modules whose tensors no hook serves, inside a dispatched model, while a sibling has its own hook."""
     placing = {hook.carrier_path for hook in snapshot.hooks.hooks if hook.place_submodules}
     with_hooked_children = {path.rpartition(".")[0] for path in snapshot.hooked if path}
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         if path in snapshot.hooked or path.rpartition(".")[0] not in with_hooked_children:
             continue
         if is_adapter_module(path) or not _owns_parameters(module):
@@ -160,7 +159,7 @@ def unpacked(snapshot: Snapshot) -> Iterator[str]:
     if "bitsandbytes" not in str(config.get("quant_method", "")):
         return
     excused = _excused(snapshot, config)
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         if type(module) is nn.Linear and not is_adapter_module(path) and not any(_covers(key, path) for key in excused):
             yield f"{path}.weight"
 
@@ -186,7 +185,7 @@ def _covers(key: str, path: str) -> bool:
 
 def bare_meta(snapshot: Snapshot) -> Iterator[str]:
     """Plain tensor attributes on meta, which are neither parameters nor buffers, so that no load fills them."""
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         for key, value in module.__dict__.items():
             if type(value) in (bool, dict, int, str):  # quick, for what most attributes are
                 continue
@@ -197,7 +196,7 @@ def bare_meta(snapshot: Snapshot) -> Iterator[str]:
 
 def _packed_layers(snapshot: Snapshot) -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
     """Layers of a quantizer's class whose weight is here: the weight's name, the layer, the weight."""
-    for path, module in snapshot.once():
+    for path, module in snapshot.named_modules:
         weight = module._parameters.get("weight") if quantizers.quantizer_of_layer(module) else None
         if weight is not None and not weight.is_meta:
             yield f"{path}.weight", module, weight
@@ -220,7 +219,7 @@ def never_packed(snapshot: Snapshot) -> Iterator[str]:
 
 def frozen_out(snapshot: Snapshot) -> Iterator[str]:
     """Trainable tensors on meta, while others of the same model have received a gradient."""
-    parameters = [e for e in snapshot.distinct().values() if e.kind == "parameter"]
+    parameters = [e for e in snapshot.distinct.values() if e.kind == "parameter"]
     if any(e.tensor.is_leaf and e.tensor.grad is not None for e in parameters):
         yield from (e.name for e in parameters if e.is_meta and e.tensor.requires_grad)
 

@@ -96,7 +96,7 @@ def locate(error: BaseException, snapshot: Snapshot) -> CallSite | None:
         return None
     prefix, root = part
     paths = {key: path for key, path in snapshot.paths.items() if f"{path}.".startswith(prefix)}
-    known = {key: e for key, e in snapshot.distinct().items() if e.name.startswith(prefix) and e.kind != "quant_state"}
+    known = {key: e for key, e in snapshot.distinct.items() if e.name.startswith(prefix) and e.kind != "quant_state"}
     module, frame = _deepest(frames, paths)
     read = _tensors_read(walked, frame, known)
     inputs = tuple(_inputs(frames, paths, known))

@@ -1,15 +1,14 @@
 """Sorts the tensors without data by why nobody has it. Pure: from rows and facts to `Lost` values."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from diag.diagnosis.evidence import Evidence, Lack, Lost, ModelFacts, Row, names_of
-from diag.models import hooks
 from diag.models.adapters import LAYER_PARTS
-from diag.models.hooks import Backing
+from diag.models.backing import Absence
 
 
 def with_state(e: Evidence, rows: tuple[Row, ...], facts: ModelFacts | None) -> Evidence:
@@ -29,16 +28,12 @@ def with_state(e: Evidence, rows: tuple[Row, ...], facts: ModelFacts | None) -> 
     )
 
 
-def rows_of(table: pd.DataFrame, reasons: Mapping[str, Backing] | None = None) -> tuple[Row, ...]:
-    """The rows of a placement table; `reasons` are the verdicts of `tensors.backing_of` where a model is at hand."""
-    reasons = reasons or {}
+def rows_of(table: pd.DataFrame) -> tuple[Row, ...]:
+    """The rows of a placement table that was kept without its model."""
     rows = []
     for values in table.to_dict("records"):
-        verdict = reasons.get(values["name"])
         fields: dict[str, Any] = {name: _text(values.get(name)) for name in _TEXT_COLUMNS}
         fields |= {name: int(values.get(name, -1) or 0) for name in ("tied_group", "numel", "nbytes")}
-        if verdict is not None:
-            fields |= {"reason": verdict.reason, "undecided": verdict.undecided}
         rows.append(Row(**fields))
     return tuple(rows)
 
@@ -77,11 +72,11 @@ def _raises_nothing(rows: Iterable[Row]) -> bool:
 def _why_orphaned(row: Row, e: Evidence, facts: ModelFacts) -> Lack:
     if row.kind == "quant_state":
         return Lack.STATE_ON_META
-    if row.reason == hooks.FORWARD_BYPASSED:
+    if row.reason is Absence.FORWARD_BYPASSED:
         return Lack.FORWARD_BYPASSED
-    if row.reason in (hooks.NOT_IN_STORE, hooks.FILE_MISSING):
+    if row.reason in (Absence.NOT_IN_STORE, Absence.FILE_MISSING):
         return Lack.NEWCOMER if row.name in e.new_names else Lack.NOT_IN_STORE
-    if row.reason == hooks.STORE_IS_META:
+    if row.reason is Absence.STORE_IS_META:
         return Lack.NEVER_FILLED if _most_stores_are_meta(e) else Lack.NOT_IN_STORE
     if facts.is_adapter and row.mapped_device in ("cpu", "disk"):
         return Lack.ADAPTER_ON_OFFLOADED
@@ -91,13 +86,13 @@ def _why_orphaned(row: Row, e: Evidence, facts: ModelFacts) -> Lack:
         return Lack.HOOK_LOST
     if row.name in e.new_names or row.module in facts.strays:
         return Lack.NEWCOMER
-    if row.reason == hooks.NOT_BROUGHT_BACK:
+    if row.reason is Absence.NOT_BROUGHT_BACK:
         return Lack.NEVER_FILLED
     return _without_hook(row, e)
 
 
 def _most_stores_are_meta(e: Evidence) -> bool:
-    on_meta = sum(row.reason == hooks.STORE_IS_META for row in e.orphans)
+    on_meta = sum(row.reason is Absence.STORE_IS_META for row in e.orphans)
     return 2 * on_meta > sum(row.kind == "parameter" for row in e.rows)
 
 

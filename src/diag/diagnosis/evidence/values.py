@@ -263,7 +263,7 @@ def rewritten(snapshot: Snapshot, spec: LoadSpec | None = None) -> list[str]:
 def dead_adapter(snapshot: Snapshot) -> list[str]:
     """LoRA matrices of an active adapter that was loaded for inference, all zero: that adapter changes nothing."""
     dead = []
-    parameters = [e for e in snapshot.distinct().values() if e.kind == "parameter"]
+    parameters = [e for e in snapshot.distinct.values() if e.kind == "parameter"]
     for adapter, config in adapter_configs(snapshot.root).items():
         parts = (f"lora_B.{adapter}.", f"lora_embedding_B.{adapter}.")
         outer = [e for e in parameters if any(part in f"{e.name}." for part in parts)]

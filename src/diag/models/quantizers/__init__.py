@@ -13,17 +13,20 @@ from diag.models.quantizers import bitsandbytes_4bit, bitsandbytes_8bit
 
 
 class Quantizer(Protocol):
-    """The questions about one quantizer. `layer` is the module that owns the weight."""
+    """The questions about one quantizer. `layer` is the module that owns the weight.
+
+    `LAYERS` and `WEIGHTS` are class names of its layers and of its weights; `STATE` is the attribute that shows a
+    weight which lost its class, empty where there is none.
+    """
 
     METHOD: str
     LAYERS: tuple[str, ...]
+    WEIGHTS: tuple[str, ...]
+    STATE: str
     PLANNED_BYTES: float
 
     def is_packed(self, weight: torch.Tensor) -> bool:
         """Whether this tensor is a weight of this quantizer, packed."""
-
-    def has_its_class(self, weight: torch.Tensor) -> bool:
-        """Whether the tensor is of this quantizer's parameter class, or carries its state."""
 
     def name_of(self, weight: torch.Tensor) -> str:
         """What `quantization` says in the placement table: `nf4`, `int8`, …, or `none` while it is not packed."""
@@ -52,14 +55,18 @@ def quantizer_of(weight: torch.Tensor) -> Quantizer | None:
     """The quantizer whose parameter class or state this tensor has; None for a plain tensor."""
     if type(weight) in _PLAIN and not weight.__dict__:
         return None
-    return next((one for one in ALL if one.has_its_class(weight)), None)
+    for one in ALL:
+        if type(weight).__name__ in one.WEIGHTS or (one.STATE and getattr(weight, one.STATE, None) is not None):
+            return one
+    return None
 
 
 def quantizer_of_layer(module: nn.Module) -> Quantizer | None:
     """The quantizer that this layer's class, or one it is derived from, belongs to; None for any other module."""
-    return _BY_LAYER.get(type(module).__name__) or next(
-        (_BY_LAYER[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in _BY_LAYER), None
-    )
+    for kind in type(module).__mro__:
+        if kind.__name__ in _BY_LAYER:
+            return _BY_LAYER[kind.__name__]
+    return None
 
 
 _BY_LAYER = {layer: one for one in ALL for layer in one.LAYERS}

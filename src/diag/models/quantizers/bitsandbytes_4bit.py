@@ -11,21 +11,19 @@ from torch import nn
 
 METHOD = "bitsandbytes"
 LAYERS: tuple[str, ...] = ("Linear4bit", "LinearFP4", "LinearNF4")
+WEIGHTS: tuple[str, ...] = ("Params4bit",)
+STATE = "quant_state"
 PLANNED_BYTES = 0.5  # an element, as transformers plans (quantizers/quantizer_bnb_4bit.py, 5.23.0)
 
 
-def has_its_class(weight: torch.Tensor) -> bool:
-    return type(weight).__name__ == "Params4bit" or getattr(weight, "quant_state", None) is not None
-
-
 def is_packed(weight: torch.Tensor) -> bool:
-    return type(weight).__name__ == "Params4bit" and weight.dtype in (torch.uint8, torch.int8)
+    return type(weight).__name__ in WEIGHTS and weight.dtype in (torch.uint8, torch.int8)
 
 
 def name_of(weight: torch.Tensor) -> str:
     """`nf4` or `fp4`, with `-double` where the scales are quantized too."""
     state = getattr(weight, "quant_state", None)
-    if state is None or type(weight).__name__ != "Params4bit":
+    if state is None or type(weight).__name__ not in WEIGHTS:
         return "none"
     return f"{state.quant_type}-double" if getattr(state, "nested", False) else str(state.quant_type)
 
@@ -47,7 +45,7 @@ def lacks_state(layer: nn.Module, weight: torch.Tensor) -> bool:
     """The layer keeps the state as well, and gives it back to a weight of the right class."""
     if weight.dtype != torch.uint8 or getattr(weight, "quant_state", None) is not None:
         return False
-    return getattr(layer, "quant_state", None) is None or type(weight).__name__ != "Params4bit"
+    return getattr(layer, "quant_state", None) is None or type(weight).__name__ not in WEIGHTS
 
 
 def dequantized(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor | None:

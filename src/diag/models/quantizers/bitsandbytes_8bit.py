@@ -11,19 +11,17 @@ from torch import nn
 
 METHOD = "bitsandbytes"
 LAYERS: tuple[str, ...] = ("Linear8bitLt", "Linear8bit")
+WEIGHTS: tuple[str, ...] = ("Int8Params",)
+STATE = ""  # it stands on the layer as well
 PLANNED_BYTES = 1.0  # an element, as transformers plans (quantizers/quantizer_bnb_8bit.py, 5.23.0)
 
 
-def has_its_class(weight: torch.Tensor) -> bool:
-    return type(weight).__name__ == "Int8Params"
-
-
 def is_packed(weight: torch.Tensor) -> bool:
-    return has_its_class(weight) and weight.dtype in (torch.uint8, torch.int8)
+    return type(weight).__name__ in WEIGHTS and weight.dtype in (torch.uint8, torch.int8)
 
 
 def name_of(weight: torch.Tensor) -> str:
-    return "int8" if has_its_class(weight) and weight.dtype == torch.int8 else "none"
+    return "int8" if type(weight).__name__ in WEIGHTS and weight.dtype == torch.int8 else "none"
 
 
 def logical_numel(weight: torch.Tensor) -> int:
@@ -37,7 +35,7 @@ def state_of(layer: nn.Module, name: str, weight: torch.Tensor) -> Iterator[tupl
 
 
 def lacks_state(layer: nn.Module, weight: torch.Tensor) -> bool:
-    return weight.dtype == torch.int8 and (_scales(layer, weight) is None or not has_its_class(weight))
+    return weight.dtype == torch.int8 and (_scales(layer, weight) is None or type(weight).__name__ not in WEIGHTS)
 
 
 def dequantized(layer: nn.Module, weight: torch.Tensor) -> torch.Tensor | None:

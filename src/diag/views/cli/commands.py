@@ -80,7 +80,7 @@ def matrix(options: argparse.Namespace) -> Exit:
 @command("diag placement --model tiny --device-map disk --by device", f"0 shown · {_DIED}", given.add_placement_options)
 def placement(options: argparse.Namespace) -> Exit:
     """Loads a model once and says where every tensor is and who holds its data."""
-    from diag.models import totals
+    from diag.models import table as totals
     from diag.sweep.run import placement_of
     from diag.views import plots, rows
 

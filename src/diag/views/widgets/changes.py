@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from diag.models.totals import by_device
+from diag.models.table import by_device
 from diag.values.text import count_text
 from diag.values.units import format_size
 from diag.views.markup import View, render

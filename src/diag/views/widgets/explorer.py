@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from diag.models.totals import by_device
+from diag.models.table import by_device
 from diag.values.outcome import LoadOutcome
 from diag.values.redact import redact
 from diag.values.text import visible
