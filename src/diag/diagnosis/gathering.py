@@ -14,7 +14,6 @@ from diag.diagnosis.evidence import Evidence
 from diag.diagnosis.explain import read_reports
 from diag.diagnosis.ranking import deciding_trace
 from diag.values.finding import Subject
-from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,20 +79,14 @@ def gather(
 def _with_model(e: Evidence, snapshot: Snapshot) -> Evidence:
     from diag.diagnosis.evidence.facts import facts_of, rows_of_snapshot
     from diag.diagnosis.evidence.lacking import with_state
+    from diag.loading.origin import files_on_this_machine, spec_of
 
-    rows = rows_of_snapshot(snapshot)
     if snapshot.is_bundle:
-        return with_state(e, rows, None)
-    spec = e.spec or _spec_of(snapshot.root)
-    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, spec))
-
-
-def _spec_of(model: object) -> LoadSpec | None:
-    try:
-        from diag.loading.origin import spec_of
-    except ImportError:  # an older stack, where loading does not work
-        return None
-    return spec_of(model)
+        return with_state(e, rows_of_snapshot(snapshot), None)
+    spec = e.spec or spec_of(snapshot.root)
+    name, files = files_on_this_machine(snapshot.root, spec)
+    rows = rows_of_snapshot(snapshot)
+    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, name, files))
 
 
 def _devices(inputs: object, path: str = "inputs") -> list[tuple[str, str]]:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from diag.errors import DiagError, SpecError
 from diag.values.finding import Finding, Fix, Requirement
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
 
 if TYPE_CHECKING:
-    from diag.models.hooks import Device
     from diag.models.snapshot import Snapshot
 
 TO_EMPTY = "to_empty() silences the error and leaves uninitialised memory."
@@ -56,7 +54,7 @@ class Situation:
         self._snapshot = snapshot
         self._whole = None if snapshot is None or snapshot.is_bundle else snapshot
         self._by_name = {} if self._whole is None else self._whole.by_name
-        self.spec = spec or _spec_from(self._whole)
+        self.spec = spec or self._own_spec()
 
     # --- ways out, as values; empty where one does not apply ---
 
@@ -198,15 +196,23 @@ class Situation:
     @cached_property
     def _stored(self) -> set[str]:
         """The model's names for what its local files hold; headers are read, nothing is downloaded."""
-        from diag.diagnosis.evidence.values import has_local_files
-        from diag.loading.checkpoint.stored import sources
+        from diag.loading.checkpoint.stored import sources_in
+        from diag.loading.origin import files_on_this_machine
 
         if self._whole is None:
             return set()
+        return set(sources_in(files_on_this_machine(self._whole.root, self.spec)[1], self._whole))
+
+    def _own_spec(self) -> LoadSpec | None:
+        """The spec to load a model again with that came from a local folder; None where it does not say."""
+        if self._whole is None:
+            return None
+        from diag.loading.origin import spec_for
+
         try:
-            return set(sources(self._whole, self.spec)) if has_local_files(self._whole.root, self.spec) else set()
-        except (DiagError, OSError, ValueError, RuntimeError, AttributeError):
-            return set()
+            return spec_for(self._whole.root, self._whole.carries_adapter)
+        except Exception:  # a config that can't be read
+            return None
 
 
 def _may_use_disk(spec: LoadSpec) -> bool:
@@ -220,35 +226,3 @@ def _checkpoint_bytes(spec: LoadSpec) -> int | None:
     if not os.path.isdir(spec.model):
         return None
     return sum(f.stat().st_size for f in os.scandir(spec.model) if f.name.endswith((".safetensors", ".bin"))) or None
-
-
-def _spec_from(snapshot: Snapshot | None) -> LoadSpec | None:
-    """A spec for a model that came from a local folder: the same files, the same dtype. None with an adapter, whose
-    files a model does not name: without them it would be another model."""
-    if snapshot is None or snapshot.carries_adapter:
-        return None
-    from diag.models.quantizers import asked_for
-
-    try:
-        name = str(getattr(getattr(snapshot.root, "config", None), "_name_or_path", "") or "")
-        quantization, dtype = asked_for(snapshot.root), _dtype(snapshot.root)
-    except Exception:  # a config that can't be read
-        return None
-    if not os.path.isdir(name):
-        return None
-    placed = snapshot.device_map if quantization == "none" else {}
-    try:
-        device_map: Any = _plain(placed) or ("auto" if quantization != "none" else "none")
-        return LoadSpec(name, device_map=device_map, dtype=dtype, quantization=quantization)
-    except SpecError:  # a map with devices that a spec can't name
-        return LoadSpec(name, device_map="auto", dtype=dtype, quantization=quantization)
-
-
-def _plain(device_map: Mapping[str, Device | None]) -> dict[str, str | int]:
-    """Devices as a spec takes them: numbers, or text for torch.device objects."""
-    return {name: device if isinstance(device, (int, str)) else str(device) for name, device in device_map.items()}
-
-
-def _dtype(model: object) -> str:
-    text = str(getattr(model, "dtype", "auto")).removeprefix("torch.")
-    return text if text in ("float32", "float16", "bfloat16") else "auto"

@@ -5,21 +5,38 @@ import os
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-from diag.errors import SpecError
+from diag.errors import CheckpointError, SpecError
+from diag.loading import samples
+from diag.loading.checkpoint.files import Checkpoint
+from diag.loading.checkpoint.find import find_checkpoint
 from diag.loading.quantizer_config import bitsandbytes_arguments
-from diag.models.adapters import carries_adapter
 from diag.values.spec import AS_STORED, QUANTIZATIONS, LoadSpec
 
-LOADED_FROM: weakref.WeakKeyDictionary[object, LoadSpec] = weakref.WeakKeyDictionary()  # filled by load
+
+class Made(NamedTuple):
+    """How `load` made a model: from which spec, and the files that were read."""
+
+    spec: LoadSpec
+    checkpoint: Checkpoint
 
 
-def spec_of(model: object) -> LoadSpec | None:
-    """The spec that `load` made this model from, if it did."""
+LOADED_FROM: weakref.WeakKeyDictionary[object, Made] = weakref.WeakKeyDictionary()  # filled by load
+
+
+def made_from(model: object) -> Made | None:
+    """How `load` made this model, if it did."""
     try:
         return LOADED_FROM.get(model)
     except TypeError:  # what can't be referred to weakly was not made by load
         return None
+
+
+def spec_of(model: object) -> LoadSpec | None:
+    """The spec that `load` made this model from, if it did."""
+    made = made_from(model)
+    return None if made is None else made.spec
 
 
 def checkpoint_name(model: object, given: LoadSpec | str | os.PathLike[str] | None = None) -> str:
@@ -30,7 +47,21 @@ def checkpoint_name(model: object, given: LoadSpec | str | os.PathLike[str] | No
     return str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
 
 
-def spec_for(model: object) -> LoadSpec | None:
+def files_on_this_machine(model: object, spec: LoadSpec | None = None) -> tuple[str, tuple[Path, ...]]:
+    """A model's checkpoint by name, and its weight files; none where they are not here or can't be read.
+
+    Nothing is downloaded for it.
+    """
+    made, name = made_from(model), checkpoint_name(model, spec)
+    if made is not None and made.spec.model == name:
+        return name, made.checkpoint.files
+    try:
+        return name, find_checkpoint(name).files if name in samples.names() or os.path.isdir(name) else ()
+    except CheckpointError:
+        return name, ()
+
+
+def spec_for(model: object, has_adapter: bool) -> LoadSpec | None:
     """The spec to load this model again with: load's own, or one for a model that came from a local folder.
 
     The latter has the same files, dtype and quantization, and the same map where a spec can name its devices. None
@@ -38,7 +69,7 @@ def spec_for(model: object) -> LoadSpec | None:
     """
     made = spec_of(model)
     name = checkpoint_name(model)
-    if made is not None or carries_adapter(model) or not os.path.isdir(name):
+    if made is not None or has_adapter or not os.path.isdir(name):
         return made
     dtype = str(getattr(model, "dtype", "auto")).removeprefix("torch.")
     spec = LoadSpec(name, device_map="none", dtype=dtype if dtype in ("float32", "float16", "bfloat16") else "auto")

@@ -14,7 +14,7 @@ from torch import nn
 from diag.errors import DiagError, LoaderError, SpecError
 from diag.loading.needs import check_adapter, check_needs
 from diag.loading.notes import collecting
-from diag.loading.origin import LOADED_FROM
+from diag.loading.origin import LOADED_FROM, Made
 from diag.loading.planning import Memory, Plan, plan_load
 from diag.loading.quantizer_config import known_refusal
 from diag.machine import processes as posix
@@ -86,7 +86,7 @@ def _carry_out(plan: Plan, notes: list[str]) -> LoadOutcome:
             if spec.adapter is not None:
                 model = _with_adapter(plan, model)
             weakref.finalize(model, cleanup.pop_all().close)  # the private folder lives as long as the model
-            LOADED_FROM[model] = spec
+            LOADED_FROM[model] = Made(spec, plan.checkpoint)
         except Exception as raised:
             model, info, seconds = None, {}, time.perf_counter() - start
             error = _named(raised, plan, notes)

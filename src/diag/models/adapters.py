@@ -7,7 +7,7 @@ is theirs. Where there is only a text, names have to do.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def without_adapter(model: Model) -> Model:
 def carries_adapter(model: object) -> bool:
     """Whether PEFT has wrapped this model or put layers of its own into it, also in place."""
     modules = getattr(model, "modules", None)
-    return callable(modules) and any(map(is_of_peft, modules()))
+    return callable(modules) and any(is_of_peft(type(module)) for module in modules())
 
 
-def is_of_peft(module: object) -> bool:
-    """Whether PEFT wrote this module's class: its wrapper, or a layer of its own."""
-    home = type(module).__module__
+def is_of_peft(kind: type) -> bool:
+    """Whether PEFT wrote this class of a module: its wrapper, or a layer of its own."""
+    home = kind.__module__
     return home.startswith("peft.") or home == "peft"
 
 
@@ -72,30 +72,32 @@ def adapter_configs(model: object) -> Mapping[str, object]:
     return {name: config for name, config in configs.items() if name in active} or dict(configs)
 
 
-def mark_what_was_put_in(visits: Iterable[Visit], failed: OnFailure) -> bool:
+def mark_what_was_put_in(visits: Sequence[Visit], failed: OnFailure) -> bool:
     """Says of each visit whether PEFT, a parametrization, pruning or a weight norm put it in, and which tensors of it.
 
-    No checkpoint of the base has these. True where PEFT wrapped the model or put layers of its own into it.
+    No checkpoint of the base has these. The answer is whether PEFT wrapped the model or put layers of its own into it.
     """
-    found = False
+    carries_adapter = False
+    of_peft = {kind: is_of_peft(kind) for kind in {type(at.module) for at in visits}}
     for at in visits:
-        found = found or is_of_peft(at.module)
+        module, above = at.module, at.parent
+        carries_adapter = carries_adapter or of_peft[type(module)]
         try:
-            above = at.parent
             at.put_in = above is not None and (
                 above.put_in
                 or _is_parametrization(above.module)
-                or (at.name not in _THE_BASE and is_of_peft(above.module))
+                or (of_peft[type(above.module)] and at.name not in _THE_BASE)
             )
-            at.names_put_in = _names_put_in(at.module, at.put_in)
+            if at.put_in or of_peft[type(module)] or module._forward_pre_hooks or _is_parametrization(module):
+                at.names_put_in = _names_put_in(module, at.put_in)
         except Exception as error:
-            failed(f"what was put into {at.path or type(at.module).__name__}", error)
-    return found
+            failed(f"what was put into {at.path or type(module).__name__}", error)
+    return carries_adapter
 
 
 def _names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
     is_list = _is_parametrization(module)
-    is_layer = is_of_peft(module) and "base_layer" in module._modules
+    is_layer = is_of_peft(type(module)) and "base_layer" in module._modules
     if not (inside_added or is_list or is_layer or _is_reparametrized(module)):
         return ()
     names = (*module._parameters.keys(), *module._buffers.keys())

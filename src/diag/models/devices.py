@@ -29,8 +29,9 @@ def device_name(device: Device, accelerator: str | None) -> str:
 
 def device_texts(snapshot: Snapshot) -> dict[Device | None, str]:
     """Every device that tensors, maps and hooks of a model name, as text; the empty text for None."""
-    fields = ("device", "mapped_device", "mapped_inside", "execution_device")
-    named = {getattr(entry, field) for field in fields for entry in snapshot.entries}
+    named: set[Device | None] = {None}
+    for e in snapshot.entries:
+        named.update((e.device, e.mapped_device, e.mapped_inside, e.execution_device))
     return {one: "" if one is None else device_name(one, snapshot.accelerator) for one in named}
 
 

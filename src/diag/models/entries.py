@@ -11,7 +11,7 @@ from torch import nn
 
 from diag.models.backing import RESIDENT, Backing, Device, backing, is_sought_in_vain
 from diag.models.hooks import HookIndex
-from diag.models.quantizers import quantizer_of
+from diag.models.quantizers import Quantizer, quantizer_of
 from diag.models.walk import OnFailure, Visit
 
 _PLAIN = (torch.Tensor, nn.Parameter)
@@ -43,7 +43,7 @@ class Entry:
     model's own map says, `mapped_inside` what the map of a model inside says, `execution_device` where a hook runs it;
     all three as they are held, None without. `put_in` says that an adapter or a parametrization put it there.
     `can_be_sampled`: its values are here and can be indexed; a class with arithmetic of its own, as DTensor, may ask
-    other processes for them.
+    other processes for them. `is_packed`: it holds packed bytes of a quantizer.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Entry:
     execution_device: Device | None
     put_in: bool
     can_be_sampled: bool
+    is_packed: bool = False
 
 
 class TensorReader:
@@ -87,22 +88,25 @@ class TensorReader:
                 self._failed(f"the module {at.path or type(at.module).__name__}", error)
                 continue
             for name, kind, tensor in held:
-                if tensor is not None:
-                    yield from self._read(at, name, kind, tensor)
+                if tensor is None:
+                    continue
+                put_in = name in at.names_put_in
+                try:
+                    quantizer = quantizer_of(tensor)
+                    if quantizer is None:
+                        yield self._entry(at, name, kind, tensor, put_in)
+                    else:
+                        yield from self._quantized(quantizer, at, name, kind, tensor, put_in)
+                except Exception as error:
+                    self._failed(f"{at.prefix}{name}", error)
 
-    def _read(self, at: Visit, name: str, kind: str, tensor: torch.Tensor) -> Iterator[Entry]:
-        put_in = name in at.names_put_in
-        try:
-            quantizer = quantizer_of(tensor)
-            if quantizer is None:
-                yield self._entry(at, name, kind, tensor, put_in)
-                return
-            quantization, numel = quantizer.name_of(tensor), quantizer.logical_numel(tensor)
-            yield self._entry(at, name, kind, tensor, put_in, quantization, numel)
-            for key, state in quantizer.state_of(at.module, name, tensor) if kind == "parameter" else ():
-                yield self._entry(at, key, "quant_state", state, put_in, quantization)
-        except Exception as error:
-            self._failed(at.full(name), error)
+    def _quantized(
+        self, quantizer: Quantizer, at: Visit, name: str, kind: str, tensor: torch.Tensor, put_in: bool
+    ) -> Iterator[Entry]:
+        quantization, numel = quantizer.name_of(tensor), quantizer.logical_numel(tensor)
+        yield self._entry(at, name, kind, tensor, put_in, quantization, numel, quantizer.is_packed(tensor))
+        for key, state in quantizer.state_of(at.module, name, tensor) if kind == "parameter" else ():
+            yield self._entry(at, key, "quant_state", state, put_in, quantization)
 
     def _entry(
         self,
@@ -113,8 +117,9 @@ class TensorReader:
         put_in: bool,
         quantization: str = "none",
         numel: int | None = None,
+        is_packed: bool = False,
     ) -> Entry:
-        full, is_meta, serving = at.full(name), tensor.is_meta, at.serving
+        full, is_meta, serving = f"{at.prefix}{name}", tensor.is_meta, at.serving
         try:
             shape: tuple[int, ...] | None = tuple(tensor.shape)
             nbytes = _stored_bytes(tensor)
@@ -143,6 +148,7 @@ class TensorReader:
             at.execution_device,
             put_in,
             is_plain and not is_meta and shape is not None,
+            is_packed,
         )
 
 

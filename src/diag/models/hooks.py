@@ -86,7 +86,7 @@ class HookIndex:
             return
         if isinstance(found, Mapping):
             under = self.device_map if own else self.inner_maps
-            under |= {at.full(key) if key else at.path: _held_device(device) for key, device in found.items()}
+            under |= {f"{at.prefix}{key}" if key else at.path: _held_device(device) for key, device in found.items()}
 
     def _read_hooks(self, module: nn.Module, path: str) -> tuple[Serving, ...]:
         try:

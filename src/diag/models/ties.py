@@ -5,6 +5,24 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from diag.models.entries import Entry
+from diag.models.walk import OnFailure
+
+
+def read_ties(
+    parts: Iterable[tuple[str, nn.Module]], paths: Mapping[int, str], entries: Iterable[Entry], failed: OnFailure
+) -> dict[str, str]:
+    """Which name follows which in a model or the components of a bundle, under full names."""
+    found: dict[str, str] = {}
+    for prefix, part in parts:
+        own = {key: path.removeprefix(prefix) for key, path in paths.items()} if prefix else paths
+        names = (e.name.removeprefix(prefix) for e in entries if e.name.startswith(prefix))
+        try:
+            declared = declared_ties(part, own, names)
+        except Exception as error:
+            failed(f"what {type(part).__name__} declares tied", error)
+            continue
+        found |= {f"{prefix}{follower}": f"{prefix}{source}" for follower, source in declared.items()}
+    return found
 
 
 def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Iterable[str]) -> dict[str, str]:
@@ -62,9 +80,15 @@ def tied_groups(entries: Iterable[Entry], ties: Mapping[str, str]) -> dict[str, 
     numbers: dict[int, int] = {}
     groups = {}
     for name, entry in by_name.items():
-        source, seen = name, set()
-        while source in ties and source not in seen:
-            seen.add(source)
-            source = ties[source]
-        groups[name] = numbers.setdefault(id(by_name.get(source, entry).tensor), len(numbers))
+        source = by_name.get(_root_of(name, ties), entry) if name in ties else entry
+        groups[name] = numbers.setdefault(id(source.tensor), len(numbers))
     return groups
+
+
+def _root_of(name: str, ties: Mapping[str, str]) -> str:
+    """The last name that a tied name leads to."""
+    seen = set()
+    while name in ties and name not in seen:
+        seen.add(name)
+        name = ties[name]
+    return name

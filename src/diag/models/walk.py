@@ -17,13 +17,15 @@ OnFailure = Callable[[str, Exception], None]  # what could not be read, and the 
 class Visit:
     """One module under one of its paths. The second line of fields is filled by hooks.py, the third by adapters.py.
 
-    `name` is what its parent calls it. `serving` are the hooks that serve it, `execution_device` is where they run it;
-    `mapped` and `mapped_inside` are what the device maps of the model and of a model inside it say. `put_in` says that
-    the whole module was put in by somebody, `names_put_in` which of its tensors were.
+    `prefix` stands before the names of its tensors, `name` is what its parent calls it. `serving` are the hooks that
+    serve it, `execution_device` is where they run it; `mapped` and `mapped_inside` are what the device maps of the
+    model and of a model inside it say. `put_in` says that the whole module was put in by somebody, `names_put_in` which
+    of its tensors were.
     """
 
     module: nn.Module
     path: str
+    prefix: str
     name: str
     parent: Visit | None
 
@@ -41,9 +43,6 @@ class Visit:
         while at is not None and at.module is not module:
             at = at.parent
         return at is not None
-
-    def full(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
 
 
 def parts_of(model: object) -> tuple[tuple[str, nn.Module], ...]:
@@ -65,14 +64,15 @@ def parts_of(model: object) -> tuple[tuple[str, nn.Module], ...]:
 def walk(parts: tuple[tuple[str, nn.Module], ...], failed: OnFailure) -> list[Visit]:
     """Every module under each of its paths; one that holds a module around itself is not entered again."""
     visits = []
-    waiting = [Visit(part, prefix.rstrip("."), "", None) for prefix, part in reversed(parts)]
+    waiting = [Visit(part, prefix.rstrip("."), prefix, "", None) for prefix, part in reversed(parts)]
     while waiting:
         at = waiting.pop()
         visits.append(at)
         try:
             for name, child in reversed(at.module._modules.items()):
                 if child is not None and not (child._modules and at.is_inside(child)):
-                    waiting.append(Visit(child, at.full(name), name, at))
+                    path = f"{at.prefix}{name}"
+                    waiting.append(Visit(child, path, f"{path}.", name, at))
         except Exception as error:
             failed(f"what is inside {at.path or type(at.module).__name__}", error)
     return visits

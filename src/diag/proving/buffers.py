@@ -10,27 +10,27 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from diag.loading.checkpoint.stored import plain_name
-from diag.models.adapters import without_adapter
-from diag.models.snapshot import Snapshot, take
+from diag.models.snapshot import Snapshot
 
 _BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
 
 
 def wrong_buffers(snapshot: Snapshot) -> list[str]:
     """Non-persistent buffers that differ from those of a model built anew from the same config."""
-    kept = (e for e in snapshot.entries if e.kind == "non_persistent_buffer")
-    ours = {e.name: e.tensor for e in kept if e.can_be_sampled}
-    base = _transformers_model(snapshot.root)
-    if base is None or not ours:
+    ours = [e for e in snapshot.entries if e.kind == "non_persistent_buffer" and e.can_be_sampled]
+    base = snapshot.base
+    is_of_transformers = type(base).__module__.startswith("transformers.") or hasattr(base, "save_pretrained")
+    if not ours or not (is_of_transformers and hasattr(base, "config") and hasattr(base, "_init_weights")):
         return []
+    plain, wrong = [plain_name(entry.name) for entry in ours], []
     fresh = fresh_buffers(base)
-    pairs = ((name, tensor, fresh.get(plain_name(name))) for name, tensor in ours.items())
-    return [
-        name
-        for name, tensor, expected in pairs
-        if expected is not None and not expected.is_meta and expected.shape == tensor.shape
-        if not _changes_by_itself(base, name) and not _alike(tensor, expected)
-    ]
+    for entry, name in zip(ours, plain):
+        expected = fresh.get(name)
+        if expected is None or expected.is_meta or expected.shape != entry.tensor.shape:
+            continue
+        if not _changes_by_itself(entry.owner) and not _alike(entry.tensor, expected):
+            wrong.append(entry.name)
+    return wrong
 
 
 def fresh_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -43,19 +43,16 @@ def fresh_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
             new = type(model)(config)
     except Exception:  # a constructor that wants more than a config: this check is left out
         return {}
-    return {e.name: e.tensor for e in take(new).entries if e.kind == "non_persistent_buffer"}
+    return {
+        f"{path}.{name}" if path else name: module._buffers[name]
+        for path, module in new.named_modules()
+        for name in module._non_persistent_buffers_set
+        if module._buffers.get(name) is not None
+    }
 
 
-def _transformers_model(model: nn.Module) -> nn.Module | None:
-    base = without_adapter(model)
-    module = type(base).__module__
-    has_config = hasattr(base, "config") and hasattr(base, "_init_weights")
-    return base if has_config and (module.startswith("transformers.") or hasattr(base, "save_pretrained")) else None
-
-
-def _changes_by_itself(model: nn.Module, name: str) -> bool:
+def _changes_by_itself(owner: nn.Module) -> bool:
     """Rotary embeddings of the dynamic kinds recompute their frequencies while they run."""
-    owner = model.get_submodule(plain_name(name).rpartition(".")[0])
     kinds = getattr(owner, "rope_type", None)
     values = kinds.values() if isinstance(kinds, Mapping) else [kinds]
     return any(kind in ("dynamic", "longrope") for kind in values)

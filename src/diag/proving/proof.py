@@ -31,8 +31,9 @@ def prove(model: nn.Module, spec: LoadSpec | None = None) -> Proof:
     says `not proved` and why. The model is left as it was. The twin takes about as much host memory as its
     checkpoint.
     """
-    spec = spec or spec_for(model)
-    if carries_adapter(model) and (spec is None or spec.adapter is None):
+    has_adapter = carries_adapter(model)
+    spec = spec or spec_for(model, has_adapter)
+    if has_adapter and (spec is None or spec.adapter is None):
         why = "the model carries an adapter, and the spec names none; pass spec=diag.LoadSpec(…, adapter='…')."
         return Proof(None, f"could not be judged: {why}")
     if spec is None:

@@ -11,6 +11,7 @@ _STACKED_ROWS = 128
 _EXPERT = 1024  # elements: a slice that large is lost as a whole or not at all
 _UNRELATED = 0.5
 _SAME = 0.02  # distance that a cast explains
+_HUGE, _TINY = 1e10, 1e-30  # numbers that memory left by others holds, and weights do not
 
 
 def sample(tensor: torch.Tensor, rows: int = 0) -> torch.Tensor:
@@ -40,6 +41,41 @@ def stored_sample(source: Source, like: torch.Tensor, rows: int = 0) -> torch.Te
         return None
 
 
+def compare(here: torch.Tensor, source: Source, like: torch.Tensor) -> str:
+    """`same`, `moved`, `lost rows`, `unrelated`, or nothing where a sample does not tell it from its file."""
+    there = stored_sample(source, like)
+    if there is None:
+        return ""
+    if unrelated(here, there):
+        return "unrelated"
+    if has_lost_rows(here, there, like.shape):
+        return "lost rows"
+    if is_constant(there, spread=0.5):
+        return ""  # norms are near 1 in every model: that they agree says nothing
+    return "same" if _distance(here.float().flatten(), there.float().flatten()) < _SAME else "moved"
+
+
+def is_odd(here: torch.Tensor, kind: str, numel: int) -> bool:
+    """NaN, infinities or huge numbers; a tensor of infinities alone, or a mask of them, is the user's own start.
+
+    `kind` is that of the tensor, `numel` its size.
+    """
+    part = here.float()
+    largest = float(part.abs().max()) if part.numel() else 0.0
+    if math.isfinite(largest):
+        return kind == "parameter" and largest > _HUGE
+    if bool(torch.isinf(part).all()) and float(part.min()) == float(part.max()):
+        return False
+    unsaved = kind == "non_persistent_buffer"
+    return not (unsaved and (numel == 1 or bool(torch.isneginf(part[~torch.isfinite(part)]).all())))
+
+
+def looks_left_over(here: torch.Tensor) -> bool:
+    """Zeros or numbers near nothing, as fresh memory has them."""
+    size = here.float().abs()
+    return not bool(size.any()) or bool(((size > 0) & (size < _TINY)).any())
+
+
 def _rows(shape: torch.Size) -> int:
     return _STACKED_ROWS if len(shape) == 3 and shape[1] * shape[2] >= _EXPERT else _ROWS
 
@@ -59,11 +95,6 @@ def unrelated(here: torch.Tensor, there: torch.Tensor) -> bool:
         return distance > _UNRELATED
     similarity = float(torch.nn.functional.cosine_similarity(a.double(), b.double(), dim=0))
     return distance > _UNRELATED and (math.isnan(similarity) or similarity < _UNRELATED)
-
-
-def is_same(here: torch.Tensor, there: torch.Tensor) -> bool:
-    """Equal, but for a cast."""
-    return _distance(here.float().flatten(), there.float().flatten()) < _SAME
 
 
 def _distance(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import nn
 
-from diag.loading.checkpoint.stored import Source, source_of, sources
+from diag.loading.checkpoint.stored import Source, sources, sources_of
 from diag.models.backing import Absence
 from diag.models.entries import Entry
-from diag.models.quantizers import is_packed, quantizer_of
+from diag.models.quantizers import quantizer_of
 from diag.models.snapshot import Snapshot, take
 from diag.values.spec import LoadSpec
 
@@ -43,13 +43,11 @@ def verify_weights(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] 
 
 
 def _differing(snapshot: Snapshot, files: Mapping[str, Source]) -> Iterator[_Row]:
-    found = ((id(e.tensor), source_of(e.name, files, snapshot.ties)) for e in snapshot.entries)
-    by_object = {key: source for key, source in found if source is not None}
+    stored = sources_of(snapshot.entries, files, snapshot.ties)
     for entry in snapshot.entries:
         if entry.kind in ("non_persistent_buffer", "quant_state") or (entry.put_in and not entry.is_meta):
             continue
-        stored = source_of(entry.name, files, snapshot.ties) or by_object.get(id(entry.tensor))
-        row = _row_of(entry, stored, snapshot)
+        row = _row_of(entry, stored[entry.name], snapshot)
         if row is not None:
             yield row
 
@@ -67,7 +65,7 @@ def _row_of(entry: Entry, stored: Source | None, snapshot: Snapshot) -> _Row | N
         return row("no data")
     if stored is None:
         return None if entry.kind == "buffer" else row("not in the files")
-    if is_packed(entry.tensor):
+    if entry.is_packed:
         quantizer = quantizer_of(entry.tensor)
         full = None if quantizer is None else quantizer.dequantized(entry.owner, entry.tensor)
         alike = _correlation(full, stored)

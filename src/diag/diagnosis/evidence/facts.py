@@ -4,8 +4,9 @@ Reads what the snapshot holds, and samples of values; nothing is moved, called o
 out is empty, and `examined` says why.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -19,9 +20,9 @@ from diag.models.devices import ancestors, device_texts
 from diag.models.entries import Unreadable
 from diag.models.snapshot import Snapshot
 from diag.models.ties import embedding, ties_of_config
-from diag.values.spec import LoadSpec
 
 T = TypeVar("T")
+_PackedLayer = tuple[str, nn.Module, torch.Tensor]  # the weight's name, the layer, the weight
 _HEADS = ("lm_head", "score", "classifier")  # quantizers leave them out unless they are asked
 
 
@@ -50,8 +51,8 @@ def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
     )
 
 
-def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], spec: LoadSpec | None = None) -> ModelFacts:
-    """All facts of one model."""
+def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], name: str, files: Sequence[Path]) -> ModelFacts:
+    """All facts of one model; `name` is its checkpoint, `files` its weight files as far as they are on this machine."""
     skipped = list(snapshot.unreadable)
 
     def read(what: str, found: Callable[[Snapshot], Iterable[T]]) -> tuple[T, ...]:
@@ -61,15 +62,16 @@ def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], spec: LoadSpec | None = 
             skipped.append(Unreadable.because(what, error))
             return ()
 
-    values = value_facts(snapshot, spec, skipped)
+    values = value_facts(snapshot, name, files, skipped)
+    packed = read("layers of a packed class", _packed_layers)
     facts = replace(
         values,
         is_adapter=any(type(module).__module__.startswith("peft.tuners") for module in snapshot.modules.values()),
         stripped=read("hooks that were taken off", stripped),
         newcomers=read("modules put in after the load", newcomers),
         lost_ties=read("whether tied tensors are alike", lost_ties),
-        unpacked=(*read("layers left unquantized", unpacked), *read("layers around plain weights", never_packed)),
-        stateless=read("the state of packed layers", stateless),
+        unpacked=(*read("layers left unquantized", unpacked), *never_packed(packed)),
+        stateless=read("the state of packed layers", lambda _: stateless(packed)),
         bare_meta=read("tensors that are plain attributes", bare_meta),
         frozen_out=read("gradients", frozen_out),
         off_meta_state=tuple(_states_on_meta(rows)),
@@ -194,7 +196,7 @@ def bare_meta(snapshot: Snapshot) -> Iterator[str]:
                 yield f"{path}.{key}" if path else key
 
 
-def _packed_layers(snapshot: Snapshot) -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
+def _packed_layers(snapshot: Snapshot) -> Iterator[_PackedLayer]:
     """Layers of a quantizer's class whose weight is here: the weight's name, the layer, the weight."""
     for path, module in snapshot.named_modules:
         weight = module._parameters.get("weight") if quantizers.quantizer_of_layer(module) else None
@@ -202,16 +204,16 @@ def _packed_layers(snapshot: Snapshot) -> Iterator[tuple[str, nn.Module, torch.T
             yield f"{path}.weight", module, weight
 
 
-def stateless(snapshot: Snapshot) -> Iterator[str]:
+def stateless(packed: Iterable[_PackedLayer]) -> Iterator[str]:
     """Packed layers whose bytes have no scales."""
-    for name, module, weight in _packed_layers(snapshot):
+    for name, module, weight in packed:
         if any(one.lacks_state(module, weight) for one in quantizers.ALL):
             yield name
 
 
-def never_packed(snapshot: Snapshot) -> Iterator[str]:
+def never_packed(packed: Iterable[_PackedLayer]) -> Iterator[str]:
     """Layers of a packed class around a plain weight."""
-    for name, module, weight in _packed_layers(snapshot):
+    for name, module, weight in packed:
         on_purpose = getattr(getattr(module, "state", None), "has_fp16_weights", False)
         if weight.dtype.is_floating_point and not on_purpose and getattr(weight, "quant_state", None) is None:
             yield name

@@ -17,7 +17,7 @@ def with_state(e: Evidence, rows: tuple[Row, ...], facts: ModelFacts | None) -> 
     new = frozenset(row.name for row in rows if _is_new(row, known))
     e = replace(e, rows=rows, facts=facts, new_names=new, broken_ties=_broken_ties(known))
     offloaded = tuple(row for row in rows if row.backing == "offloaded")
-    e = replace(e, orphans=tuple(row for row in rows if row.is_orphan), offloaded=offloaded)
+    e = replace(e, orphans=tuple(row for row in rows if row.backing == "none"), offloaded=offloaded)
     lost = _grouped((_why_orphaned(row, e, known), row) for row in e.orphans)
     unserved = _grouped((_why_unserved(row, e, known), row) for row in rows if row.name in known.unserved)
     said = "Its hook fetches it before each forward from a store that has no such key."

@@ -4,35 +4,31 @@ Only samples of each tensor are read (some kilobytes), so this stays fast on lar
 compares everything. What the user did to the values is not wrong: training, moved or copied layers, merged adapters.
 """
 
-import math
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from diag.diagnosis.evidence import ModelFacts
-from diag.loading import samples
-from diag.loading.checkpoint.stored import Source, keys_of, plain_name, source_of, sources
-from diag.loading.origin import checkpoint_name
+from diag.loading.checkpoint.stored import Source, keys_of, plain_name, sources_in, sources_of
 from diag.models.adapters import adapter_configs
 from diag.models.entries import Entry, Unreadable
-from diag.models.quantizers import is_packed
 from diag.models.snapshot import Snapshot
 from diag.proving import sampling
 from diag.proving.buffers import wrong_buffers
 from diag.values.finding import names_in_words
-from diag.values.spec import LoadSpec
 
 _CONVERTED_LIMIT = 64 * 2**20
 _STEPS = 6  # changes in place: more than any initialisation makes, so an optimizer was at work
-_HUGE, _TINY = 1e10, 1e-30  # numbers that memory left by others holds, and weights do not
 
 
-def value_facts(snapshot: Snapshot, spec: LoadSpec | None, skipped: list[Unreadable]) -> ModelFacts:
-    """The value-related fields of ModelFacts; what could not be read is added to `skipped`."""
-    found = _FoundValues(snapshot, spec)
+def value_facts(snapshot: Snapshot, name: str, files: Sequence[Path], skipped: list[Unreadable]) -> ModelFacts:
+    """The value-related fields of ModelFacts; what could not be read is added to `skipped`.
+
+    `name` is the model's checkpoint, `files` its weight files as far as they are on this machine.
+    """
+    found = _FoundValues(snapshot, files)
     skipped += found.unreadable()
     wrong, never = found.unrelated()
     missing, renamed = found.not_stored()
@@ -55,7 +51,7 @@ def value_facts(snapshot: Snapshot, spec: LoadSpec | None, skipped: list[Unreada
         renamed=renamed,
         wrong_buffers=read("buffers that are not saved", lambda: wrong_buffers(snapshot)),
         dead_adapter=read("the adapter's matrices", lambda: dead_adapter(snapshot)),
-        rewritten=read("the names in the checkpoint's files", lambda: rewritten(snapshot, spec)),
+        rewritten=read("the names in the checkpoint's files", lambda: rewritten(snapshot, name)),
         examined=found.examined,
     )
 
@@ -63,18 +59,16 @@ def value_facts(snapshot: Snapshot, spec: LoadSpec | None, skipped: list[Unreada
 class _FoundValues:
     """Every tensor that is here, compared with its file where the files are on this machine."""
 
-    def __init__(self, snapshot: Snapshot, spec: LoadSpec | None) -> None:
+    def __init__(self, snapshot: Snapshot, files: Sequence[Path]) -> None:
         self._snapshot = snapshot
         self._entries = [e for e in snapshot.entries if e.can_be_sampled]
-        self._files = _local_sources(snapshot, spec)
+        self._alike: dict[tuple[object, ...], list[torch.Tensor]] = {}
+        own = [e for e in self._entries if not e.put_in and e.kind in ("parameter", "buffer")]
+        self._files = sources_in(files, snapshot)
+        self._own = sources_of(own, self._files, snapshot.ties)
         self.examined: tuple[str, ...] = ("samples of every tensor's values",)
         if self._files:
             self.examined += ("samples of the checkpoint's files (diag.verify_weights compares every value)",)
-        self._alike: dict[tuple[object, ...], list[torch.Tensor]] = {}
-        own = [e for e in self._entries if not e.put_in and e.kind in ("parameter", "buffer")]
-        found = ((id(e.tensor), source_of(e.name, self._files, snapshot.ties)) for e in own if self._files)
-        by_object = {key: source for key, source in found if source is not None}
-        self._own = {e.name: by_object.get(id(e.tensor)) for e in own}
         self._odd: list[Entry] = []
         self._verdicts: dict[str, list[Entry]] = {}
         self._failed: dict[str, list[str]] = {}
@@ -85,11 +79,15 @@ class _FoundValues:
     def _look(self, entry: Entry) -> None:
         """Samples one tensor: are its numbers odd, and are they those of its file?"""
         try:
-            here = sampling.sample(entry.tensor)
-            if entry.kind != "buffer" and _is_odd(entry, here):
+            source, tensor = self._own.get(entry.name), entry.tensor
+            is_too_much = source is not None and source.converter is not None and entry.nbytes > _CONVERTED_LIMIT
+            here, verdict = sampling.sample(tensor), ""
+            if entry.kind != "buffer" and sampling.is_odd(here, entry.kind, entry.numel):
                 self._odd.append(entry)
-            source = self._own.get(entry.name)
-            verdict = "" if source is None else self._compare(entry, source, here)
+            if source is not None and not entry.is_packed and not is_too_much:
+                verdict = sampling.compare(here, source, tensor)
+                if verdict == "unrelated" and self._was_meant(entry, source, here):
+                    verdict = ""
         except Exception as error:
             self._failed.setdefault(Unreadable.because("", error).why, []).append(entry.name)
         else:
@@ -109,22 +107,6 @@ class _FoundValues:
 
     def names(self, verdict: str) -> tuple[str, ...]:
         return tuple(entry.name for entry in self._verdicts.get(verdict, ()))
-
-    def _compare(self, entry: Entry, source: Source, here: torch.Tensor) -> str:
-        """`same`, `moved`, `lost rows`, `unrelated`, or nothing where it can't be told."""
-        tensor = entry.tensor
-        if is_packed(tensor) or not (source.converter is None or entry.nbytes <= _CONVERTED_LIMIT):
-            return ""
-        there = sampling.stored_sample(source, tensor)
-        if there is None:
-            return ""
-        if sampling.unrelated(here, there):
-            return "" if self._was_meant(entry, source, here) else "unrelated"
-        if sampling.has_lost_rows(here, there, tensor.shape):
-            return "lost rows"
-        if sampling.is_constant(there, spread=0.5):
-            return ""  # norms are near 1 in every model: that they agree says nothing
-        return "same" if sampling.is_same(here, there) else "moved"
 
     def _was_meant(self, entry: Entry, source: Source, here: torch.Tensor) -> bool:
         """Trained in this process, another layer's values, or an adapter that was merged into it."""
@@ -167,7 +149,7 @@ class _FoundValues:
         unfilled = [e for e in parameters if self._own[e.name] is None and _should_be_filled(e)]
         missing = [e for e in unfilled if not self._is_elsewhere(e, sampling.sample(e.tensor))]
         known = sum(self._own[e.name] is not None for e in parameters)
-        placed = {plain_name(e.name) for e in self._entries}
+        placed = {source.name for source in self._own.values() if source is not None}
         left_over = {name: source.shape for name, source in self._files.items() if name not in placed}
         renamed = 2 * sum(_has_namesake(e, left_over) for e in missing) > len(missing)
         says_something = any(not sampling.is_constant(sampling.sample(e.tensor)) for e in missing)
@@ -182,7 +164,9 @@ class _FoundValues:
             compared = (*self._verdicts.get("same", ()), *self._verdicts.get("moved", ()))
             known = {id(e.tensor) for e in (*unfilled, *compared)}
             others = [e for e in self._entries if e.kind == "parameter" and id(e.tensor) not in known]
-            unfilled += [e for e in others if _is_untouched(e.tensor) and _looks_left_over(e.tensor)]
+            unfilled += [
+                e for e in others if _is_untouched(e.tensor) and sampling.looks_left_over(sampling.sample(e.tensor))
+            ]
         return tuple(e.name for e in unfilled), tuple(e.name for e in diverged)
 
 
@@ -216,40 +200,9 @@ def _is_untouched(tensor: torch.Tensor) -> bool:
     return not _is_marked(tensor) and _version(tensor) == 0
 
 
-def _is_odd(entry: Entry, here: torch.Tensor) -> bool:
-    """NaN, infinities or huge numbers; a tensor of infinities alone, or a mask of them, is the user's own start."""
-    part = here.float()
-    largest = float(part.abs().max()) if part.numel() else 0.0
-    if math.isfinite(largest):
-        return entry.kind == "parameter" and largest > _HUGE
-    if bool(torch.isinf(part).all()) and float(part.min()) == float(part.max()):
-        return False
-    unsaved = entry.kind == "non_persistent_buffer"
-    return not (unsaved and (entry.numel == 1 or bool(torch.isneginf(part[~torch.isfinite(part)]).all())))
-
-
-def _looks_left_over(tensor: torch.Tensor) -> bool:
-    """Zeros or numbers near nothing, as fresh memory has them."""
-    size = sampling.sample(tensor).float().abs()
-    return not bool(size.any()) or bool(((size > 0) & (size < _TINY)).any())
-
-
-def has_local_files(model: object, spec: LoadSpec | None) -> bool:
-    """Whether the files are on this machine already; nothing is downloaded for a diagnosis."""
-    name = checkpoint_name(model, spec)
-    return bool(name) and (name in samples.names() or os.path.isdir(name))
-
-
-def _local_sources(snapshot: Snapshot, spec: LoadSpec | None) -> Mapping[str, Source]:
-    try:
-        return sources(snapshot, spec) if has_local_files(snapshot.root, spec) else {}
-    except Exception:  # files that can't be read: a load says so
-        return {}
-
-
-def rewritten(snapshot: Snapshot, spec: LoadSpec | None = None) -> list[str]:
+def rewritten(snapshot: Snapshot, name: str) -> list[str]:
     """Tensors that the base's local files hold only under the names of a PeftModel; reads headers of files."""
-    folder = Path(checkpoint_name(snapshot.root, spec) or "?")
+    folder = Path(name or "?")
     if not folder.is_dir():
         return []
     try:

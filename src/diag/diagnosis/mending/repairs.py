@@ -11,7 +11,6 @@ from torch import nn
 
 from diag.errors import CouldNotJudgeError, MetaWithoutDataError
 from diag.loading.checkpoint.stored import plain_name, sources
-from diag.models.adapters import without_adapter
 from diag.models.devices import as_device, input_device
 from diag.models.entries import Entry
 from diag.models.forwards import Reach
@@ -215,7 +214,7 @@ def _share(*tied: Entry) -> None:
 
 
 def _fresh_buffers(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-    return fresh_buffers(without_adapter(snapshot.root))
+    return fresh_buffers(snapshot.base)
 
 
 def _refill_together(snapshot: Snapshot, finding: Finding, spec: LoadSpec | None) -> None:

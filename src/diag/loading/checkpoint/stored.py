@@ -7,7 +7,7 @@ for both, so that files and model can be compared. Older versions have none, and
 import copy
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -21,7 +21,7 @@ from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.loading.checkpoint.find import find_checkpoint
 from diag.loading.origin import checkpoint_name
 from diag.loading.transformers_private import Converter, Renamed, key_renamer
-from diag.models.adapters import without_adapter
+from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot
 from diag.values.spec import LoadSpec
 
@@ -50,7 +50,8 @@ class StoredTensor:
 class Source:
     """Where one tensor of the model comes from: one stored tensor, or several that a converter puts together.
 
-    Where the converter makes several tensors of the model at once, `group` is the name of the first of them.
+    Where the converter makes several tensors of the model at once, `group` is the name of the first of them. `shape` is
+    the stored one, None where it only shows after conversion.
     """
 
     name: str
@@ -58,11 +59,7 @@ class Source:
     converter: Converter | None = None
     patterns: tuple[str, ...] = ()
     group: str = ""
-
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """The stored shape, or None where it only shows after conversion."""
-        return self.parts[0].shape if self.converter is None else None
+    shape: tuple[int, ...] | None = None
 
     @property
     def stacked(self) -> int | None:
@@ -119,6 +116,15 @@ def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | PathLike[str] | Non
     return under_model_names(snapshot, stored_tensors(snapshot.root, checkpoint))
 
 
+def sources_in(files: Iterable[Path], snapshot: Snapshot) -> dict[str, Source]:
+    """The tensors of these files by the model's names; empty where one of the files can't be read."""
+    try:
+        stored = {key: StoredTensor(key, path, shape) for path in files for key, shape in keys_of(path)}
+        return under_model_names(snapshot, stored) if stored else {}
+    except Exception:  # files that can't be read: a load says so
+        return {}
+
+
 def stored_tensors(
     model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None
 ) -> dict[str, StoredTensor]:
@@ -128,17 +134,19 @@ def stored_tensors(
 
 def under_model_names(snapshot: Snapshot, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
     """Applies transformers' own renaming and grouping to the keys of the files."""
-    base = without_adapter(snapshot.root)
     names = {plain_name(entry.name): True for entry in snapshot.entries}
-    rename = key_renamer(cast("PreTrainedModel", base), names)
+    keys = sorted(files, key=_natural)
+    rename = key_renamer(cast("PreTrainedModel", snapshot.base), names)
     groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
-    for key in sorted(files, key=_natural):
+    for key in keys:
         renamed = rename(key)
         groups.setdefault(renamed.name, []).append((files[key], renamed))
     found = {}
     for name, group in groups.items():
         parts, renames = zip(*group)
-        found[name] = Source(name, parts, renames[0].converter, tuple(renamed.pattern for renamed in renames))
+        converter = renames[0].converter
+        patterns = tuple(renamed.pattern for renamed in renames)
+        found[name] = Source(name, parts, converter, patterns, shape=None if converter else parts[0].shape)
     return {**found, **_other_targets(found, names)}
 
 
@@ -155,6 +163,17 @@ def source_of(name: str, files: Mapping[str, Source], tied: Mapping[str, str]) -
     plain = plain_name(name)
     followed = tied.get(name, tied.get(plain, ""))  # a PeftModel answers with the names of its base
     return files.get(plain) or files.get(plain_name(followed))
+
+
+def sources_of(
+    entries: Sequence[Entry], files: Mapping[str, Source], tied: Mapping[str, str]
+) -> dict[str, Source | None]:
+    """Where each of these tensors comes from; names of one tensor share what any of them has."""
+    if not files:
+        return {entry.name: None for entry in entries}
+    own = {entry.name: source_of(entry.name, files, tied) for entry in entries}
+    by_tensor = {id(entry.tensor): own[entry.name] for entry in entries if own[entry.name] is not None}
+    return {entry.name: own[entry.name] or by_tensor.get(id(entry.tensor)) for entry in entries}
 
 
 def _other_targets(found: Mapping[str, Source], names: Container[str]) -> dict[str, Source]:

@@ -72,12 +72,6 @@ def quantizer_of_layer(module: nn.Module) -> Quantizer | None:
 _BY_LAYER = {layer: one for one in ALL for layer in one.LAYERS}
 
 
-def is_packed(tensor: torch.Tensor) -> bool:
-    """Whether a tensor holds packed bytes of a known quantizer."""
-    quantizer = quantizer_of(tensor)
-    return quantizer is not None and quantizer.is_packed(tensor)
-
-
 def config_of(model: object) -> dict[str, object]:
     """A model's quantization config as a dict, `quant_method` as text; empty without one."""
     config = getattr(getattr(model, "config", None), "quantization_config", None)
