@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diag.proving.comparing import distance
+from diag.proving.proof import distance
 
 
 def logits(seed=0, positions=3, width=5):

@@ -237,7 +237,7 @@ def test_weights_at_other_addresses_are_compared_with_a_twin_that_has_them_there
 
 
 def test_a_twin_is_moved_to_the_models_addresses_and_keeps_its_values(tmp_path):
-    from diag.proving.alignment import align_like
+    from diag.proving.twin import align_like
 
     model, twin = load(device_map="none"), load(device_map="none")
     weight = model.model.layers[0].mlp.up_proj.weight

@@ -14,9 +14,8 @@ from diag.loading.recipe import load
 from diag.machine import processes
 from diag.machine.accelerators import accelerator_peaks, use_hardware
 from diag.models.table import placement
-from diag.proving.comparing import distance
 from diag.proving.probing import Answer, ask
-from diag.proving.proof import runs_cpu_kernels
+from diag.proving.proof import distance, runs_cpu_kernels
 from diag.proving.twin import answer_of_twin, main_dtype, missing_from_body, tokenizer_folder
 from diag.sweep.cell import neighbours
 from diag.sweep.cell.ownfiles import where_raised
