@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from diag.loading.bitsandbytes_private import use_common_kernel
+from diag.loading.footprint import use_common_kernel
 
 pytest.importorskip("bitsandbytes")
 

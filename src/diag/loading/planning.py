@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from diag.errors import CheckpointError, MissingLibraryError, UnsupportedError
+from diag.loading import footprint
 from diag.loading.checkpoint.files import Checkpoint
 from diag.loading.checkpoint.find import find_checkpoint
-from diag.loading.footprint import (
-    NOTHING,
-    Device,
-    Packed,
-    bytes_per_device,
-    linear_layers,
-    module_devices,
-    packed_among,
-    plain_devices,
-    why_spilled,
-)
+from diag.loading.footprint import NOTHING, Device, Packed
 from diag.loading.modelclass import load_config, may_run_its_code, model_class
 from diag.loading.presets import WRITTEN_PRESETS, check_devices, check_map, written_map
 from diag.loading.quantizer_config import is_bitsandbytes, known_refusal, quantizer_config
@@ -74,31 +65,28 @@ def plan_load(spec: LoadSpec, free_memory: Memory | None = None) -> Plan:
     checkpoint = find_checkpoint(spec.model)
     config = _config_for_loader(checkpoint) if spec.loader else load_config(checkpoint)
     kind = None if spec.loader else model_class(checkpoint, config)
-    arguments: dict[str, Any] = {
-        "config": config,
-        "dtype": spec.dtype,
-        "trust_remote_code": may_run_its_code(checkpoint),
-        "quantization_config": quantizer_config(spec, checkpoint, config),
-    }
-    arguments |= {} if limits is None else {"max_memory": limits}
+    own_code, quantizing = may_run_its_code(checkpoint), quantizer_config(spec, checkpoint, config)
+    arguments: dict[str, Any] = {"config": config, "dtype": spec.dtype, "trust_remote_code": own_code}
+    arguments |= {"quantization_config": quantizing} | ({} if limits is None else {"max_memory": limits})
     plan = Plan(spec, checkpoint, kind, config, arguments)
     if kind is None:
-        return _plan_for_loader(plan, accelerator)
+        given = arguments["device_map"] = _map_for_loader(plan, accelerator)
+        return replace(plan, needs_disk=isinstance(given, Mapping) and "disk" in given.values())
     arguments["device_map"] = _requested_map(plan, kind, accelerator)
     built = _without_weights(plan, kind)
     tied = _ties(built.model)
-    has_map = arguments["device_map"] is not None or arguments["quantization_config"] is not None
-    placed = plain_devices(built.device_map, accelerator) if has_map else None
-    layers = linear_layers(built.model)
-    devices = module_devices(built.model, placed or {"": "cpu" if accelerator is None else 0})
-    nbytes = bytes_per_device(built.model, placed or {"": "cpu"}, tied)
+    has_map = arguments["device_map"] is not None or quantizing is not None
+    placed = footprint.plain_devices(built.device_map, accelerator) if has_map else None
+    layers = footprint.linear_layers(built.model)
+    devices = footprint.module_devices(built.model, placed or {"": "cpu" if accelerator is None else 0})
+    nbytes = footprint.bytes_per_device(built.model, placed or {"": "cpu"}, tied)
     return replace(
         plan,
         resolved_map=placed,
-        packed=packed_among(layers, devices),
+        packed=footprint.packed_among(layers, devices),
         n_linear=len(layers),
         nbytes=nbytes,
-        spilled=why_spilled(spec.device_map, placed, nbytes, limits or {}, accelerator),
+        spilled=footprint.why_spilled(spec.device_map, placed, nbytes, limits or {}, accelerator),
         needs_disk="disk" in (placed or {}).values(),
     )
 
@@ -111,12 +99,6 @@ def _config_for_loader(checkpoint: Checkpoint) -> PretrainedConfig | None:
         return None
 
 
-def _plan_for_loader(plan: Plan, accelerator: str | None) -> Plan:
-    given = _map_for_loader(plan, accelerator)
-    on_disk = isinstance(given, Mapping) and "disk" in given.values()
-    return replace(plan, arguments={**plan.arguments, "device_map": given}, needs_disk=on_disk)
-
-
 def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
     """What transformers takes: `disk` and `offload` are diag's own words, so a loader gets the map they stand for."""
     spec = plan.spec
@@ -125,8 +107,7 @@ def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
     if spec.device_map not in WRITTEN_PRESETS:
         return _preset_map(spec.device_map, accelerator)
     try:
-        kind = model_class(plan.checkpoint, plan.config)
-        return _written_map(plan, kind, accelerator)
+        return _written_map(plan, model_class(plan.checkpoint, plan.config), accelerator)
     except UnsupportedError:
         raise
     except Exception as e:  # a class that is not known, or one that can't be built without weights: each has its own
@@ -141,7 +122,7 @@ def _map_for_loader(plan: Plan, accelerator: str | None) -> RequestedMap:
 def _requested_map(plan: Plan, kind: ModelClass, accelerator: str | None) -> RequestedMap:
     """The `device_map` for `from_pretrained`: a word of transformers', or a map from names to devices."""
     asked = plan.spec.device_map
-    if asked == "none" and plan.spec.simulated and is_bitsandbytes(plan.spec, plan.config):
+    if asked == "none" and plan.spec.hardware and is_bitsandbytes(plan.spec, plan.config):
         return {"": 0}  # what its update_device_map does on cuda, xpu, npu and hpu, the devices it knows by name
     if isinstance(asked, str) and asked not in WRITTEN_PRESETS:
         return _preset_map(asked, accelerator)
@@ -176,9 +157,8 @@ def _ties(model: nn.Module) -> dict[str, str]:
 
 def _without_weights(plan: Plan, kind: ModelClass) -> Skeleton:
     """The model as `from_pretrained` builds it before it reads weights, with its device map; refusals in our words."""
-    arguments = dict(plan.arguments)
-    if arguments["device_map"] is None:
-        arguments["device_map"] = {"": "cpu"}
+    asked = plan.arguments["device_map"]
+    arguments = {**plan.arguments, "device_map": {"": "cpu"} if asked is None else asked}
     try:
         return skeleton(kind, str(plan.checkpoint.folder), **arguments)
     except ImportError as e:

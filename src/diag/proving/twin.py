@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from diag.errors import DiagError
-from diag.loading.bitsandbytes_private import use_common_kernel
 from diag.loading.checkpoint.find import find_checkpoint
-from diag.loading.footprint import Packed, is_packed_class, linear_layers
+from diag.loading.footprint import Packed, is_packed_class, linear_layers, use_common_kernel
 from diag.loading.planning import Plan, plan_load
 from diag.loading.recipe import load, load_planned
 from diag.loading.transformers_private import skeleton

@@ -95,42 +95,20 @@ class Source:
         converter, group = copy.deepcopy(self.converter), self.group or self.name
         assert converter is not None
         for part, pattern in zip(self.parts, self.patterns):
-            converter.add_tensor(group, part.key, pattern, _Deferred(part))
+            converter.add_tensor(group, part.key, pattern, part.read)  # read when the converter needs it
         return converter.convert(group)
 
 
-class _Deferred:
-    """A read that the converter asks for when it needs it."""
-
-    def __init__(self, part: StoredTensor) -> None:
-        self._part = part
-
-    def __call__(self) -> torch.Tensor:
-        return self._part.read()
-
-    result = __call__
-
-
 def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> dict[str, Source]:
-    """The files' tensors by the model's names; headers are read. Raises CouldNotJudgeError.
+    """The files' tensors by the model's names, by transformers' own renaming and grouping; headers are read.
 
-    A file's tensor that the model has no place for keeps its own name.
+    A file's tensor that the model has no place for keeps its own name. Raises CouldNotJudgeError where the files are
+    not to be found.
     """
-    return under_model_names(snapshot, stored_tensors(snapshot.root, checkpoint))
-
-
-def stored_tensors(
-    model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None
-) -> dict[str, StoredTensor]:
-    """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
-    return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
-
-
-def under_model_names(snapshot: Snapshot, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
-    """Applies transformers' own renaming and grouping to the keys of the files."""
-    base = without_adapter(snapshot.root)
+    model = snapshot.root
+    files = {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
     names = {plain_name(entry.name): True for entry in snapshot.entries}
-    rename = key_renamer(cast("PreTrainedModel", base), names)
+    rename = key_renamer(cast("PreTrainedModel", without_adapter(model)), names)
     groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
     for key in sorted(files, key=_natural):
         renamed = rename(key)
