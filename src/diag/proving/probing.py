@@ -24,7 +24,7 @@ from diag.values.functions import import_function, is_function_name
 from diag.values.text import error_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import GenerationMixin, PreTrainedModel
 
 NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
 
@@ -194,9 +194,10 @@ def _with_generation(answer: Answer, model: nn.Module, base: PreTrainedModel, in
     config = getattr(base, "generation_config", base.config)
     ends = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id"))
     pad = next((end for end in ends if end is not None), 0)
-    pad = int(pad[0] if isinstance(pad, (list, tuple)) else pad)
-    generating = cast("PreTrainedModel", model)
-    output = generating.generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad)
+    how = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+    how["pad_token_id"] = int(pad[0] if isinstance(pad, (list, tuple)) else pad)
+    output = cast("GenerationMixin", model).generate(**arguments, **how)
     tokens = tuple(int(token) for token in output[0, skip:].tolist())
-    text = inputs.tokenizer.decode(tokens, skip_special_tokens=True) if inputs.tokenizer is not None and tokens else ""
+    decode = None if inputs.tokenizer is None else inputs.tokenizer.decode
+    text = str(decode(list(tokens), skip_special_tokens=True)) if decode is not None and tokens else ""
     return replace(answer, tokens=tokens, text=text)

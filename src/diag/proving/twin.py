@@ -18,6 +18,7 @@ from diag.loading.transformers_private import skeleton
 from diag.machine.accelerators import free_memory
 from diag.models.adapters import without_adapter
 from diag.models.snapshot import Snapshot, take
+from diag.models.ties import embedding
 from diag.proving.probing import Answer, ask
 from diag.proving.weights import held_value
 from diag.values.spec import LoadSpec
@@ -114,7 +115,7 @@ def missing_from_body(model: nn.Module, missing_keys: Sequence[str]) -> tuple[st
 def _language_head(base: nn.Module) -> set[str]:
     """The name of the child that holds the output embedding; nothing for a model without one."""
     try:
-        head = base.get_output_embeddings()
+        head = embedding(base, "output")
     except (AttributeError, NotImplementedError):
         return set()
     return {name.split(".")[0] for name, module in base.named_modules() if head is not None and module is head}

@@ -25,7 +25,9 @@ _Row = tuple[object, ...]  # in the order of VERIFY_COLUMNS
 _PACKED_ALIKE = 0.9  # correlation of a dequantized weight with its file; honest nf4 is above 0.98, int8 above 0.999
 
 
-def verify_weights(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> pd.DataFrame:
+def verify_weights(
+    model: nn.Module | Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None
+) -> pd.DataFrame:
     """One row per tensor whose values differ from the checkpoint's files; an empty table means all agree.
 
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came

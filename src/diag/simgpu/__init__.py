@@ -85,7 +85,7 @@ def max_memory(hardware: Hardware, free_host_bytes: Callable[[], int] | None = N
 
 def _register() -> None:
     from diag.simgpu import backend, dispatch, private
-    from diag.simgpu.patches import libraries, pytorch, refusals, sharing
+    from diag.simgpu.patches import libraries, pytorch, refusals
 
     private.check_torch()
     pytorch.remember_accelerator()
@@ -94,7 +94,6 @@ def _register() -> None:
     pytorch.install()
     libraries.install()
     refusals.install()
-    sharing.install()
 
 
 def _check_fits(hardware: Hardware) -> None:

@@ -23,7 +23,7 @@ def make(sample: Sample, target: Path) -> None:
     The caller's random state, default device and log level are left as they were.
     """
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        config = transformers.AutoConfig.for_model(**sample.config)
+        config = transformers.AutoConfig.for_model(**sample.config)  # type: ignore[arg-type]
         model = getattr(transformers, sample.architecture)(config).to(getattr(torch, sample.dtype)).eval()
         fill(model, sample.embedding_std)
         model.save_pretrained(target, max_shard_size=sample.shard_nbytes)
@@ -59,13 +59,13 @@ def _std(parameter: torch.Tensor) -> float:
 
 def _processor(config, words):
     try:  # the one that needs no torchvision; early transformers 5 gives it the plain name
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as Images
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
     except ImportError:
-        Images = transformers.CLIPImageProcessor
+        CLIPImageProcessorPil = transformers.CLIPImageProcessor  # type: ignore[misc, assignment]
     vision = config.vision_config
     side = vision.image_size
     return transformers.LlavaProcessor(
-        image_processor=Images(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
         tokenizer=words,
         patch_size=vision.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,

@@ -9,12 +9,12 @@ import torch
 
 from diag.errors import DiagError
 from diag.simgpu import private
-from diag.simgpu.patches.imports import after_import
+from diag.simgpu.patches.libraries import after_import
 
 
 def install() -> None:
     """Puts the refusals in place."""
-    private.replace_engine(explained_backward(private.engine()))
+    private.replace_engine(explained_backward)
     torch.compile = refusing_compile(torch.compile)
     after_import("torch._inductor.codegen.common", refuse_in_inductor)
 
