@@ -11,6 +11,7 @@ from diag.loading.quantizer_config import bitsandbytes_arguments
 from diag.models.adapters import carries_adapter
 from diag.values.spec import AS_STORED, QUANTIZATIONS, LoadSpec
 
+Checkpointed = LoadSpec | str | os.PathLike[str] | None  # whose checkpoint is meant; None: the model says it itself
 LOADED_FROM: weakref.WeakKeyDictionary[object, LoadSpec] = weakref.WeakKeyDictionary()  # filled by load
 
 
@@ -22,7 +23,7 @@ def spec_of(model: object) -> LoadSpec | None:
         return None
 
 
-def checkpoint_name(model: object, given: LoadSpec | str | os.PathLike[str] | None = None) -> str:
+def checkpoint_name(model: object, given: Checkpointed = None) -> str:
     """The sample, folder or hub id of a model: what the caller says, else what load or its config says, else ''."""
     given = given or spec_of(model)
     if given is not None:

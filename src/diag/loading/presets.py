@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import torch
 from torch import nn
 
 from diag.errors import SpecError, UnsupportedError
@@ -84,7 +83,9 @@ def check_devices(device_map: Mapping[str, Device]) -> None:
 
 def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
     """Raises SpecError when a map names modules that do not exist or leaves tensors without a device."""
-    known = {path for path, _ in model.named_modules()} | {n for n, _ in _named_tensors(model)}
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tensors = [name for name, _ in named]
+    known = {*tensors, *(path for path, _ in model.named_modules())}
     unknown = sorted(set(device_map) - known)
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
@@ -94,7 +95,7 @@ def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
             why="transformers would leave them out without a word.",
             next_step=f"did you mean {close[0]!r}? " if close else "print([n for n, _ in model.named_modules()]).",
         )
-    uncovered = [name for name, _ in _named_tensors(model) if device_for(name, device_map) is None]
+    uncovered = [name for name in tensors if device_for(name, device_map) is None]
     if uncovered:
         raise SpecError(
             f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them.",
@@ -122,8 +123,3 @@ def _refuse_nested(model: nn.Module, device_map: Mapping[str, Device]) -> None:
                 next_step=f"name the parts of {outer or 'the model'!r} one by one in its place: "
                 f"{', '.join(others[:4])}{' …' * (len(others) > 4)}.",
             )
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)

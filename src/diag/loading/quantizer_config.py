@@ -38,7 +38,13 @@ def quantizer_config(
 
     if spec.quantization in QUANTIZATIONS:
         require_bitsandbytes()
-        _refuse_float64(spec, getattr(config, "dtype", None))
+        dtype = getattr(config, "dtype", None) if spec.dtype == "auto" else spec.dtype  # "auto" keeps the stored one
+        if str(dtype).removeprefix("torch.") == "float64" and spec.quantization != "int8":
+            raise UnsupportedError(
+                f"{spec.quantization} can't pack float64 weights.",
+                why="quantize_4bit in bitsandbytes/functional.py, 0.50.2: only 16/32-bit floats.",
+                next_step="use dtype='float32', 'bfloat16' or 'float16'.",
+            )
         return transformers.BitsAndBytesConfig(**bitsandbytes_arguments(spec.quantization, spec.dtype))
     name, _, text = spec.quantization.partition(" ")
     kind = getattr(transformers, name, None)
@@ -68,17 +74,6 @@ def _check_stored(spec: LoadSpec, checkpoint: Checkpoint) -> None:
             f"{spec.model!r} is not stored quantized, so there is nothing to load 'as-stored'.",
             why="config.json has no quantization_config.",
             next_step="use one of: " + ", ".join(QUANTIZATIONS) + ".",
-        )
-
-
-def _refuse_float64(spec: LoadSpec, stored_dtype: object) -> None:
-    """`stored_dtype` is the checkpoint's own, which `dtype="auto"` keeps."""
-    dtype = str(stored_dtype).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
-    if dtype == "float64" and spec.quantization != "int8":
-        raise UnsupportedError(
-            f"{spec.quantization} can't pack float64 weights.",
-            why="quantize_4bit in bitsandbytes/functional.py, 0.50.2: only 16/32-bit floats.",
-            next_step="use dtype='float32', 'bfloat16' or 'float16'.",
         )
 
 

@@ -24,7 +24,7 @@ from diag.values.functions import import_function, is_function_name
 from diag.values.text import error_line
 
 if TYPE_CHECKING:
-    from transformers import GenerationMixin, PreTrainedModel
+    from transformers import PreTrainedModel
 
 NEW_TOKENS = 8  # enough for faults that come with the cache, cheap enough for every cell
 
@@ -194,9 +194,9 @@ def _with_generation(answer: Answer, model: nn.Module, base: PreTrainedModel, in
     config = getattr(base, "generation_config", base.config)
     ends = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id"))
     pad = next((end for end in ends if end is not None), 0)
-    how = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
-    how["pad_token_id"] = int(pad[0] if isinstance(pad, (list, tuple)) else pad)
-    output = cast("GenerationMixin", model).generate(**arguments, **how)
+    pad = int(pad[0] if isinstance(pad, (list, tuple)) else pad)
+    generate = cast("Callable[..., torch.Tensor]", model.generate)
+    output = generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad)
     tokens = tuple(int(token) for token in output[0, skip:].tolist())
     decode = None if inputs.tokenizer is None else inputs.tokenizer.decode
     text = str(decode(list(tokens), skip_special_tokens=True)) if decode is not None and tokens else ""

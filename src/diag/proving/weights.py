@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from os import PathLike
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
 
 from diag.loading.checkpoint.stored import Source, source_of, sources
+from diag.loading.origin import Checkpointed
 from diag.models.entries import Entry
 from diag.models.hooks import FORWARD_BYPASSED
 from diag.models.quantizers import is_packed, quantizer_of
 from diag.models.snapshot import Snapshot, take
-from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,9 +24,7 @@ _Row = tuple[object, ...]  # in the order of VERIFY_COLUMNS
 _PACKED_ALIKE = 0.9  # correlation of a dequantized weight with its file; honest nf4 is above 0.98, int8 above 0.999
 
 
-def verify_weights(
-    model: nn.Module | Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None
-) -> pd.DataFrame:
+def verify_weights(model: nn.Module | Snapshot, checkpoint: Checkpointed = None) -> pd.DataFrame:
     """One row per tensor whose values differ from the checkpoint's files; an empty table means all agree.
 
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came

@@ -47,23 +47,17 @@ def read_folder(folder: Path, model: str = "", revision: str | None = None) -> C
 
     Raises CheckpointError where there is no config, or a weight file is missing, damaged or not in the index.
     """
-    config = _read_config(folder)
-    files = _weight_files(folder)
+    settings = folder / "config.json"
+    if not settings.exists():
+        why = f"the folder holds: {_names_in(folder) or 'nothing'}."
+        next_step = "give the folder that save_pretrained wrote, with config.json in it."
+        if (folder / "adapter_config.json").exists():
+            why, next_step = "it is a PEFT adapter.", "name the base model and pass this folder as adapter=."
+        raise CheckpointError(f"no config.json in {str(folder)!r}.", why=why, next_step=next_step)
+    config, files = _read_json(settings), _weight_files(folder)
     for path, keys in files.items():
         _check_whole(path, keys)
     return Checkpoint(model or str(folder), folder, config, tuple(files), revision)
-
-
-def _read_config(folder: Path) -> dict[str, object]:
-    path = folder / "config.json"
-    if path.exists():
-        return _read_json(path)
-    if (folder / "adapter_config.json").exists():
-        why, next_step = "it is a PEFT adapter.", "name the base model and pass this folder as adapter=."
-    else:
-        why = f"the folder holds: {_names_in(folder) or 'nothing'}."
-        next_step = "give the folder that save_pretrained wrote, with config.json in it."
-    raise CheckpointError(f"no config.json in {str(folder)!r}.", why=why, next_step=next_step)
 
 
 def _names_in(folder: Path) -> str:

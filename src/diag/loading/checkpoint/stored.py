@@ -9,21 +9,18 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.loading.checkpoint.find import find_checkpoint
-from diag.loading.origin import checkpoint_name
+from diag.loading.origin import Checkpointed, checkpoint_name
 from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.adapters import without_adapter
 from diag.models.snapshot import Snapshot
-from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -99,16 +96,26 @@ class Source:
         return converter.convert(group)
 
 
-def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> dict[str, Source]:
+def sources(snapshot: Snapshot, checkpoint: Checkpointed = None) -> dict[str, Source]:
     """The files' tensors by the model's names, by transformers' own renaming and grouping; headers are read.
 
     A file's tensor that the model has no place for keeps its own name. Raises CouldNotJudgeError where the files are
     not to be found.
     """
-    model = snapshot.root
-    files = {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
+    name = checkpoint_name(snapshot.root, checkpoint)
+    if not name:
+        raise CouldNotJudgeError(
+            "it is not known which checkpoint this model should equal.",
+            why="neither load() nor its config says where it came from.",
+            next_step="pass the folder: verify_weights(model, '/path/to/checkpoint').",
+        )
+    try:
+        paths = find_checkpoint(name).files
+    except CheckpointError as e:
+        raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
+    files = {key: StoredTensor(key, path, shape) for path in paths for key, shape in keys_of(path)}
     names = {plain_name(entry.name): True for entry in snapshot.entries}
-    rename = key_renamer(cast("PreTrainedModel", without_adapter(model)), names)
+    rename = key_renamer(cast("PreTrainedModel", without_adapter(snapshot.root)), names)
     groups: dict[str, list[tuple[StoredTensor, Renamed]]] = {}
     for key in sorted(files, key=_natural):
         renamed = rename(key)
@@ -149,20 +156,6 @@ def _other_targets(found: Mapping[str, Source], names: Container[str]) -> dict[s
 
 def _natural(key: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
-
-
-def _files(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None) -> tuple[Path, ...]:
-    name = checkpoint_name(model, checkpoint)
-    if not name:
-        raise CouldNotJudgeError(
-            "it is not known which checkpoint this model should equal.",
-            why="neither load() nor its config says where it came from.",
-            next_step="pass the folder: verify_weights(model, '/path/to/checkpoint').",
-        )
-    try:
-        return find_checkpoint(name).files
-    except CheckpointError as e:
-        raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
 
 
 def keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

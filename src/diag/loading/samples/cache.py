@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -39,11 +39,18 @@ def folder(final: Path, make: Callable[[Path], None], *, needs: int) -> Path:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _one_maker(final.parent / f".{final.name}.lock"):
+        lock = filelock.FileLock(final.parent / f".{final.name}.lock")
+        with contextlib.suppress(filelock.Timeout, NotImplementedError):
+            lock.acquire(timeout=_LOCK_SECONDS)
+        try:
             if not is_whole(final):
                 _remove_stale(final.parent)
-                _check_room(final.parent, needs)
+                free = shutil.disk_usage(final.parent).free
+                if free < needs:
+                    raise OSError(f"{format_size(needs)} are needed, {format_size(free)} are free")
                 _publish(final, make)
+        finally:
+            lock.release()
     except OSError as e:
         raise CheckpointError(
             f"the sample {final.name!r} can't be written to the cache.",
@@ -84,26 +91,9 @@ def _put_in_place(private: Path, final: Path) -> None:
             raise
 
 
-@contextlib.contextmanager
-def _one_maker(lock: Path) -> Iterator[None]:
-    held = filelock.FileLock(lock)
-    with contextlib.suppress(filelock.Timeout, NotImplementedError):
-        held.acquire(timeout=_LOCK_SECONDS)
-    try:
-        yield
-    finally:
-        held.release()
-
-
 def _remove_stale(samples: Path) -> None:
     """Removes what killed makers left: folders nobody has written to for an hour."""
     for left in samples.glob(".making-*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _check_room(samples: Path, needs: int) -> None:
-    free = shutil.disk_usage(samples).free
-    if free < needs:
-        raise OSError(f"{format_size(needs)} are needed, {format_size(free)} are free")

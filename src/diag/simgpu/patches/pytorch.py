@@ -199,7 +199,7 @@ def _stay_on_the_device() -> None:
         return make
 
     torch.Tensor.new_tensor = staying(torch.Tensor.new_tensor)  # type: ignore[method-assign, assignment]
-    torch.Tensor.new = staying(torch.Tensor.new)  # type: ignore[method-assign]
+    torch.Tensor.new = staying(torch.Tensor.new)  # type: ignore[method-assign, assignment]
 
 
 # -- torch.Generator ---------------------------------------------------------------------------------------------------
