@@ -172,7 +172,7 @@ def _without_weights(plan: Plan, kind: ModelClass) -> Skeleton:
         raise known from e
 
 
-# --- which class loads a checkpoint: the one its config names, never code of the checkpoint's own -----------------------
+# --- which class loads a checkpoint: the one its config names, never the checkpoint's own code -----------------------
 
 
 def _may_run_its_code(checkpoint: Checkpoint) -> bool:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,25 +12,26 @@ from torch.overrides import TorchFunctionMode
 from diag.loading.checkpoint.stored import plain_name
 from diag.models.adapters import without_adapter
 from diag.models.snapshot import Snapshot, take
+from diag.proving.watching import Args, Function, Named
 
 _BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
 
 
 def wrong_buffers(snapshot: Snapshot) -> list[str]:
     """Non-persistent buffers that differ from those of a model built anew from the same config."""
-    kept = (e for e in snapshot.entries if e.kind == "non_persistent_buffer")
-    ours = {e.name: e.tensor for e in kept if e.can_be_sampled}
+    kept = (e for e in snapshot.entries if e.kind == "non_persistent_buffer" and e.can_be_sampled)
+    ours = {e.name: e.tensor for e in kept}
     base = _transformers_model(snapshot.root)
     if base is None or not ours:
         return []
-    fresh = fresh_buffers(base)
-    pairs = ((name, tensor, fresh.get(plain_name(name))) for name, tensor in ours.items())
-    return [
-        name
-        for name, tensor, expected in pairs
-        if expected is not None and not expected.is_meta and expected.shape == tensor.shape
-        if not _changes_by_itself(base, name) and not _alike(tensor, expected)
-    ]
+    fresh, wrong = fresh_buffers(base), []
+    for name, tensor in ours.items():
+        expected = fresh.get(plain_name(name))
+        if expected is None or expected.is_meta or expected.shape != tensor.shape or _changes_by_itself(base, name):
+            continue
+        if not _alike(tensor, expected):
+            wrong.append(name)
+    return wrong
 
 
 def fresh_buffers(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -72,13 +73,7 @@ class _SmallOnly(TorchFunctionMode):
 
     _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
+    def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Named = None) -> object:
         named = dict(kwargs or {})
         if func in self._MAKERS and _numel(named.get("size", args)) > _BIG:
             named["device"] = "meta"

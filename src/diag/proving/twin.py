@@ -32,7 +32,7 @@ def answer_of_twin(spec: LoadSpec, packed: Packed, like: Snapshot | None = None)
     """
     of_twin = spec.replace(device_map="none", hardware=None, max_memory=None, offload_folder=None, loader=None)
     try:
-        plan = _packing_only(_on_cpu(plan_load(of_twin)), packed)
+        plan = _packed_alike(plan_load(of_twin), packed)
     except Exception as e:
         return f"no twin could be had: {error_line(e)}"
     if plan.checkpoint.nbytes * 1.1 > free_memory().get("cpu", 0) and not packed.names:
@@ -57,28 +57,24 @@ def answer_of_twin(spec: LoadSpec, packed: Packed, like: Snapshot | None = None)
         gc.collect()
 
 
-def _on_cpu(plan: Plan) -> Plan:
-    """The plan for the CPU even where an accelerator is present: bitsandbytes would pick it without a map."""
-    if plan.arguments["quantization_config"] is None:
-        return plan
-    return replace(plan, arguments={**plan.arguments, "device_map": {"": "cpu"}}, resolved_map={"": "cpu"})
+def _packed_alike(plan: Plan, packed: Packed) -> Plan:
+    """The plan that packs on the CPU, also beside an accelerator, and leaves unpacked what the candidate holds so.
 
-
-def _packing_only(plan: Plan, packed: Packed) -> Plan:
-    """Leaves those modules unquantized that the candidate holds unquantized (offloaded ones, say).
-
-    Naming modules to skip switches off transformers' own choice (the head), so those are named too.
+    Naming modules to skip (offloaded ones, say) switches off transformers' own choice (the head), so those are named
+    too. Without a map bitsandbytes would pick the accelerator.
     """
     config, kind = plan.arguments["quantization_config"], plan.model_class
-    skipped = sorted(set(plan.packed.names) - set(packed.names))
-    if kind is None or not skipped or not hasattr(config, "llm_int8_skip_modules"):
+    if config is None:
         return plan
     arguments = {**plan.arguments, "device_map": {"": "cpu"}}
-    layers = linear_layers(skeleton(kind, str(plan.checkpoint.folder), **arguments).model)
-    by_default = [name for name, module in layers if not is_packed_class(module)]
-    config = copy.deepcopy(config)
-    config.llm_int8_skip_modules = [*by_default, *skipped]
-    return replace(plan, arguments={**plan.arguments, "quantization_config": config}, packed=packed)
+    skipped = sorted(set(plan.packed.names) - set(packed.names))
+    if kind is not None and skipped and hasattr(config, "llm_int8_skip_modules"):
+        layers = linear_layers(skeleton(kind, str(plan.checkpoint.folder), **arguments).model)
+        by_default = [name for name, module in layers if not is_packed_class(module)]
+        arguments["quantization_config"] = config = copy.deepcopy(config)
+        config.llm_int8_skip_modules = [*by_default, *skipped]
+        plan = replace(plan, packed=packed)
+    return replace(plan, arguments=arguments, resolved_map={"": "cpu"})
 
 
 def tokenizer_folder(spec: LoadSpec) -> str | None:
