@@ -106,16 +106,15 @@ def _carry_out(plan: Plan, notes: list[str]) -> LoadOutcome:
         seconds,
         peaks,
         resolved_map=plan.resolved_map,
-        missing_keys=_keys(info, "missing"),
-        unexpected_keys=_keys(info, "unexpected"),
-        mismatched_keys=_keys(info, "mismatched"),
+        missing_keys=tuple(sorted(map(_key_name, info.get("missing_keys") or ()))),
+        unexpected_keys=tuple(sorted(map(_key_name, info.get("unexpected_keys") or ()))),
+        mismatched_keys=tuple(sorted(map(_key_name, info.get("mismatched_keys") or ()))),
     )
 
 
-def _keys(info: Mapping[str, Iterable[object]], kind: str) -> tuple[str, ...]:
-    """Names that `from_pretrained` reports; a mismatched key comes with its two shapes."""
-    found = info.get(f"{kind}_keys") or ()
-    return tuple(sorted(str(key[0] if isinstance(key, tuple) else key) for key in found))
+def _key_name(key: object) -> str:
+    """A mismatched key comes with its two shapes."""
+    return str(key[0] if isinstance(key, tuple) else key)
 
 
 def _from_own_loader(plan: Plan, arguments: Mapping[str, object]) -> nn.Module:

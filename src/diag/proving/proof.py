@@ -126,9 +126,8 @@ def _unfilled_sentence(keys: tuple[str, ...]) -> str:
     )
 
 
-def runs_cpu_kernels(model: nn.Module | Snapshot) -> bool:
+def runs_cpu_kernels(snapshot: Snapshot) -> bool:
     """True when everything runs on the CPU or on simulated GPUs, where the twin must agree bit for bit."""
-    snapshot = take(model)
     used = {entry.device.type for entry in snapshot.entries}
     hooked = (hook.execution_device for hook in snapshot.hooks.hooks)
     used |= {device_name(one, snapshot.accelerator).partition(":")[0] for one in hooked if one is not None}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from diag.loading.samples.words import BOS, EOS, IMAGE, PAD, VOCABULARY
 
@@ -41,7 +42,7 @@ class Sample:
     def shows(self) -> str:
         return _SHOWS[self.name]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Of the weights on disk."""
         return self.parameters * _ITEM_NBYTES[self.dtype]
