@@ -74,11 +74,9 @@ def check_devices(device_map: Mapping[str, Device]) -> None:
     for name, device in device_map.items():
         if str(device) not in there:
             have = f"{count} {kind} devices: {', '.join(map(str, range(count)))}" if kind else "no accelerator"
-            raise SpecError(
-                f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there.",
-                why=f"this machine has {have}.",
-                next_step="name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'.",
-            )
+            what = f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there."
+            next_step = "name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'."
+            raise SpecError(what, why=f"this machine has {have}.", next_step=next_step)
 
 
 def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
@@ -97,11 +95,9 @@ def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
         )
     uncovered = [name for name in tensors if device_for(name, device_map) is None]
     if uncovered:
-        raise SpecError(
-            f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them.",
-            why=f"no key of the map is a prefix of its name; the map has {len(device_map)} keys.",
-            next_step="add the missing modules, or '' for all the rest.",
-        )
+        what = f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them."
+        why = f"no key of the map is a prefix of its name; the map has {len(device_map)} keys."
+        raise SpecError(what, why=why, next_step="add the missing modules, or '' for all the rest.")
     _refuse_nested(model, device_map)
 
 

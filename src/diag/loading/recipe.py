@@ -45,11 +45,8 @@ def load(spec: LoadSpec, *, free_memory: Memory | None = None) -> LoadOutcome:
     True
     """
     if not isinstance(spec, LoadSpec):
-        raise SpecError(
-            f"load takes a LoadSpec, not a {type(spec).__name__}.",
-            why="a spec is checked once and can be a key.",
-            next_step="diag.load(diag.LoadSpec('tiny', device_map='auto')).",
-        )
+        what, why = f"load takes a LoadSpec, not a {type(spec).__name__}.", "a spec is checked once and can be a key."
+        raise SpecError(what, why=why, next_step="diag.load(diag.LoadSpec('tiny', device_map='auto')).")
     notes: list[str] = []
     with collecting(notes):
         try:
@@ -125,11 +122,9 @@ def _from_own_loader(plan: Plan, arguments: Mapping[str, object]) -> nn.Module:
     try:
         inspect.signature(function).bind(**given)
     except TypeError as e:
-        raise LoaderError(
-            f"the loader {name!r} can't be called with what a loader is given.",
-            why=f"{e}; it is given {', '.join(given)}, by name.",
-            next_step="def load(device_map=None, quantization_config=None, **kwargs): … return model.",
-        ) from e
+        what = f"the loader {name!r} can't be called with what a loader is given."
+        next_step = "def load(device_map=None, quantization_config=None, **kwargs): … return model."
+        raise LoaderError(what, why=f"{e}; it is given {', '.join(given)}, by name.", next_step=next_step) from e
     except ValueError:
         pass  # a built-in that does not tell its signature: the call itself will show
     try:
@@ -140,11 +135,9 @@ def _from_own_loader(plan: Plan, arguments: Mapping[str, object]) -> nn.Module:
             raise
         raise known from e
     if not isinstance(model, nn.Module):
-        raise LoaderError(
-            f"the loader {name!r} returned a {type(model).__name__}.",
-            why="a loader returns the loaded model, a torch module.",
-            next_step="return the model itself, not a pipeline, tuple or None.",
-        )
+        what = f"the loader {name!r} returned a {type(model).__name__}."
+        why = "a loader returns the loaded model, a torch module."
+        raise LoaderError(what, why=why, next_step="return the model itself, not a pipeline, tuple or None.")
     return model
 
 
@@ -200,17 +193,12 @@ def _check_adapter(spec: LoadSpec, needs_disk: bool) -> None:
         return
     folder = Path(spec.adapter)
     if folder.is_dir() and not (folder / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{spec.adapter!r} holds no PEFT adapter.",
-            why="there is no adapter_config.json in that folder.",
-            next_step="name the folder that PeftModel.save_pretrained wrote.",
-        )
+        what, why = f"{spec.adapter!r} holds no PEFT adapter.", "there is no adapter_config.json in that folder."
+        raise CheckpointError(what, why=why, next_step="name the folder that PeftModel.save_pretrained wrote.")
     if not folder.is_dir() and not _HUB_ID.match(spec.adapter):
-        raise CheckpointError(
-            f"the adapter folder {spec.adapter!r} does not exist.",
-            why=f"the current folder is {str(Path.cwd())!r}.",
-            next_step="name the folder that PeftModel.save_pretrained wrote, or a hub id (owner/name).",
-        )
+        what = f"the adapter folder {spec.adapter!r} does not exist."
+        next_step = "name the folder that PeftModel.save_pretrained wrote, or a hub id (owner/name)."
+        raise CheckpointError(what, why=f"the current folder is {str(Path.cwd())!r}.", next_step=next_step)
     if needs_disk:
         raise UnsupportedError(
             "an adapter on a base that is offloaded to disk is refused.",

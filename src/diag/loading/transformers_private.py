@@ -90,11 +90,9 @@ def skeleton(model_class: ModelClass, folder: str, **arguments: object) -> Skele
 
 
 def _moved(fact: str) -> DiagError:
-    return DiagError(
-        "this transformers can't be asked for its device map before the load.",
-        why=f"{_PLACE} {fact}; it is private and has moved or changed.",
-        next_step="install the transformers named in requirements.lock, or load with device_map='none'.",
-    )
+    what = "this transformers can't be asked for its device map before the load."
+    next_step = "install the transformers named in requirements.lock, or load with device_map='none'."
+    return DiagError(what, why=f"{_PLACE} {fact}; it is private and has moved or changed.", next_step=next_step)
 
 
 @dataclass(frozen=True)

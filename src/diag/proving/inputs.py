@@ -90,11 +90,9 @@ def _replayed(model: PreTrainedModel, path: str, tokenizer: PreTrainedTokenizerB
         tensors.pop("token_type_ids")
     elif unknown:
         names = [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
-        raise CouldNotJudgeError(
-            f"the saved request {path!r} has {unknown[0]!r}, which {type(model).__name__} does not take.",
-            why=f"its forward takes: {', '.join(names[:12])}.",
-            next_step="name the tensors after the arguments of forward.",
-        )
+        what = f"the saved request {path!r} has {unknown[0]!r}, which {type(model).__name__} does not take."
+        why = f"its forward takes: {', '.join(names[:12])}."
+        raise CouldNotJudgeError(what, why=why, next_step="name the tensors after the arguments of forward.")
     return tensors
 
 

@@ -114,11 +114,9 @@ def _asked(function: Callable[..., object], model: nn.Module, probe: str) -> tor
             next_step="correct the probe: it takes the model and returns a tensor.",
         ) from e
     if not isinstance(value, torch.Tensor):
-        raise CouldNotJudgeError(
-            f"the probe {probe!r} returned a {type(value).__name__}, not a tensor.",
-            why="answers are compared as numbers.",
-            next_step="return the logits, or another tensor that the model computed.",
-        )
+        what = f"the probe {probe!r} returned a {type(value).__name__}, not a tensor."
+        next_step = "return the logits, or another tensor that the model computed."
+        raise CouldNotJudgeError(what, why="answers are compared as numbers.", next_step=next_step)
     return value
 
 

@@ -116,10 +116,8 @@ def _text_in(value: object) -> str | None:
 
 def _needed(tokenizer: PreTrainedTokenizerBase | None, file: Path) -> PreTrainedTokenizerBase:
     if tokenizer is None:
-        raise CouldNotJudgeError(
-            f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it.",
-            next_step='save the token ids instead: {"input_ids": [[…]]}.',
-        )
+        what = f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it."
+        raise CouldNotJudgeError(what, next_step='save the token ids instead: {"input_ids": [[…]]}.')
     return tokenizer
 
 
@@ -128,8 +126,6 @@ def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 
 def _unreadable(file: Path, error: Exception) -> CouldNotJudgeError:
-    return CouldNotJudgeError(
-        f"the saved request {str(file)!r} can't be used.",
-        why=error_line(error),
-        next_step='save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.',
-    )
+    what = f"the saved request {str(file)!r} can't be used."
+    next_step = 'save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.'
+    return CouldNotJudgeError(what, why=error_line(error), next_step=next_step)

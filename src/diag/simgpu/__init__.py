@@ -113,8 +113,6 @@ def _check_fits(hardware: Hardware) -> None:
     if too_large():
         gc.collect()
     if problems := too_large():
-        raise DiagError(
-            f"the simulated hardware can't become {hardware}: {'; '.join(problems)}.",
-            why="tensors of an earlier load are still alive in this process.",
-            next_step="delete that model (del model, outcome; gc.collect()), or load in a fresh process.",
-        )
+        what = f"the simulated hardware can't become {hardware}: {'; '.join(problems)}."
+        next_step = "delete that model (del model, outcome; gc.collect()), or load in a fresh process."
+        raise DiagError(what, why="tensors of an earlier load are still alive in this process.", next_step=next_step)

@@ -52,11 +52,8 @@ def check_torch(version: str | None = None) -> None:
     why = f"they use private interfaces of PyTorch, tested with {', '.join(TESTED_TORCH)}."
     if missing:
         why += f" Missing here: {', '.join(missing)}."
-    raise DiagError(
-        f"simulated GPUs do not work with torch {version}.",
-        why=why,
-        next_step=f"install torch=={TESTED_TORCH[-1]}.*, or leave out `hardware` to use this machine.",
-    )
+    next_step = f"install torch=={TESTED_TORCH[-1]}.*, or leave out `hardware` to use this machine."
+    raise DiagError(f"simulated GPUs do not work with torch {version}.", why=why, next_step=next_step)
 
 
 def register(module: ModuleType, available: Callable[[], bool]) -> None:
@@ -65,11 +62,9 @@ def register(module: ModuleType, available: Callable[[], bool]) -> None:
 
     taken_by = torch._C._get_privateuse1_backend_name()
     if taken_by != "privateuseone":
-        raise DiagError(
-            f"simulated GPUs can't be registered: the device type {taken_by!r} is already here.",
-            why="PyTorch has one slot for a device type from outside, and another library uses it.",
-            next_step=f"use a process that does not load {taken_by!r}.",
-        )
+        what = f"simulated GPUs can't be registered: the device type {taken_by!r} is already here."
+        why = "PyTorch has one slot for a device type from outside, and another library uses it."
+        raise DiagError(what, why=why, next_step=f"use a process that does not load {taken_by!r}.")
 
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:

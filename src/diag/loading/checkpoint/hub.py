@@ -100,10 +100,8 @@ def outline(model: str, folder: Path) -> Path:
 def _write_outline(model: str, file: DryRunFileInfo, target: Path) -> None:
     name, revision = file.filename, file.commit_hash
     if name.endswith(".bin"):
-        raise CheckpointError(
-            f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded.",
-            next_step="run it without --plan, or download it first.",
-        )
+        what = f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded."
+        raise CheckpointError(what, next_step="run it without --plan, or download it first.")
     if not name.endswith(".safetensors"):
         shutil.copyfile(huggingface_hub.hf_hub_download(model, name, revision=revision), target)
         return
@@ -160,11 +158,9 @@ def _needed_files(model: str) -> list[DryRunFileInfo]:
         dry_run=True,
     )
     if not files:
-        raise CheckpointError(
-            f"the repository {model!r} holds no model.",
-            why="neither settings nor weights are at its top level.",
-            next_step="check its files on its page, and name the repository that holds config.json and weights.",
-        )
+        what = f"the repository {model!r} holds no model."
+        next_step = "check its files on its page, and name the repository that holds config.json and weights."
+        raise CheckpointError(what, why="neither settings nor weights are at its top level.", next_step=next_step)
     if any(file.filename.endswith(".safetensors") for file in files):
         files = [file for file in files if not file.filename.endswith(".bin")]
     return sorted(files, key=lambda file: file.filename)
@@ -186,11 +182,9 @@ def _check_room(model: str, nbytes: int, count: int) -> None:
         )
     free = shutil.disk_usage(there).free
     if free < nbytes:
-        raise CheckpointError(
-            f"there is no room for {model!r} in the cache {str(cache)!r}.",
-            why=f"{format_size(nbytes)} are to be downloaded, and {format_size(free)} are free on that disk.",
-            next_step="make room there, or set HF_HOME to a folder on another disk.",
-        )
+        what = f"there is no room for {model!r} in the cache {str(cache)!r}."
+        why = f"{format_size(nbytes)} are to be downloaded, and {format_size(free)} are free on that disk."
+        raise CheckpointError(what, why=why, next_step="make room there, or set HF_HOME to a folder on another disk.")
 
 
 def _cached_or_raise(model: str, why: str, advice: str) -> Path:

@@ -44,11 +44,8 @@ def path(name: str) -> Path:
     if sample is None:
         close = difflib.get_close_matches(str(name), names(), n=1)
         advice = "use one of these, or give a folder or hub id as model."
-        raise SpecError(
-            f"{name!r} is not a sample.",
-            why=f"samples are: {', '.join(names())}.",
-            next_step=f"did you mean {close[0]!r}?" if close else advice,
-        )
+        next_step = f"did you mean {close[0]!r}?" if close else advice
+        raise SpecError(f"{name!r} is not a sample.", why=f"samples are: {', '.join(names())}.", next_step=next_step)
     if not sample.config:  # real weights, made elsewhere
         from diag.loading.samples import smollm2
 

@@ -52,11 +52,9 @@ def folder(final: Path, make: Callable[[Path], None], *, needs: int) -> Path:
         finally:
             lock.release()
     except OSError as e:
-        raise CheckpointError(
-            f"the sample {final.name!r} can't be written to the cache.",
-            why=f"{type(e).__name__}: {e.strerror or e}.",
-            next_step="set DIAG_CACHE to a folder with room that you may write to.",
-        ) from e
+        what = f"the sample {final.name!r} can't be written to the cache."
+        next_step = "set DIAG_CACHE to a folder with room that you may write to."
+        raise CheckpointError(what, why=f"{type(e).__name__}: {e.strerror or e}.", next_step=next_step) from e
     return final
 
 
@@ -76,19 +74,15 @@ def _publish(final: Path, make: Callable[[Path], None]) -> None:
         sizes = {file.name: file.stat().st_size for file in sorted(private.iterdir())}
         (private / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
         private.chmod(0o755)
-        _put_in_place(private, final)
+        if final.exists() and not is_whole(final):  # somebody damaged it: readers of the old one keep their open files
+            os.rename(final, Path(tempfile.mkdtemp(prefix=".making-damaged-", dir=final.parent)) / "old")
+        try:
+            os.rename(private, final)
+        except OSError:
+            if not is_whole(final):  # else another maker was first, and its bytes are the same
+                raise
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def _put_in_place(private: Path, final: Path) -> None:
-    if final.exists() and not is_whole(final):  # somebody damaged it: readers of the old one keep their open files
-        os.rename(final, Path(tempfile.mkdtemp(prefix=".making-damaged-", dir=final.parent)) / "old")
-    try:
-        os.rename(private, final)
-    except OSError:
-        if not is_whole(final):  # else another maker was first, and its bytes are the same
-            raise
 
 
 def _remove_stale(samples: Path) -> None:

@@ -47,11 +47,9 @@ def explained_backward(original: private.Backward) -> private.Backward:
 
 
 def refuse_compile() -> NoReturn:
-    raise DiagError(
-        "torch.compile does not run on simulated GPUs.",
-        why="it generates code for a real device, and a simulated one has none.",
-        next_step="call the model without compiling it, or compile it on the CPU (hardware=None).",
-    )
+    what = "torch.compile does not run on simulated GPUs."
+    next_step = "call the model without compiling it, or compile it on the CPU (hardware=None)."
+    raise DiagError(what, why="it generates code for a real device, and a simulated one has none.", next_step=next_step)
 
 
 def refusing_compile(original: Callable[..., Any]) -> Callable[..., Any]:
