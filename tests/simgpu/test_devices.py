@@ -8,30 +8,28 @@ from torch.nn import functional as F
 
 A, B = "simgpu:0", "simgpu:1"
 PAIR = "Expected all tensors to be on the same device, but found at least two devices, "
+BOTH = PAIR + "simgpu:0 and simgpu:1!"
 ARGUMENT = "Expected all tensors to be on the same device, but got "
+EMBEDDED = ARGUMENT + "index is on cpu, different from other tensors on simgpu:0 (when checking argument in method"
+INDICES = "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+
+
+def on(device, *shape):
+    return torch.ones(shape or (2,), device=device)
 
 
 @pytest.mark.parametrize(
     ("act", "text"),
     [
-        (lambda: torch.ones(2, device=A) + torch.ones(2, device=B), PAIR + "simgpu:0 and simgpu:1!"),
-        (lambda: torch.ones(2) * torch.ones(2, device=B), PAIR + "simgpu:1 and cpu!"),
-        (lambda: torch.ones(2, device=A).add_(torch.ones(2, device=B)), PAIR + "simgpu:0 and simgpu:1!"),
-        (
-            lambda: torch.where(torch.ones(2, device=A) > 0, torch.ones(2, device=B), 0.0),
-            PAIR + "simgpu:0 and simgpu:1!",
-        ),
-        (lambda: torch.ones(2, 2, device=A) @ torch.ones(2, 2), ARGUMENT + "mat2 is on cpu, different from other"),
-        (lambda: F.linear(torch.ones(1, 2, device=A), torch.ones(2, 2, device=B)), ARGUMENT + "mat2 is on simgpu:1"),
-        (
-            lambda: F.embedding(torch.tensor([1]), torch.ones(3, 2, device=A)),
-            ARGUMENT + "index is on cpu, different from other tensors on simgpu:0 (when checking argument in method",
-        ),
-        (lambda: torch.cat([torch.ones(1, device=A), torch.ones(1)]), ARGUMENT + "tensors is on cpu"),
-        (
-            lambda: torch.ones(3)[torch.tensor([1], device=A)],
-            "indices should be either on cpu or on the same device as the indexed tensor (cpu)",
-        ),
+        (lambda: on(A) + on(B), BOTH),
+        (lambda: on("cpu") * on(B), PAIR + "simgpu:1 and cpu!"),
+        (lambda: on(A).add_(on(B)), BOTH),
+        (lambda: torch.where(on(A) > 0, on(B), 0.0), BOTH),
+        (lambda: on(A, 2, 2) @ on("cpu", 2, 2), ARGUMENT + "mat2 is on cpu, different from other"),
+        (lambda: F.linear(on(A, 1, 2), on(B, 2, 2)), ARGUMENT + "mat2 is on simgpu:1"),
+        (lambda: F.embedding(torch.tensor([1]), on(A, 3, 2)), EMBEDDED),
+        (lambda: torch.cat([on(A), on("cpu")]), ARGUMENT + "tensors is on cpu"),
+        (lambda: on("cpu")[torch.tensor([1], device=A)], INDICES),
     ],
 )
 def test_an_operation_over_two_devices_fails_with_pytorchs_own_text(act, text, two_gpus):
@@ -58,13 +56,12 @@ def test_single_numbers_and_index_tensors_of_the_cpu_are_welcome(two_gpus):
 
 def test_meta_tensors_reach_pytorchs_own_kernels(two_gpus):
     with pytest.raises(RuntimeError) as caught:
-        torch.ones(2, device="meta") * torch.ones(2, device=A)
+        on("meta") * on(A)
     assert str(caught.value) == "Tensor on device simgpu:0 is not on the expected device meta!"
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
-        torch.ones(2, device="meta").to(A)
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
-        torch.ones(2, device=A).copy_(torch.ones(2, device="meta"))
-    assert torch.ones(2, device=A).to("meta").device.type == "meta"
+    for copy in (lambda: on("meta").to(A), lambda: on(A).copy_(on("meta"))):
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
+            copy()
+    assert on(A).to("meta").device.type == "meta"
 
 
 def test_a_linear_without_bias_over_a_meta_weight_answers_without_an_error_as_on_a_gpu(two_gpus):

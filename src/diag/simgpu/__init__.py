@@ -76,9 +76,7 @@ def max_memory(hardware: Hardware, free_host_bytes: Callable[[], int] | None = N
     from diag.simgpu import memory
 
     held = memory.used if is_active() and hardware == _current else [0] * len(hardware.gpus)
-    planned: dict[int | str, int] = {
-        index: max(0, free - mine) for index, (free, mine) in enumerate(zip(hardware.free, held))
-    }
+    planned: dict[int | str, int] = dict(enumerate(max(0, free - mine) for free, mine in zip(hardware.free, held)))
     planned["cpu"] = memory.host_bytes(hardware.host, free_host_bytes)
     return planned
 
