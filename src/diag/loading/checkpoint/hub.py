@@ -54,7 +54,7 @@ def look(model: str) -> Access:
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
-        why = f"{endpoint()} did not answer within {format_seconds(SECONDS)}: {error_line(e)}"
+        why = f"{constants.ENDPOINT} did not answer within {format_seconds(SECONDS)}: {error_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
     missing = [file for file in files if file.will_download or not os.path.exists(file.local_path)]
@@ -119,11 +119,6 @@ def _bytes_of(model: str, name: str, revision: str, start: int, count: int) -> b
     answer.raise_for_status()
     data = answer.content
     return data if answer.status_code == 206 else data[start : start + count]
-
-
-def endpoint() -> str:
-    """The hub that is asked: `HF_ENDPOINT`, or the public one."""
-    return str(constants.ENDPOINT)
 
 
 def cached(model: str) -> Path | None:
@@ -222,7 +217,7 @@ def _refused(model: str, error: Exception) -> CheckpointError:
 
 
 def _answered(status: int | None, line: str) -> str:
-    return f"{endpoint()} answered{f' {status}' if status else ''}: {line}"
+    return f"{constants.ENDPOINT} answered{f' {status}' if status else ''}: {line}"
 
 
 def _is_unreachable(error: BaseException) -> bool:
