@@ -8,8 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 import diag
 from diag.errors import UnsupportedError
-from diag.loading.bitsandbytes_private import use_common_kernel
-from diag.loading.footprint import Packed, packed_among, packed_layers
+from diag.loading.footprint import Packed, packed_among, packed_layers, use_common_kernel
 
 functional = pytest.importorskip("bitsandbytes.functional")
 IDS = torch.tensor([[1, 5, 9, 33, 7]])

@@ -8,7 +8,8 @@ import torch
 
 import diag
 from diag.proving.probing import Answer, ask
-from diag.proving.proof import proof_of
+from diag.proving.proof import distance, proof_of
+from diag.proving.twin import align_like
 
 
 def load(model="tiny", **values):
@@ -147,35 +148,27 @@ def answer(outputs=((1.0, 2.0), (3.0, 1.0)), **values) -> Answer:
     return Answer(np.array(outputs, np.float32), **values)
 
 
-def test_equal_answers_are_proved():
-    assert proof_of(answer(), answer(), exact=True, dtype="float32").proved
+NEAR = answer(((1.0, 2.0), (3.0, np.nextafter(np.float32(1), np.float32(2)))))
+NOTHING = answer(((np.nan, np.nan), (np.nan, np.nan)))
 
 
-def test_the_smallest_difference_counts_where_bits_must_agree():
-    near = answer(((1.0, 2.0), (3.0, np.nextafter(np.float32(1), np.float32(2)))))
-    assert proof_of(near, answer(), exact=True, dtype="float32").proved is False
-    assert proof_of(near, answer(), exact=False, dtype="float32").proved
-
-
-def test_an_answer_that_does_not_repeat_is_wrong_even_when_it_matches():
-    proof = proof_of(answer(repeatable=False), answer(), exact=True, dtype="float32")
-    assert proof.proved is False and "two runs" in proof.reason
-
-
-def test_other_generated_tokens_are_wrong_though_the_first_logits_agree():
-    proof = proof_of(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=True, dtype="float32")
-    assert proof.proved is False and "generated" in proof.reason
-
-
-def test_other_tokens_on_other_kernels_are_not_called_right():
-    proof = proof_of(answer(tokens=(1, 2)), answer(tokens=(1, 3)), exact=False, dtype="float32")
-    assert proof.proved is None and "generated" in proof.reason
-    assert proof_of(answer(tokens=()), answer(tokens=(1, 3)), exact=False, dtype="float32").proved is False
-
-
-def test_answers_without_one_finite_number_are_not_called_right():
-    nothing = answer(((np.nan, np.nan), (np.nan, np.nan)))
-    assert proof_of(nothing, nothing, exact=True, dtype="float16").proved is None
+@pytest.mark.parametrize(
+    ("ours", "twin", "exact", "proved", "says"),
+    [
+        pytest.param(answer(), answer(), True, True, "equal", id="equal"),
+        pytest.param(NEAR, answer(), True, False, "differs", id="the smallest difference, where bits must agree"),
+        pytest.param(NEAR, answer(), False, True, "within", id="the smallest difference, on other kernels"),
+        pytest.param(answer(repeatable=False), answer(), True, False, "two runs", id="matches and does not repeat"),
+        pytest.param(answer(tokens=(1, 2)), answer(tokens=(1, 3)), True, False, "generated", id="other tokens"),
+        pytest.param(answer(tokens=(1, 2)), answer(tokens=(1, 3)), False, None, "generated", id="on other kernels"),
+        pytest.param(answer(tokens=()), answer(tokens=(1, 3)), False, False, "generated", id="no tokens"),
+        pytest.param(NOTHING, NOTHING, True, None, "no finite number", id="not one finite number"),
+        pytest.param(answer(((1.0, 2.0),)), answer(), True, False, "shape", id="another shape"),
+    ],
+)
+def test_two_answers_show(ours, twin, exact, proved, says):
+    proof = proof_of(ours, twin, exact=exact, dtype="float32")
+    assert proof.proved is proved and says in proof.reason, proof
 
 
 def test_a_probe_that_cannot_be_imported_says_nothing_about_the_model():
@@ -194,10 +187,6 @@ def test_a_quantized_model_loaded_by_hand_has_a_quantized_twin(tiny_path, tmp_pa
         model = LlamaForCausalLM.from_pretrained(str(tmp_path), device_map={"": "cpu"})
     proof = diag.prove(model)
     assert proof.proved, proof
-
-
-def test_another_shape_is_wrong():
-    assert proof_of(answer(((1.0, 2.0),)), answer(), exact=True, dtype="float32").proved is False
 
 
 def test_an_answer_survives_storage_exactly():
@@ -237,8 +226,6 @@ def test_weights_at_other_addresses_are_compared_with_a_twin_that_has_them_there
 
 
 def test_a_twin_is_moved_to_the_models_addresses_and_keeps_its_values(tmp_path):
-    from diag.proving.alignment import align_like
-
     model, twin = load(device_map="none"), load(device_map="none")
     weight = model.model.layers[0].mlp.up_proj.weight
     offset = (twin.model.layers[0].mlp.up_proj.weight.data_ptr() + 16) % 64
@@ -288,3 +275,54 @@ def test_inputs_that_the_caller_sent_to_meta_are_still_called_so(tmp_path):
         model.generate(torch.tensor([[5, 17]]).to(model.device), max_new_tokens=2)
     found = diagnose(model, error=error.value)
     assert found[0].fixes[0].action == "use-input-device"
+
+
+# --- distance: the numbers that decide whether two answers are one ----------------------------------------------------
+
+
+def logits(seed=0, positions=3, width=5):
+    return np.random.default_rng(seed).normal(size=(positions, width)).astype(np.float32)
+
+
+def test_an_answer_is_at_no_distance_from_itself():
+    d = distance(logits(), logits())
+    assert (d.max_abs_diff, d.kl_divergence, d.top1_agreement, d.relative) == (0.0, 0.0, 1.0, 0.0)
+
+
+def test_the_largest_difference_is_found_wherever_it_is():
+    other = logits()
+    other[2, 4] += 0.5
+    assert distance(other, logits()).max_abs_diff == pytest.approx(0.5, abs=1e-6)
+
+
+def test_a_shift_of_all_logits_changes_them_but_no_probability():
+    d = distance(logits() + 1, logits())
+    assert d.max_abs_diff == pytest.approx(1, abs=1e-6) and d.kl_divergence == pytest.approx(0, abs=1e-9)
+
+
+def test_kl_matches_its_definition():
+    a, b = logits(0), logits(1)
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (b.astype(float), a.astype(float)))
+    assert distance(a, b).kl_divergence == pytest.approx((p * np.log(p / q)).sum(-1).mean())
+
+
+def test_top1_counts_positions():
+    b = np.eye(4, dtype=np.float32)
+    a = b.copy()
+    a[0] = [0, 0, 0, 1]
+    assert distance(a, b).top1_agreement == 0.75
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_infinitely_far_on_one_side_and_no_difference_on_both(value):
+    other = logits()
+    other[0, 0] = value
+    assert distance(other, logits()).max_abs_diff == np.inf
+    assert distance(other, other.copy()).max_abs_diff == 0.0
+
+
+@pytest.mark.parametrize("mask", [-np.inf, np.finfo(np.float32).min, np.finfo(np.float16).min])
+def test_a_masked_logit_does_not_make_other_differences_small(mask):
+    a, b = logits(0), logits(1)
+    a[:, 0] = b[:, 0] = mask
+    assert distance(a, b).relative > 0.5

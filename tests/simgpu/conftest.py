@@ -1,24 +1,14 @@
-"""Two simulated GPUs for a test, hidden again afterwards so that other tests see the real machine."""
+"""Simulated GPUs for a test, hidden again afterwards so that other tests see the real machine."""
 
 from __future__ import annotations
 
 import gc
 
 import pytest
+import torch
 
 from diag import simgpu
 from diag.values.hardware import Hardware
-
-
-@pytest.fixture
-def two_gpus():
-    """2 x 1 GiB and a host of 8 GiB."""
-    hardware = Hardware.parse("2x1GiB+8GiB")
-    gc.collect()
-    simgpu.activate(hardware)
-    yield hardware
-    gc.collect()
-    simgpu.park()
 
 
 @pytest.fixture
@@ -34,6 +24,27 @@ def machine():
     yield activate
     gc.collect()
     simgpu.park()
+
+
+@pytest.fixture
+def two_gpus(machine):
+    return machine("2x1GiB+8GiB")
+
+
+IDS = torch.tensor([[1, 5, 9, 33, 7]])
+
+
+@pytest.fixture(scope="session")
+def answer():
+    """What a model answers to IDS on a device: its logits, and the tokens that it generates from there."""
+
+    def ask(model, device="cpu"):
+        ids = IDS.to(device)
+        with torch.no_grad():
+            logits = model(ids).logits.cpu()
+        return logits, model.generate(ids, max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
+
+    return ask
 
 
 # Four shapes stand for all in `make test`: no biases, biases, two stacks, packed experts; `make test-all` runs all.

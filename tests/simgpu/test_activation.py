@@ -22,9 +22,8 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-ACTIVATE = (
-    "from diag import simgpu; from diag.values.hardware import Hardware; simgpu.activate(Hardware.parse('2x1GiB'))\n"
-)
+HOME = "from diag import simgpu; from diag.values.hardware import Hardware\n"
+ACTIVATE = HOME + "simgpu.activate(Hardware.parse('2x1GiB'))\n"
 
 
 def test_importing_the_package_loads_no_torch():
@@ -36,13 +35,13 @@ def test_activating_loads_no_model_library_that_is_not_needed():
     assert loaded == "False False"
 
 
-def test_libraries_may_be_imported_after_activation():
+LIBRARIES = "import torch._dynamo, bitsandbytes, transformers.core_model_loading, safetensors.torch, peft\n"
+
+
+@pytest.mark.parametrize("code", [ACTIVATE + LIBRARIES, LIBRARIES + ACTIVATE], ids=["after", "before"])
+def test_libraries_may_be_imported_after_activation_and_before_it(code):
     """Once a TypeError: torch._dynamo compares signatures of what we replaced."""
-    run(ACTIVATE + "import torch._dynamo, bitsandbytes, transformers, peft")
-
-
-def test_libraries_may_be_imported_before_activation():
-    run("import torch._dynamo, bitsandbytes, transformers.core_model_loading, safetensors.torch, peft\n" + ACTIVATE)
+    run(code)
 
 
 def test_an_availability_check_does_not_lose_the_hook_on_bitsandbytes():

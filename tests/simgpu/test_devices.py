@@ -8,36 +8,47 @@ from torch.nn import functional as F
 
 A, B = "simgpu:0", "simgpu:1"
 PAIR = "Expected all tensors to be on the same device, but found at least two devices, "
+BOTH = PAIR + "simgpu:0 and simgpu:1!"
 ARGUMENT = "Expected all tensors to be on the same device, but got "
+EMBEDDED = ARGUMENT + "index is on cpu, different from other tensors on simgpu:0 (when checking argument in method"
+INDICES = "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+
+
+def on(device, *shape):
+    return torch.ones(shape or (2,), device=device)
 
 
 @pytest.mark.parametrize(
     ("act", "text"),
     [
-        (lambda: torch.ones(2, device=A) + torch.ones(2, device=B), PAIR + "simgpu:0 and simgpu:1!"),
-        (lambda: torch.ones(2) * torch.ones(2, device=B), PAIR + "simgpu:1 and cpu!"),
-        (lambda: torch.ones(2, device=A).add_(torch.ones(2, device=B)), PAIR + "simgpu:0 and simgpu:1!"),
-        (
-            lambda: torch.where(torch.ones(2, device=A) > 0, torch.ones(2, device=B), 0.0),
-            PAIR + "simgpu:0 and simgpu:1!",
-        ),
-        (lambda: torch.ones(2, 2, device=A) @ torch.ones(2, 2), ARGUMENT + "mat2 is on cpu, different from other"),
-        (lambda: F.linear(torch.ones(1, 2, device=A), torch.ones(2, 2, device=B)), ARGUMENT + "mat2 is on simgpu:1"),
-        (
-            lambda: F.embedding(torch.tensor([1]), torch.ones(3, 2, device=A)),
-            ARGUMENT + "index is on cpu, different from other tensors on simgpu:0 (when checking argument in method",
-        ),
-        (lambda: torch.cat([torch.ones(1, device=A), torch.ones(1)]), ARGUMENT + "tensors is on cpu"),
-        (
-            lambda: torch.ones(3)[torch.tensor([1], device=A)],
-            "indices should be either on cpu or on the same device as the indexed tensor (cpu)",
-        ),
+        (lambda: on(A) + on(B), BOTH),
+        (lambda: on("cpu") * on(B), PAIR + "simgpu:1 and cpu!"),
+        (lambda: on(A).add_(on(B)), BOTH),
+        (lambda: torch.where(on(A) > 0, on(B), 0.0), BOTH),
+        (lambda: on(A, 2, 2) @ on("cpu", 2, 2), ARGUMENT + "mat2 is on cpu, different from other"),
+        (lambda: F.linear(on(A, 1, 2), on(B, 2, 2)), ARGUMENT + "mat2 is on simgpu:1"),
+        (lambda: F.embedding(torch.tensor([1]), on(A, 3, 2)), EMBEDDED),
+        (lambda: torch.cat([on(A), on("cpu")]), ARGUMENT + "tensors is on cpu"),
+        (lambda: on("cpu")[torch.tensor([1], device=A)], INDICES),
     ],
 )
 def test_an_operation_over_two_devices_fails_with_pytorchs_own_text(act, text, two_gpus):
     with pytest.raises(RuntimeError) as caught:
         act()
     assert str(caught.value).startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("run", "method"),
+    [
+        (lambda: on(A, 2, 2) @ on("cpu", 2, 2), "wrapper_simgpu_mm)"),
+        (lambda: F.embedding(torch.tensor([0]), on(A, 2, 2)), "wrapper_simgpu__index_select)"),
+    ],
+)
+def test_the_method_in_the_text_is_named_as_pytorch_names_it(run, method, two_gpus):
+    with pytest.raises(RuntimeError) as caught:
+        run()
+    assert str(caught.value).endswith(method)
 
 
 def test_the_texts_are_still_the_ones_in_this_pytorch():
@@ -58,13 +69,12 @@ def test_single_numbers_and_index_tensors_of_the_cpu_are_welcome(two_gpus):
 
 def test_meta_tensors_reach_pytorchs_own_kernels(two_gpus):
     with pytest.raises(RuntimeError) as caught:
-        torch.ones(2, device="meta") * torch.ones(2, device=A)
+        on("meta") * on(A)
     assert str(caught.value) == "Tensor on device simgpu:0 is not on the expected device meta!"
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
-        torch.ones(2, device="meta").to(A)
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
-        torch.ones(2, device=A).copy_(torch.ones(2, device="meta"))
-    assert torch.ones(2, device=A).to("meta").device.type == "meta"
+    for copy in (lambda: on("meta").to(A), lambda: on(A).copy_(on("meta"))):
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor; no data!"):
+            copy()
+    assert on(A).to("meta").device.type == "meta"
 
 
 def test_a_linear_without_bias_over_a_meta_weight_answers_without_an_error_as_on_a_gpu(two_gpus):
@@ -136,3 +146,55 @@ def test_a_weight_that_was_mapped_at_an_odd_address_gives_the_same_bits_on_the_d
         weight = torch.empty(512 * 64 + 16)[shift : shift + 512 * 64].view(512, 64).copy_(torch.randn(512, 64))
         with torch.no_grad():
             assert torch.equal(F.linear(x.to(A), weight.to(A)).cpu(), F.linear(x, weight)), f"shifted by {shift}"
+
+
+# Operations that need care of their own: padding masks, grouped matrices, resized views, streams.
+
+
+def test_a_padded_encoder_gives_the_cpus_answer_where_there_is_no_padding(two_gpus):
+    encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()
+    values, padding = torch.randn(2, 4, 8), torch.tensor([[False] * 4, [False, False, True, True]])
+    with torch.no_grad():
+        expected = encoder(values, src_key_padding_mask=padding)[~padding]
+        ours = encoder.to(A)(values.to(A), src_key_padding_mask=padding.to(A)).cpu()[~padding]
+    torch.testing.assert_close(ours, expected)
+
+
+def test_grouped_matrices_may_start_anywhere(two_gpus):
+    def shifted(*shape):
+        """Values that start 4 bytes off a 16-byte boundary, as a weight mapped from a file may."""
+        room = torch.zeros(torch.Size(shape).numel() + 1, dtype=torch.bfloat16)[1:]
+        return room.view(shape).copy_(torch.randn(shape))
+
+    tokens, experts = shifted(8, 16), shifted(2, 16, 16)
+    ends = torch.tensor([4, 8], dtype=torch.int32)
+    ours = torch._grouped_mm(tokens.to(A), experts.to(A), offs=ends.to(A))
+    assert torch.equal(ours.cpu(), torch._grouped_mm(tokens.clone(), experts.clone(), offs=ends))
+
+
+def test_a_view_grows_and_keeps_what_its_base_holds(two_gpus):
+    base = torch.arange(4.0, device=A)
+    view = base[:2].resize_(8)
+    assert view[:4].tolist() == [0, 1, 2, 3] == base.tolist()
+
+
+def test_the_tensor_in_the_way_is_named_and_not_an_index_that_may_be_there(two_gpus):
+    target = torch.zeros(4, device=A)
+    with pytest.raises(RuntimeError, match="at least two devices, simgpu:0 and simgpu:1"):
+        target[torch.tensor([0])] = torch.ones(1, device="simgpu:1")
+
+
+def test_streams_and_events_order_nothing(two_gpus):
+    stream, start, end = torch.simgpu.Stream(), torch.simgpu.Event(enable_timing=True), torch.simgpu.Event()
+    start.record()
+    with torch.simgpu.stream(stream):
+        total = torch.ones(3, device=A).sum()
+    torch.simgpu.current_stream().wait_stream(stream)
+    end.record(stream)
+    assert total.item() == 3 and start.elapsed_time(end) >= 0 and stream.query()
+
+
+def test_the_memory_summary_tells_use_and_capacity(two_gpus):
+    kept = torch.ones(2**18, device=A)
+    text = torch.simgpu.memory_summary()
+    assert "in use" in text and "1.00 MiB" in text and "1.00 GiB" in text and kept.numel()

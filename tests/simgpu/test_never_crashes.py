@@ -33,11 +33,13 @@ REFUSED = {  # the first words of the error; everything else works
 }
 
 
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=500, check=False)
+
+
 @pytest.fixture(scope="module")
 def endings() -> dict[str, str]:
-    run = subprocess.run(
-        [sys.executable, str(HERE / "crash_worker.py")], capture_output=True, text=True, timeout=500, check=False
-    )
+    run = python(str(HERE / "crash_worker.py"))
     assert run.returncode == 0, run.stderr[-2000:]
     return {line["name"]: line["ended"] for line in map(json.loads, run.stdout.splitlines())}
 
@@ -76,5 +78,5 @@ EXITS = {
 @pytest.mark.parametrize("how", EXITS)
 def test_the_interpreter_exits_cleanly(how):
     code, expected = EXITS[how]
-    run = subprocess.run([sys.executable, "-c", BEGIN + code], capture_output=True, text=True, timeout=300, check=False)
+    run = python("-c", BEGIN + code)
     assert run.returncode == expected, run.stderr[-2000:]

@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from diag import simgpu
 
-IDS = torch.tensor([[1, 5, 9, 33, 7]])
 SPREAD = {
     "model.embed_tokens": 0,
     "lm_head": 0,
@@ -29,18 +28,10 @@ def load(path, **kwargs):
     return AutoModelForCausalLM.from_pretrained(path, **kwargs).eval()
 
 
-def logits(model, device="cpu"):
-    with torch.no_grad():
-        return model(IDS.to(device)).logits.cpu()
-
-
-def tokens(model, device="cpu"):
-    return model.generate(IDS.to(device), max_new_tokens=8, do_sample=False, pad_token_id=0).tolist()
-
-
 @pytest.fixture(scope="module")
-def twin(tiny_path):
-    return load(tiny_path)
+def twin(tiny_path, answer):
+    """Its logits and tokens."""
+    return answer(load(tiny_path))
 
 
 def where(model) -> set[str]:
@@ -48,12 +39,12 @@ def where(model) -> set[str]:
 
 
 @pytest.mark.parametrize("preset", ["auto", "balanced", "balanced_low_0", "sequential"])
-def test_a_preset_plans_with_the_simulated_sizes_and_the_answer_is_the_twins(preset, tiny_path, twin, two_gpus):
+def test_a_preset_plans_with_the_simulated_sizes_and_the_answer_is_the_twins(preset, tiny_path, twin, answer, two_gpus):
     model = load(tiny_path, device_map=preset, max_memory=simgpu.max_memory(two_gpus))
     home = model.get_input_embeddings().weight.device
     assert where(model) <= {"simgpu:0", "simgpu:1"}
-    assert torch.equal(logits(model, home), logits(twin))
-    assert tokens(model, home) == tokens(twin)
+    logits, tokens = answer(model, home)
+    assert torch.equal(logits, twin[0]) and tokens == twin[1]
 
 
 def test_auto_without_max_memory_asks_the_devices_themselves(tiny_path, machine):
@@ -62,20 +53,20 @@ def test_auto_without_max_memory_asks_the_devices_themselves(tiny_path, machine)
     assert where(model) == {"simgpu:0", "simgpu:1"}
 
 
-def test_a_map_over_both_devices_cpu_and_disk_gives_the_twins_answer(tiny_path, twin, two_gpus, tmp_path):
+def test_a_map_over_both_devices_cpu_and_disk_gives_the_twins_answer(tiny_path, twin, answer, two_gpus, tmp_path):
     model = load(tiny_path, device_map=SPREAD, offload_folder=str(tmp_path))
     assert where(model) == {"simgpu:0", "simgpu:1", "meta"}
-    assert torch.equal(logits(model, "simgpu:0"), logits(twin))
-    assert tokens(model, "simgpu:0") == tokens(twin)
+    logits, tokens = answer(model, "simgpu:0")
+    assert torch.equal(logits, twin[0]) and tokens == twin[1]
 
 
-def test_offloaded_weights_come_back_to_meta_and_leave_no_bytes_behind(tiny_path, two_gpus, tmp_path):
+def test_offloaded_weights_come_back_to_meta_and_leave_no_bytes_behind(tiny_path, answer, two_gpus, tmp_path):
     model = load(tiny_path, device_map=SPREAD, offload_folder=str(tmp_path))
-    logits(model, "simgpu:0")
+    answer(model, "simgpu:0")
     gc.collect()
     before = torch.simgpu.memory_allocated(0), torch.simgpu.memory_allocated(1)
     for _ in range(3):
-        logits(model, "simgpu:0")
+        answer(model, "simgpu:0")
     gc.collect()
     assert (torch.simgpu.memory_allocated(0), torch.simgpu.memory_allocated(1)) == before
     assert {p.device.type for p in model.model.layers[3].parameters()} == {"meta"}

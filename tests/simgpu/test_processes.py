@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 from torch.utils.data import DataLoader, Dataset
 
 from diag.errors import DiagError
-from diag.simgpu.patches import sharing
+from diag.simgpu.patches.pytorch import arrive
 
 
 class Rows(Dataset):
@@ -54,4 +54,4 @@ def test_a_queue_carries_values_both_ways(dtype, two_gpus):
 def test_a_process_without_that_device_says_so(machine):
     machine("1x1GiB+8GiB")
     with pytest.raises(DiagError, match="arrived in a process that simulates no such GPU"):
-        sharing.arrive(b"\0" * 4, torch.float32, (1,), 1, False, False)
+        arrive(b"\0" * 4, torch.float32, (1,), 1, False, False)

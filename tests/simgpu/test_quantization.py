@@ -6,17 +6,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from diag.loading.bitsandbytes_private import use_common_kernel
+from diag.loading.footprint import use_common_kernel
 
 pytest.importorskip("bitsandbytes")
 
-IDS = torch.tensor([[1, 5, 9, 33, 7]])
 ALL = range(6)
 OUTSIDE = {"model.embed_tokens": 0, "lm_head": 0, "model.rotary_emb": 0, "model.norm": 0}
-ONE = {"": 0}
+ONE, SKIPPED = {"": 0}, ["lm_head", *[f"model.layers.{i}" for i in (2, 3, 4)]]
 TWO = {**OUTSIDE, **{f"model.layers.{i}": i // 3 for i in ALL}}
 SPILL = {**OUTSIDE, **{f"model.layers.{i}": [0, 1, "cpu", "cpu", "disk", 0][i] for i in ALL}}
-NOT_ON_A_GPU = ["lm_head", *[f"model.layers.{i}" for i in (2, 3, 4)]]
+MIXED = {"llm_int8_enable_fp32_cpu_offload": True}
 KINDS = {
     "int8": {"load_in_8bit": True},
     "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -33,51 +32,27 @@ def load(path, device_map, kind, folder, **options):
     return model.eval()
 
 
-def load_twin(path, kind, folder, **options):
-    model = load(path, "cpu", kind, folder, **options)
-    use_common_kernel(model)
-    return model
-
-
-def answer(model, device):
-    ids = IDS.to(device)
-    with torch.no_grad():
-        logits = model(ids).logits.cpu()
-    return logits, model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0).tolist()
-
-
-def quantized(model) -> set[str]:
-    return {type(m).__name__ for m in model.modules()} & {"Linear4bit", "Linear8bitLt"}
-
-
-@pytest.mark.parametrize("device_map", [ONE, TWO], ids=["one device", "two devices"])
+@pytest.mark.parametrize(
+    ("device_map", "devices", "ours", "of_the_twin"),
+    [
+        (ONE, {"simgpu:0"}, {}, {}),
+        (TWO, {"simgpu:0", "simgpu:1"}, {}, {}),
+        (SPILL, {"simgpu:0", "simgpu:1", "meta"}, MIXED, {**MIXED, "llm_int8_skip_modules": SKIPPED}),
+    ],
+    ids=["one device", "two devices", "over cpu and disk with fp32 offload"],
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_quantized_model_equals_its_twin_on_the_cpu(kind, device_map, tiny_path, two_gpus, tmp_path):
-    logits, tokens = answer(load_twin(tiny_path, kind, tmp_path), "cpu")
-    model = load(tiny_path, device_map, kind, tmp_path)
-    assert quantized(model)
-    assert {p.device.type for p in model.parameters()} == {"simgpu"}
-    ours, our_tokens = answer(model, "simgpu:0")
-    assert torch.equal(ours, logits)
-    assert our_tokens == tokens
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_with_fp32_offload_over_cpu_and_disk_it_equals_its_twin(kind, tiny_path, two_gpus, tmp_path):
-    twin = load_twin(
-        tiny_path,
-        kind,
-        tmp_path,
-        llm_int8_enable_fp32_cpu_offload=True,
-        llm_int8_skip_modules=NOT_ON_A_GPU,
-    )
-    logits, tokens = answer(twin, "cpu")
-    model = load(tiny_path, SPILL, kind, tmp_path, llm_int8_enable_fp32_cpu_offload=True)
-    assert quantized(model)
-    assert {str(p.device) for p in model.parameters()} == {"simgpu:0", "simgpu:1", "meta"}
-    ours, our_tokens = answer(model, "simgpu:0")
-    assert torch.equal(ours, logits)
-    assert our_tokens == tokens
+def test_a_quantized_model_equals_its_twin_on_the_cpu(
+    kind, device_map, devices, ours, of_the_twin, tiny_path, answer, two_gpus, tmp_path
+):
+    twin = load(tiny_path, "cpu", kind, tmp_path, **of_the_twin)
+    use_common_kernel(twin)
+    expected, expected_tokens = answer(twin)
+    model = load(tiny_path, device_map, kind, tmp_path, **ours)
+    assert {type(module).__name__ for module in model.modules()} & {"Linear4bit", "Linear8bitLt"}
+    assert {str(p.device) for p in model.parameters()} == devices
+    logits, tokens = answer(model, "simgpu:0")
+    assert torch.equal(logits, expected) and tokens == expected_tokens
 
 
 def test_bitsandbytes_imported_after_activation_runs_its_cpu_kernels(two_gpus):

@@ -13,29 +13,20 @@ PRESETS = ("auto", "balanced", "balanced_low_0", "sequential", "single", "none",
 MACHINE = "2x4MiB+8GiB"
 
 
-def outcome_and_proof(sample, **spec):
-    spec = diag.LoadSpec(sample, **spec)
+MAPS = [{"device_map": preset} for preset in PRESETS]
+QUANTIZED = [{"device_map": "balanced", "quantization": kind} for kind in ("int8", "nf4", "fp4", "nf4-double")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", [*MAPS, *QUANTIZED], ids=lambda values: "-".join(values.values()))
+def test_every_sample_equals_its_twin_on_every_map_and_quantized_on_two_devices(values, any_sample):
+    if "quantization" in values:
+        pytest.importorskip("bitsandbytes")
+    spec = diag.LoadSpec(any_sample, hardware=MACHINE, **values)
     outcome = diag.load(spec)
-    if outcome.error is not None:
-        return outcome, None
-    return outcome, diag.prove(outcome.model, spec)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_sample_equals_its_twin_on_every_map(preset, any_sample):
-    outcome, proof = outcome_and_proof(any_sample, device_map=preset, hardware=MACHINE)
     assert outcome.error is None
-    assert str(proof).startswith("proved: equal to the same checkpoint on the CPU, bit for bit"), str(proof)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["int8", "nf4", "fp4", "nf4-double"])
-def test_every_sample_equals_its_quantized_twin_on_two_devices(quantization, any_sample):
-    pytest.importorskip("bitsandbytes")
-    outcome, proof = outcome_and_proof(any_sample, device_map="balanced", quantization=quantization, hardware=MACHINE)
-    assert outcome.error is None
-    assert str(proof).startswith("proved: equal to the same checkpoint on the CPU, bit for bit"), str(proof)
+    proof = str(diag.prove(outcome.model, spec))
+    assert proof.startswith("proved: equal to the same checkpoint on the CPU, bit for bit"), proof
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 
 import diag
 from diag.errors import CheckpointError, CouldNotJudgeError
-from diag.loading.needs import check_offload_folder
+from diag.loading.recipe import check_offload_folder
 from diag.sweep.preflight import check_results_place, devices_in_the_way, look_before
 from diag.values.spec import LoadSpec
 

@@ -196,12 +196,12 @@ class Situation:
     @cached_property
     def _stored(self) -> set[str]:
         """The model's names for what its local files hold; headers are read, nothing is downloaded."""
-        from diag.loading.checkpoint.stored import sources_in
+        from diag.loading.checkpoint.stored import readable_sources
         from diag.loading.origin import files_on_this_machine
 
         if self._whole is None:
             return set()
-        return set(sources_in(files_on_this_machine(self._whole.root, self.spec)[1], self._whole))
+        return set(readable_sources(files_on_this_machine(self._whole.root, self.spec)[1], self._whole))
 
     def _own_spec(self) -> LoadSpec | None:
         """The spec to load a model again with that came from a local folder; None where it does not say."""

@@ -1,6 +1,8 @@
 """What a device map comes to: which layers are packed and by which kernel, the bytes on each device, and why it spills.
 
-Pure: reads a model, which may be one on meta, and changes nothing.
+On a CPU with AVX512-BF16, `Linear4bit.forward` repacks its weight and multiplies in bfloat16; everywhere else (GPUs,
+simulated ones, other CPUs) it dequantizes and multiplies in the dtype of its input (bitsandbytes/nn/modules.py and
+backends/cpu/ops.py, 0.50.2). Answers can be compared bit for bit only where both models use the same kernel.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,18 +10,20 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from diag.loading.bitsandbytes_private import fits_bfloat16_kernel, has_bfloat16_kernel
 from diag.values.spec import AUTO_PRESETS
 from diag.values.units import format_size
 
 Device = str | int
+ROWS_TOGETHER = 32  # block_n of _convert_weight_packed_for_cpu in bitsandbytes/functional.py, 0.50.2
+BLOCK = 64  # values that share a scale, by default; in the bfloat16 kernel a row must hold whole blocks
+_SWITCH = "support_avx512bf16_for_cpu"  # of a layer: whether that kernel computes it
 
 
 @dataclass(frozen=True)
 class Packed:
     """The quantized layers of a model by name, and whether the bfloat16 CPU kernel computes any of them.
 
-    `unfit` are those that this kernel can't compute.
+    `unfit` are those that this kernel can't compute: they load, and fail at the first call.
     """
 
     names: tuple[str, ...] = ()
@@ -39,9 +43,22 @@ def packed_layers(model: nn.Module) -> Packed:
 def packed_among(layers: Iterable[tuple[str, nn.Module]], devices: Mapping[str, Device]) -> Packed:
     """The packed ones among named layers, each of which runs on its device in `devices`."""
     packed = [(name, layer) for name, layer in layers if is_packed_class(layer)]
-    fused = [(name, layer) for name, layer in packed if devices[name] == "cpu" and has_bfloat16_kernel(layer)]
-    unfit = tuple(name for name, layer in fused if not fits_bfloat16_kernel(layer))
+    fused = [(name, layer) for name, layer in packed if devices[name] == "cpu" and getattr(layer, _SWITCH, False)]
+    unfit = tuple(name for name, layer in fused if not _fits_bfloat16_kernel(layer))
     return Packed(tuple(name for name, _ in packed), bool(fused), unfit)
+
+
+def _fits_bfloat16_kernel(layer: nn.Module) -> bool:
+    assert isinstance(layer, nn.Linear)
+    block = getattr(layer.weight, "blocksize", None) or BLOCK
+    return layer.out_features % ROWS_TOGETHER == 0 and layer.in_features % block == 0
+
+
+def use_common_kernel(model: nn.Module) -> None:
+    """Makes a model that has not run yet compute its 4-bit layers on the CPU as a GPU would."""
+    for module in model.modules():
+        if hasattr(module, _SWITCH):
+            setattr(module, _SWITCH, False)
 
 
 def is_packed_class(module: nn.Module) -> bool:

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from diag.machine.audience import somebody_watches
 
 _LOGGERS = tuple(map(logging.getLogger, ("transformers", "accelerate", "bitsandbytes", "peft", "py.warnings")))
+# Planning for hardware that is not there makes accelerate say this for every device it can't open.
+_EXPECTED = "is not available, available devices are"
+# accelerate writes a set into this one (dispatch_model in big_modeling.py, 1.15.0): its order changes with the process,
+# and two runs would give two texts.
+_IN_ANY_ORDER = ("offloaded to the disk and cpu.", "offloaded to the cpu and disk.")
 
 
 @contextlib.contextmanager
@@ -18,7 +23,13 @@ def collecting(notes: list[str]) -> Iterator[None]:
     """
     from transformers.utils import logging as bars
 
-    handler = _Notes(notes)
+    def add(text: str) -> None:
+        text = text.replace(*_IN_ANY_ORDER)
+        if text not in notes and _EXPECTED not in text:
+            notes.append(text)
+
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: add(record.getMessage())  # type: ignore[method-assign]
     for logger in _LOGGERS:
         logger.addHandler(handler)
     had_bars = bars.is_progress_bar_enabled()
@@ -31,26 +42,6 @@ def collecting(notes: list[str]) -> Iterator[None]:
             for logger in _LOGGERS:
                 logger.removeHandler(handler)
             for warning in caught:
-                handler.add(str(warning.message))
+                add(str(warning.message))
             if had_bars:
                 bars.enable_progress_bar()
-
-
-class _Notes(logging.Handler):
-    # Planning for hardware that is not there makes accelerate say this for every device it can't open.
-    _EXPECTED = "is not available, available devices are"
-    # accelerate writes a set into this one (dispatch_model in big_modeling.py, 1.15.0): its order changes with the
-    # process, and two runs would give two texts.
-    _IN_ANY_ORDER = ("offloaded to the disk and cpu.", "offloaded to the cpu and disk.")
-
-    def __init__(self, notes: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self._notes = notes
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.add(record.getMessage())
-
-    def add(self, text: str) -> None:
-        text = text.replace(*self._IN_ANY_ORDER)
-        if text not in self._notes and self._EXPECTED not in text:
-            self._notes.append(text)

@@ -14,6 +14,8 @@ from diag.loading.checkpoint.find import find_checkpoint
 from diag.loading.quantizer_config import bitsandbytes_arguments
 from diag.values.spec import AS_STORED, QUANTIZATIONS, LoadSpec
 
+Checkpointed = LoadSpec | str | os.PathLike[str] | None  # whose checkpoint is meant; None: the model says it itself
+
 
 class Made(NamedTuple):
     """How `load` made a model: from which spec, and the files that were read."""
@@ -39,7 +41,7 @@ def spec_of(model: object) -> LoadSpec | None:
     return None if made is None else made.spec
 
 
-def checkpoint_name(model: object, given: LoadSpec | str | os.PathLike[str] | None = None) -> str:
+def checkpoint_name(model: object, given: Checkpointed = None) -> str:
     """The sample, folder or hub id of a model: what the caller says, else what load or its config says, else ''."""
     given = given or spec_of(model)
     if given is not None:

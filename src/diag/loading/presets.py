@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import torch
 from torch import nn
 
 from diag.errors import SpecError, UnsupportedError
@@ -75,16 +74,16 @@ def check_devices(device_map: Mapping[str, Device]) -> None:
     for name, device in device_map.items():
         if str(device) not in there:
             have = f"{count} {kind} devices: {', '.join(map(str, range(count)))}" if kind else "no accelerator"
-            raise SpecError(
-                f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there.",
-                why=f"this machine has {have}.",
-                next_step="name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'.",
-            )
+            what = f"the device map puts {repr(name) if name else 'the whole model'} on {device!r}, which is not there."
+            next_step = "name a device that is there, or simulate the machine: hardware='2x24GiB+64GiB'."
+            raise SpecError(what, why=f"this machine has {have}.", next_step=next_step)
 
 
 def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
     """Raises SpecError when a map names modules that do not exist or leaves tensors without a device."""
-    known = {path for path, _ in model.named_modules()} | {n for n, _ in _named_tensors(model)}
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tensors = [name for name, _ in named]
+    known = {*tensors, *(path for path, _ in model.named_modules())}
     unknown = sorted(set(device_map) - known)
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
@@ -94,13 +93,11 @@ def check_map(model: nn.Module, device_map: Mapping[str, Device]) -> None:
             why="transformers would leave them out without a word.",
             next_step=f"did you mean {close[0]!r}? " if close else "print([n for n, _ in model.named_modules()]).",
         )
-    uncovered = [name for name, _ in _named_tensors(model) if device_for(name, device_map) is None]
+    uncovered = [name for name in tensors if device_for(name, device_map) is None]
     if uncovered:
-        raise SpecError(
-            f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them.",
-            why=f"no key of the map is a prefix of its name; the map has {len(device_map)} keys.",
-            next_step="add the missing modules, or '' for all the rest.",
-        )
+        what = f"the device map gives no device to {len(uncovered)} tensors, {uncovered[0]!r} among them."
+        why = f"no key of the map is a prefix of its name; the map has {len(device_map)} keys."
+        raise SpecError(what, why=why, next_step="add the missing modules, or '' for all the rest.")
     _refuse_nested(model, device_map)
 
 
@@ -122,8 +119,3 @@ def _refuse_nested(model: nn.Module, device_map: Mapping[str, Device]) -> None:
                 next_step=f"name the parts of {outer or 'the model'!r} one by one in its place: "
                 f"{', '.join(others[:4])}{' …' * (len(others) > 4)}.",
             )
-
-
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)

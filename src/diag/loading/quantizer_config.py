@@ -38,16 +38,18 @@ def quantizer_config(
 
     if spec.quantization in QUANTIZATIONS:
         require_bitsandbytes()
-        _refuse_float64(spec, getattr(config, "dtype", None))
+        dtype = getattr(config, "dtype", None) if spec.dtype == "auto" else spec.dtype  # "auto" keeps the stored one
+        if str(dtype).removeprefix("torch.") == "float64" and spec.quantization != "int8":
+            what = f"{spec.quantization} can't pack float64 weights."
+            why = "quantize_4bit in bitsandbytes/functional.py, 0.50.2: only 16/32-bit floats."
+            raise UnsupportedError(what, why=why, next_step="use dtype='float32', 'bfloat16' or 'float16'.")
         return transformers.BitsAndBytesConfig(**bitsandbytes_arguments(spec.quantization, spec.dtype))
     name, _, text = spec.quantization.partition(" ")
     kind = getattr(transformers, name, None)
     if kind is None:
-        raise UnsupportedError(
-            f"transformers {transformers.__version__} has no {name}.",
-            why="the quantization of this spec was given as that class.",
-            next_step="install the transformers it comes from, or use one of: " + ", ".join(QUANTIZATIONS) + ".",
-        )
+        what = f"transformers {transformers.__version__} has no {name}."
+        next_step = "install the transformers it comes from, or use one of: " + ", ".join(QUANTIZATIONS) + "."
+        raise UnsupportedError(what, why="the quantization of this spec was given as that class.", next_step=next_step)
     if name == "BitsAndBytesConfig":
         require_bitsandbytes()
     return kind.from_dict(json.loads(text))
@@ -64,22 +66,9 @@ def _check_stored(spec: LoadSpec, checkpoint: Checkpoint) -> None:
             next_step="use quantization='as-stored'.",
         )
     if not stored and spec.quantization == AS_STORED:
-        raise UnsupportedError(
-            f"{spec.model!r} is not stored quantized, so there is nothing to load 'as-stored'.",
-            why="config.json has no quantization_config.",
-            next_step="use one of: " + ", ".join(QUANTIZATIONS) + ".",
-        )
-
-
-def _refuse_float64(spec: LoadSpec, stored_dtype: object) -> None:
-    """`stored_dtype` is the checkpoint's own, which `dtype="auto"` keeps."""
-    dtype = str(stored_dtype).removeprefix("torch.") if spec.dtype == "auto" else spec.dtype
-    if dtype == "float64" and spec.quantization != "int8":
-        raise UnsupportedError(
-            f"{spec.quantization} can't pack float64 weights.",
-            why="quantize_4bit in bitsandbytes/functional.py, 0.50.2: only 16/32-bit floats.",
-            next_step="use dtype='float32', 'bfloat16' or 'float16'.",
-        )
+        what = f"{spec.model!r} is not stored quantized, so there is nothing to load 'as-stored'."
+        why = "config.json has no quantization_config."
+        raise UnsupportedError(what, why=why, next_step="use one of: " + ", ".join(QUANTIZATIONS) + ".")
 
 
 def bitsandbytes_arguments(quantization: str, dtype: str) -> dict[str, object]:
@@ -108,11 +97,9 @@ def require_bitsandbytes() -> None:
 
     have, need = importlib.metadata.version("bitsandbytes"), getattr(utils, "BITSANDBYTES_MIN_VERSION", "0.43.1")
     if Version(have) < Version(need):
-        raise MissingLibraryError(
-            f"bitsandbytes {have} is too old for this transformers, which needs {need} or newer.",
-            why="transformers.utils.BITSANDBYTES_MIN_VERSION.",
-            next_step="pip install -U bitsandbytes.",
-        )
+        what = f"bitsandbytes {have} is too old for this transformers, which needs {need} or newer."
+        why = "transformers.utils.BITSANDBYTES_MIN_VERSION."
+        raise MissingLibraryError(what, why=why, next_step="pip install -U bitsandbytes.")
 
 
 def is_bitsandbytes(spec: LoadSpec, config: PretrainedConfig | None) -> bool:
@@ -132,11 +119,9 @@ def known_refusal(spec: LoadSpec, config: PretrainedConfig | None, error: ValueE
     text = str(error)
     if is_bitsandbytes(spec, config) and "dispatched on the CPU or the disk" in text:
         unquantized = "the unquantized checkpoint" if spec.quantization == AS_STORED else "quantization='none'"
-        return UnsupportedError(
-            f"{spec.quantization} with a map that holds cpu or disk is refused before the load.",
-            why=_OFFLOAD_RULE,
-            next_step=f"use a map on the accelerator alone, more memory, a smaller model or {unquantized}.",
-        )
+        what = f"{spec.quantization} with a map that holds cpu or disk is refused before the load."
+        next_step = f"use a map on the accelerator alone, more memory, a smaller model or {unquantized}."
+        return UnsupportedError(what, why=_OFFLOAD_RULE, next_step=next_step)
     if "DeepSpeed Zero-3" in text:
         return UnsupportedError(
             "a device map together with DeepSpeed ZeRO-3 is refused before the load.",

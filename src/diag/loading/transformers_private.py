@@ -58,9 +58,8 @@ class Skeleton:
     device_map: Mapping[str, object]
 
 
-class _Stop(BaseException):  # not an Exception: no library may swallow it
-    def __init__(self, skeleton: Skeleton) -> None:
-        self.skeleton = skeleton
+class _Stop(BaseException):
+    """Carries a skeleton. Not an Exception: no library may swallow it."""
 
 
 def skeleton(model_class: ModelClass, folder: str, **arguments: object) -> Skeleton:
@@ -69,39 +68,31 @@ def skeleton(model_class: ModelClass, folder: str, **arguments: object) -> Skele
     `arguments` must hold a `device_map`. Errors that transformers raises before reading weights come through
     unchanged. Raises DiagError where this transformers has no such stopping point.
     """
-    with _LOCK, _stopping():
-        try:
-            model_class.from_pretrained(folder, **arguments)
-        except _Stop as stop:
-            return stop.skeleton
+    import transformers.modeling_utils as place
+
+    with _LOCK:
+        original, caller = getattr(place, "_get_device_map", None), threading.get_ident()
+        if original is None:
+            raise _moved("is not there")
+
+        def stop_here(model: nn.Module, *given: object, **named: object) -> Mapping[str, object]:
+            result = original(model, *given, **named)
+            if threading.get_ident() != caller:  # somebody else's load in another thread goes on
+                return result
+            raise _Stop(Skeleton(model, dict(result)))
+
+        with mock.patch(_PLACE, stop_here):
+            try:
+                model_class.from_pretrained(folder, **arguments)
+            except _Stop as stop:
+                return stop.args[0]
     raise _moved("was not called")
 
 
-@contextlib.contextmanager
-def _stopping() -> Iterator[None]:
-    import transformers.modeling_utils as place
-
-    original = getattr(place, "_get_device_map", None)
-    if original is None:
-        raise _moved("is not there")
-    caller = threading.get_ident()
-
-    def stop_here(model: nn.Module, *arguments: object, **named: object) -> Mapping[str, object]:
-        result = original(model, *arguments, **named)
-        if threading.get_ident() != caller:  # somebody else's load in another thread goes on
-            return result
-        raise _Stop(Skeleton(model, dict(result)))
-
-    with mock.patch(_PLACE, stop_here):
-        yield
-
-
 def _moved(fact: str) -> DiagError:
-    return DiagError(
-        "this transformers can't be asked for its device map before the load.",
-        why=f"{_PLACE} {fact}; it is private and has moved or changed.",
-        next_step="install the transformers named in requirements.lock, or load with device_map='none'.",
-    )
+    what = "this transformers can't be asked for its device map before the load."
+    next_step = "install the transformers named in requirements.lock, or load with device_map='none'."
+    return DiagError(what, why=f"{_PLACE} {fact}; it is private and has moved or changed.", next_step=next_step)
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,9 @@ def key_renamer(model: PreTrainedModel, names: dict[str, bool]) -> Callable[[str
         mapping = get_model_conversion_mapping(model)
     except Exception:  # each kind of model, and each older version, fails in its own way
         patterns: Mapping[str, str] = getattr(model, "_checkpoint_conversion_mapping", None) or {}
-        return lambda key: as_it_is(_first_match(patterns, key))
+        return lambda key: as_it_is(
+            next((re.sub(old, new, key) for old, new in patterns.items() if re.search(old, key)), key)
+        )
     renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
     converters = [one for one in mapping if isinstance(one, WeightConverter)]
     by_pattern: dict[str, Any] = {pattern: one for one in converters for pattern in one.source_patterns}
@@ -142,10 +135,6 @@ def key_renamer(model: PreTrainedModel, names: dict[str, bool]) -> Callable[[str
         return Renamed(name, pattern, by_pattern.get(pattern)) if pattern else as_it_is(name)
 
     return renamed
-
-
-def _first_match(patterns: Mapping[str, str], key: str) -> str:
-    return next((re.sub(old, new, key) for old, new in patterns.items() if re.search(old, key)), key)
 
 
 @contextlib.contextmanager

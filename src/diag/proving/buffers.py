@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from diag.loading.checkpoint.stored import plain_name
 from diag.models.snapshot import Snapshot
+from diag.proving.watching import Args, Function, Named
 
 _BIG = 2**22  # elements: a tensor that large is a parameter; its values are not needed to build buffers
 
@@ -69,13 +70,7 @@ class _SmallOnly(TorchFunctionMode):
 
     _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand, torch.full)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
+    def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Named = None) -> object:
         named = dict(kwargs or {})
         if func in self._MAKERS and _numel(named.get("size", args)) > _BIG:
             named["device"] = "meta"

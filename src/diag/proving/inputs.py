@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from diag.errors import CouldNotJudgeError
-from diag.models.adapters import without_adapter
 from diag.proving.savedrequest import Tensors, is_saved_request, read_request
 
 if TYPE_CHECKING:
@@ -23,20 +21,19 @@ MAX_POSITIONS = 64
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments for the model's forward, on the CPU; the tokenizer if there is one; and the probe's name."""
+    """Arguments for the model's forward, the tokenizer if there is one, and the probe's name."""
 
     tensors: Tensors
     tokenizer: PreTrainedTokenizerBase | None
     name: str
 
 
-def make_inputs(model: nn.Module, probe: str | None, folder: str | None) -> Inputs:
-    """The input for a prompt, a saved request, or None for the default of this kind of model.
+def make_inputs(base: PreTrainedModel, probe: str | None, folder: str | None, device: torch.device) -> Inputs:
+    """The input on `device` for a prompt, a saved request, or None for the default of this kind of model.
 
-    `folder` is where the tokenizer and processor are; without a tokenizer fixed token ids are used. Raises
-    CouldNotJudgeError where no input can be made.
+    `base` is the model below an adapter. `folder` is where the tokenizer and processor are; without a tokenizer fixed
+    token ids are used. Raises CouldNotJudgeError where no input can be made.
     """
-    base = cast("PreTrainedModel", without_adapter(model))
     tokenizer = _tokenizer(folder, base.config) if folder else None
     if probe is not None and is_saved_request(probe):
         inputs = Inputs(_replayed(base, probe, tokenizer), tokenizer, probe)
@@ -47,13 +44,12 @@ def make_inputs(model: nn.Module, probe: str | None, folder: str | None) -> Inpu
     if getattr(base.config, "is_encoder_decoder", False) and "decoder_input_ids" not in inputs.tensors:
         start = getattr(base.config, "decoder_start_token_id", None) or 0
         inputs.tensors["decoder_input_ids"] = torch.full((1, 1), start)
-    return inputs
+    return replace(inputs, tensors={name: tensor.to(device) for name, tensor in inputs.tensors.items()})
 
 
-def takes(model: nn.Module, name: str) -> bool:
+def takes(base: PreTrainedModel, name: str) -> bool:
     """Whether the model's forward has an argument of this name."""
-    forward = getattr(type(without_adapter(model)), "forward", None)
-    return forward is not None and name in inspect.signature(forward).parameters
+    return name in inspect.signature(type(base).forward).parameters
 
 
 def _plain(
@@ -69,7 +65,8 @@ def _plain(
             next_step="leave the probe out for fixed token ids, or give a saved request or package.module:function.",
         )
     else:
-        ids, name = _fixed_ids(model.config), "fixed token ids"
+        size, name = _vocabulary(model.config), "fixed token ids"
+        ids = torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
     tensors = {"input_ids": ids} if takes(model, "input_ids") else {}
     _add_image(model, tensors)
     _add_sound(model, tensors)
@@ -93,11 +90,9 @@ def _replayed(model: PreTrainedModel, path: str, tokenizer: PreTrainedTokenizerB
         tensors.pop("token_type_ids")
     elif unknown:
         names = [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
-        raise CouldNotJudgeError(
-            f"the saved request {path!r} has {unknown[0]!r}, which {type(model).__name__} does not take.",
-            why=f"its forward takes: {', '.join(names[:12])}.",
-            next_step="name the tensors after the arguments of forward.",
-        )
+        what = f"the saved request {path!r} has {unknown[0]!r}, which {type(model).__name__} does not take."
+        why = f"its forward takes: {', '.join(names[:12])}."
+        raise CouldNotJudgeError(what, why=why, next_step="name the tensors after the arguments of forward.")
     return tensors
 
 
@@ -122,14 +117,6 @@ def _vocabulary(config: PretrainedConfig) -> int:
     return int(getattr(text, "vocab_size", 0) or 100)
 
 
-def _fixed_ids(config: PretrainedConfig) -> torch.Tensor:
-    size = _vocabulary(config)
-    return torch.tensor([[(7 * i * i + 3) % max(size - 1, 2) + 1 if size > 2 else 1 for i in range(8)]])
-
-
-# --- images -----------------------------------------------------------------------------------------------------------
-
-
 def _sees(model: PreTrainedModel) -> bool:
     """Takes text and an image."""
     return takes(model, "pixel_values") and takes(model, "input_ids") and hasattr(model.config, "vision_config")
@@ -143,24 +130,16 @@ def _processed(model: PreTrainedModel, prompt: str, folder: str) -> Tensors | No
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         if getattr(processor, "image_processor", None) is None:
             return None
-        text = _prompt_with_image(processor, prompt)
+        text = f"{getattr(processor, 'image_token', '<image>')} {prompt}"
+        if getattr(processor, "chat_template", None):
+            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         done = processor(text=text, images=_picture(), return_tensors="pt")
     except Exception:  # processors need torchvision, PIL or files that a checkpoint may lack; each raises its own
         return None
     dtype = getattr(model, "dtype", None)
     tensors = {name: value for name, value in done.items() if isinstance(value, torch.Tensor) and takes(model, name)}
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
-
-
-class _Processor(Protocol):
-    def apply_chat_template(self, messages: list[dict[str, object]], *, add_generation_prompt: bool) -> str: ...
-
-
-def _prompt_with_image(processor: _Processor, prompt: str) -> str:
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return f"{getattr(processor, 'image_token', '<image>')} {prompt}"
 
 
 def _picture() -> Image:
@@ -178,36 +157,30 @@ def _add_image(model: PreTrainedModel, tensors: Tensors) -> None:
     alone = getattr(model, "main_input_name", "") == "pixel_values"
     if not takes(model, "pixel_values") or (vision is None and not alone):
         return
-    source = vision or model.config
+    source, ids = vision or model.config, tensors.get("input_ids")
     size, channels = getattr(source, "image_size", 224), getattr(source, "num_channels", 3)
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    pixels = torch.rand((1, channels, height, width), generator=torch.Generator().manual_seed(0))
-    pixels = pixels.to(getattr(model, "dtype", torch.float32))
     token = getattr(model.config, "image_token_id", getattr(model.config, "image_token_index", None))
-    if alone and "input_ids" not in tensors:
-        tensors["pixel_values"] = pixels
-    elif token is not None and "input_ids" in tensors and hasattr(source, "patch_size"):
+    fits = alone if ids is None else vision is not None and token is None  # both towers side by side, as in CLIP
+    if ids is not None and token is not None and hasattr(source, "patch_size"):
         patches = (height // source.patch_size) * (width // source.patch_size)
-        if getattr(model.config, "vision_feature_select_strategy", "default") == "full":
-            patches += 1
-        ids = tensors["input_ids"]
+        patches += getattr(model.config, "vision_feature_select_strategy", "default") == "full"
         tensors["input_ids"] = torch.cat([ids[:, :1], torch.full((1, patches), int(token)), ids[:, 1:]], dim=1)
-        tensors["pixel_values"] = pixels
-    elif "input_ids" in tensors and vision is not None and token is None:  # both towers side by side, as in CLIP
-        tensors["pixel_values"] = pixels
-
-
-# --- sound ------------------------------------------------------------------------------------------------------------
+        fits = True
+    if fits:
+        tensors["pixel_values"] = _noise(model, 1, channels, height, width)
 
 
 def _add_sound(model: PreTrainedModel, tensors: Tensors) -> None:
     main, config = getattr(model, "main_input_name", ""), model.config
-    generator = torch.Generator().manual_seed(0)
-    dtype = getattr(model, "dtype", torch.float32)
-    if main == "input_features" and takes(model, "input_features"):
-        bins, length = getattr(config, "num_mel_bins", 80), 2 * getattr(config, "max_source_positions", 1500)
+    spectrogram = (getattr(config, "num_mel_bins", 80), 2 * getattr(config, "max_source_positions", 1500))
+    shapes = {"input_features": spectrogram, "input_values": (16_000,)}
+    if main in shapes and takes(model, main):
         tensors.pop("input_ids", None)
-        tensors["input_features"] = torch.rand((1, bins, length), generator=generator).to(dtype)
-    elif main == "input_values" and takes(model, "input_values"):
-        tensors.pop("input_ids", None)
-        tensors["input_values"] = torch.rand((1, 16_000), generator=generator).to(dtype)
+        tensors[main] = _noise(model, 1, *shapes[main])
+
+
+def _noise(model: PreTrainedModel, *shape: int) -> torch.Tensor:
+    """The same numbers on every machine, in the model's dtype."""
+    numbers = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return numbers.to(getattr(model, "dtype", torch.float32))

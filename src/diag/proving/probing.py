@@ -20,7 +20,6 @@ from diag.loading.notes import collecting
 from diag.models.adapters import without_adapter
 from diag.models.devices import input_device
 from diag.proving.inputs import MAX_POSITIONS, Inputs, make_inputs, takes
-from diag.proving.savedrequest import Tensors
 from diag.values.functions import import_function, is_function_name
 from diag.values.text import error_line
 
@@ -73,37 +72,31 @@ def ask(
     folder: str | None = None,
     notes: list[str] | None = None,
     generate: bool = True,
+    device: torch.device | None = None,
 ) -> Answer:
     """Runs the probe twice and generates a few tokens (not without `generate`); leaves the model as it was.
 
     `probe` is a prompt, a saved request (`request.json` or `.safetensors`), `package.module:function(model)` returning
     a tensor, or None for the default. `folder` is where the tokenizer is; without one, fixed token ids are used.
-    Warnings are added to `notes`. Raises what the model raises, and CouldNotJudgeError where no input can be made.
+    `device` is where inputs go, for a caller that knows it. Warnings are added to `notes`. Raises what the model
+    raises, and CouldNotJudgeError where no input can be made.
     """
     with _ready(model), collecting([] if notes is None else notes):
+        base, device = cast("PreTrainedModel", without_adapter(model)), device or input_device(model)
         if probe is not None and is_function_name(probe):
-            return _ask_function(model, probe, folder, generate)
-        inputs = _made_for(model, probe, folder)
-        answer = _twice(lambda: _forward(model, inputs.tensors), inputs.name)
-        return answer if answer.problem or not generate else _with_generation(answer, model, inputs)
-
-
-def _made_for(model: nn.Module, probe: str | None, folder: str | None) -> Inputs:
-    """The inputs on the device where the model takes them."""
-    made, device = make_inputs(model, probe, folder), input_device(model)
-    return replace(made, tensors={name: tensor.to(device) for name, tensor in made.tensors.items()})
-
-
-def _ask_function(model: nn.Module, probe: str, folder: str | None, generate: bool) -> Answer:
-    """The user's function twice, and then generation from the default prompt: some faults come with the cache."""
-    function = import_function(probe, "probe")
-    answer = _twice(lambda: _asked(function, model, probe), probe)
-    if answer.problem or not generate:
-        return answer
-    try:
-        return _with_generation(answer, model, _made_for(model, None, folder))
-    except CouldNotJudgeError:
-        return answer
+            function = import_function(probe, "probe")
+            answer = _twice(lambda: _asked(function, model, probe), probe)
+            if answer.problem or not generate:
+                return answer
+            try:  # also after a function, from the default prompt: some faults come with the cache
+                return _with_generation(answer, model, base, make_inputs(base, None, folder, device))
+            except CouldNotJudgeError:
+                return answer
+        inputs = make_inputs(base, probe, folder, device)
+        no_cache = {"use_cache": False} if takes(base, "use_cache") and "use_cache" not in inputs.tensors else {}
+        whose = f"the answer of {type(model).__name__}"
+        answer = _twice(lambda: _tensor_in(model(**inputs.tensors, **no_cache), whose), inputs.name)
+        return answer if answer.problem or not generate else _with_generation(answer, model, base, inputs)
 
 
 def _asked(function: Callable[..., object], model: nn.Module, probe: str) -> torch.Tensor:
@@ -121,11 +114,9 @@ def _asked(function: Callable[..., object], model: nn.Module, probe: str) -> tor
             next_step="correct the probe: it takes the model and returns a tensor.",
         ) from e
     if not isinstance(value, torch.Tensor):
-        raise CouldNotJudgeError(
-            f"the probe {probe!r} returned a {type(value).__name__}, not a tensor.",
-            why="answers are compared as numbers.",
-            next_step="return the logits, or another tensor that the model computed.",
-        )
+        what = f"the probe {probe!r} returned a {type(value).__name__}, not a tensor."
+        next_step = "return the logits, or another tensor that the model computed."
+        raise CouldNotJudgeError(what, why="answers are compared as numbers.", next_step=next_step)
     return value
 
 
@@ -134,7 +125,6 @@ def _twice(run: Callable[[], object], name: str) -> Answer:
     first = run()
     seconds = time.perf_counter() - start
     second = run()
-    problem = ""
     if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
         problem = f"the model returned a {type(first).__name__}, not a tensor"
     elif first.is_meta:
@@ -169,24 +159,15 @@ def _ready(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _forward(model: nn.Module, inputs: Tensors) -> object:
-    extra = {"use_cache": False} if takes(model, "use_cache") and "use_cache" not in inputs else {}
-    return _tensor_in(model(**inputs, **extra), f"the answer of {type(model).__name__}")
-
-
 def _tensor_in(output: object, whose: str) -> object:
     """The logits, or the last hidden state, or the first tensor of what came back."""
-    for name in ("logits", "last_hidden_state", "logits_per_image", "pooler_output"):
-        value = getattr(output, name, None)
-        if isinstance(value, torch.Tensor):
-            return value
+    names = ("logits", "last_hidden_state", "logits_per_image", "pooler_output")
     values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple) else (output,)
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            return value
-    if output is None or isinstance(output, (str, int, float, bool, list)):
-        return output  # named by whoever asked
-    raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
+    candidates = (*(getattr(output, name, None) for name in names), *values)
+    found = next((value for value in candidates if isinstance(value, torch.Tensor)), None)
+    if found is None and not (output is None or isinstance(output, (str, int, float, bool, list))):
+        raise CouldNotJudgeError(f"{whose} holds no tensor.", next_step="give a probe that returns one.")
+    return output if found is None else found  # what is no tensor is named by whoever asked
 
 
 def _to_array(output: torch.Tensor) -> np.ndarray:
@@ -197,9 +178,8 @@ def _to_array(output: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(values.reshape(-1, width)[-MAX_POSITIONS:].numpy())
 
 
-def _with_generation(answer: Answer, model: nn.Module, inputs: Inputs) -> Answer:
+def _with_generation(answer: Answer, model: nn.Module, base: PreTrainedModel, inputs: Inputs) -> Answer:
     """The answer with some tokens of a greedy continuation, where the model can generate from these inputs."""
-    base = cast("PreTrainedModel", without_adapter(model))
     can, main = getattr(model, "can_generate", None), getattr(base, "main_input_name", "input_ids")
     if can is None or not can() or main not in inputs.tensors:
         return answer
@@ -209,17 +189,13 @@ def _with_generation(answer: Answer, model: nn.Module, inputs: Inputs) -> Answer
         arguments.setdefault("attention_mask", torch.ones_like(arguments["input_ids"]))
         if not getattr(base.config, "is_encoder_decoder", False):
             skip = arguments["input_ids"].shape[1]
-    how = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": _pad_token(base)}
-    output = cast("PreTrainedModel", model).generate(**arguments, **how)
+    config = getattr(base, "generation_config", base.config)
+    ends = (getattr(config, name, None) for name in ("pad_token_id", "eos_token_id"))
+    pad = next((end for end in ends if end is not None), 0)
+    pad = int(pad[0] if isinstance(pad, (list, tuple)) else pad)
+    generate = cast("Callable[..., torch.Tensor]", model.generate)
+    output = generate(**arguments, max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=pad)
     tokens = tuple(int(token) for token in output[0, skip:].tolist())
-    text = inputs.tokenizer.decode(tokens, skip_special_tokens=True) if inputs.tokenizer is not None and tokens else ""
+    decode = None if inputs.tokenizer is None else inputs.tokenizer.decode
+    text = str(decode(list(tokens), skip_special_tokens=True)) if decode is not None and tokens else ""
     return replace(answer, tokens=tokens, text=text)
-
-
-def _pad_token(model: PreTrainedModel) -> int:
-    config = getattr(model, "generation_config", model.config)
-    for name in ("pad_token_id", "eos_token_id"):
-        value = getattr(config, name, None)
-        if value is not None:
-            return int(value[0] if isinstance(value, (list, tuple)) else value)
-    return 0

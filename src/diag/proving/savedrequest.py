@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,16 +89,23 @@ def _from_json(file: Path, tokenizer: PreTrainedTokenizerBase | None, dtype: tor
     if text is not None:
         return dict(_needed(tokenizer, file)(text, return_tensors="pt"))
     if isinstance(value, Mapping) and isinstance(value.get("messages"), list):
-        return _chat(value["messages"], _needed(tokenizer, file), file)
+        template = _needed(tokenizer, file).apply_chat_template
+        how = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        try:
+            return dict(template(value["messages"], **how))  # type: ignore[arg-type]
+        except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
+            raise _unreadable(file, e) from e
     if isinstance(value, list):
         value = {"input_ids": value}
     if not isinstance(value, Mapping):
         raise _unreadable(file, ValueError(f"it holds a {type(value).__name__}"))
-    names = [name for name in value if name not in _NOT_ASKED]
     try:
-        return {name: _as(_batched(torch.tensor(value[name]), name), dtype) for name in names}
+        tensors = {name: torch.tensor(value[name]) for name in value if name not in _NOT_ASKED}
     except (TypeError, ValueError) as e:
         raise _unreadable(file, e) from e
+    # One request is a batch of one: ids and masks without a batch dimension get it.
+    flat = {name for name, tensor in tensors.items() if tensor.dim() == 1 and name.endswith(("ids", "mask"))}
+    return {name: _as(tensor[None] if name in flat else tensor, dtype) for name, tensor in tensors.items()}
 
 
 def _text_in(value: object) -> str | None:
@@ -108,26 +114,11 @@ def _text_in(value: object) -> str | None:
     return next((value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
 
 
-def _chat(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, file: Path) -> Tensors:
-    ask = partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    try:
-        return dict(ask(messages))  # type: ignore[arg-type]
-    except Exception as e:  # no template, or one that refuses these messages: jinja has its own classes
-        raise _unreadable(file, e) from e
-
-
 def _needed(tokenizer: PreTrainedTokenizerBase | None, file: Path) -> PreTrainedTokenizerBase:
     if tokenizer is None:
-        raise CouldNotJudgeError(
-            f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it.",
-            next_step='save the token ids instead: {"input_ids": [[…]]}.',
-        )
+        what = f"the saved request {str(file)!r} is text, and the model has no tokenizer beside it."
+        raise CouldNotJudgeError(what, next_step='save the token ids instead: {"input_ids": [[…]]}.')
     return tokenizer
-
-
-def _batched(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    """One request is a batch of one: ids and masks without a batch dimension get it."""
-    return tensor[None] if tensor.dim() == 1 and name.endswith(("ids", "mask")) else tensor
 
 
 def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -135,8 +126,6 @@ def _as(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
 
 
 def _unreadable(file: Path, error: Exception) -> CouldNotJudgeError:
-    return CouldNotJudgeError(
-        f"the saved request {str(file)!r} can't be used.",
-        why=error_line(error),
-        next_step='save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.',
-    )
+    what = f"the saved request {str(file)!r} can't be used."
+    next_step = 'save it as {"prompt": "…"}, {"messages": […]}, {"input_ids": [[…]]}, or tensors as safetensors.'
+    return CouldNotJudgeError(what, why=error_line(error), next_step=next_step)

@@ -19,9 +19,9 @@ from diag.models.snapshot import Snapshot, take
 # Operations that take a meta tensor for its shape, dtype or place alone, or fill it.
 _FINE = {"copy_", "_to_copy", "detach", "set_", "__set__", "to", "type_as", "view_as", "expand_as", "reshape_as"}
 _FINE |= {"empty_like", "zeros_like", "ones_like", "is_same_size"}
-_Function = Callable[..., object]
-_Args = tuple[object, ...]
-_Named = Mapping[str, object] | None
+Function = Callable[..., object]
+Args = tuple[object, ...]
+Named = Mapping[str, object] | None
 
 
 @contextlib.contextmanager
@@ -39,39 +39,35 @@ def watch(model: nn.Module | None = None) -> Iterator[None]:
             [2., 2.]])
     """
     snapshot = None if model is None else take(model)
-    check = _Check(snapshot)
-    is_simulated = snapshot is not None and snapshot.accelerator == "simgpu"
-    with _ByFunction(check) if is_simulated else _ByOperation(check):
+    mode = _ByFunction() if snapshot is not None and snapshot.accelerator == "simgpu" else _ByOperation()
+    mode.check = _Check(snapshot)
+    with mode:
         yield
 
 
 class _ByOperation(TorchDispatchMode):
     """Sees every operation, also those inside others."""
 
-    def __init__(self, check: _Check) -> None:
-        super().__init__()
-        self._check = check
+    check: _Check
 
-    def __torch_dispatch__(self, func: _Function, types: object, args: _Args = (), kwargs: _Named = None) -> object:
+    def __torch_dispatch__(self, func: Function, types: object, args: Args = (), kwargs: Named = None) -> object:
         schema = getattr(func, "_schema", None)
-        self._check(schema.name if schema is not None else str(func), (args, kwargs))
+        self.check(schema.name if schema is not None else str(func), (args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
 class _ByFunction(TorchFunctionMode):
     """Sees calls from Python: a dispatch mode makes simulated GPUs choose other kernels, with other last bits."""
 
-    def __init__(self, check: _Check) -> None:
-        super().__init__()
-        self._check = check
+    check: _Check
 
-    def __torch_function__(self, func: _Function, types: object, args: _Args = (), kwargs: _Named = None) -> object:
-        self._check(getattr(func, "__name__", str(func)), (args, kwargs))
+    def __torch_function__(self, func: Function, types: object, args: Args = (), kwargs: Named = None) -> object:
+        self.check(getattr(func, "__name__", str(func)), (args, kwargs))
         return func(*args, **(kwargs or {}))
 
 
 class _Check:
-    """Raises when a call mixes meta and real data."""
+    """Raises when a call mixes meta and real data; a number on the CPU (0-dim) goes with every device."""
 
     def __init__(self, snapshot: Snapshot | None) -> None:
         self._names = {} if snapshot is None else snapshot.paths
@@ -80,18 +76,20 @@ class _Check:
     def __call__(self, name: str, arguments: object) -> None:
         if name.rpartition("::")[2] not in _FINE:
             tensors = [one for one in tree_flatten(arguments)[0] if isinstance(one, torch.Tensor)]
-            if _mixes(tensors):
-                raise self._refusal(name, tensors)
+            meta, real = [one for one in tensors if one.is_meta], [one for one in tensors if not one.is_meta]
+            if meta and any(one.dim() > 0 or one.device.type != "cpu" for one in real):
+                raise self._refusal(name, meta, real)
 
-    def _refusal(self, operation: str, tensors: list[torch.Tensor]) -> MetaUseError:
+    def _refusal(self, operation: str, meta: list[torch.Tensor], real: list[torch.Tensor]) -> MetaUseError:
         module, path = self._where()
-        meta = [one for one in tensors if one.is_meta]
-        known = self._tensor_names(meta)
-        real = sorted({str(one.device) for one in tensors if not one.is_meta})
+        wanted = {_storage(one) for one in meta}  # a view, as in a Linear's transposed weight, shares the storage
+        named = {_storage(e.tensor): e.name for e in reversed(self._entries) if e.is_meta}
+        known = ", ".join(name for storage, name in reversed(named.items()) if storage in wanted)
+        devices = ", ".join(sorted({str(one.device) for one in real}))
         place = f"in {path or 'the model'} ({type(module).__name__})" if module is not None else "outside of any module"
         return MetaUseError(
-            f"{operation} {place} mixes a meta tensor with data on {', '.join(real)}.",
-            why=f"{', '.join(known) if known else f'an operand of shape {tuple(meta[0].shape)}'} has no numbers here; "
+            f"{operation} {place} mixes a meta tensor with data on {devices}.",
+            why=f"{known or f'an operand of shape {tuple(meta[0].shape)}'} has no numbers here; "
             "PyTorch may answer with uninitialised memory instead of an error.",
             next_step="diag.diagnose(model, error=exc) says why the data is not there and how to get it.",
         )
@@ -106,17 +104,6 @@ class _Check:
             frame = frame.f_back
         return None, ""
 
-    def _tensor_names(self, tensors: list[torch.Tensor]) -> list[str]:
-        wanted = {_storage(one) for one in tensors}  # a view, as in a Linear's transposed weight, shares the storage
-        known = {_storage(e.tensor): e.name for e in reversed(self._entries) if e.is_meta}
-        return [name for storage, name in reversed(known.items()) if storage in wanted]
-
 
 def _storage(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _mixes(tensors: list[torch.Tensor]) -> bool:
-    """Meta beside real data; a number on the CPU (0-dim) goes with every device."""
-    has_meta = any(one.is_meta for one in tensors)
-    return has_meta and any(not one.is_meta and (one.dim() > 0 or one.device.type != "cpu") for one in tensors)

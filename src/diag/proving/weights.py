@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from os import PathLike
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from diag.loading.checkpoint.stored import Source, sources, sources_of
+from diag.loading.origin import Checkpointed
 from diag.models.backing import Absence
 from diag.models.entries import Entry
 from diag.models.quantizers import quantizer_of
 from diag.models.snapshot import Snapshot, take
-from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
 VERIFY_COLUMNS = ("name", "status", "key", "file", "shape", "device", "max_abs_diff", "share_different")
 _CHUNK = 4_194_304  # elements compared at a time: 16 MiB in float32
+_Read = Callable[..., torch.Tensor]
 _Row = tuple[object, ...]  # in the order of VERIFY_COLUMNS
 _PACKED_ALIKE = 0.9  # correlation of a dequantized weight with its file; honest nf4 is above 0.98, int8 above 0.999
 
 
-def verify_weights(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> pd.DataFrame:
+def verify_weights(model: nn.Module | Snapshot, checkpoint: Checkpointed = None) -> pd.DataFrame:
     """One row per tensor whose values differ from the checkpoint's files; an empty table means all agree.
 
     `checkpoint` is a folder, a sample, a hub id that is cached, or a LoadSpec; None asks the model where it came
@@ -70,10 +70,10 @@ def _row_of(entry: Entry, stored: Source | None, snapshot: Snapshot) -> _Row | N
         full = None if quantizer is None else quantizer.dequantized(entry.owner, entry.tensor)
         alike = _correlation(full, stored)
         return None if alike is None or alike > _PACKED_ALIKE else row("differs", None, 1.0 - alike)
-    there = _with_shape(stored)
-    if tuple(value.shape) != there.shape:
+    shape, read = _readable(stored)
+    if tuple(value.shape) != shape:
         return row("shape")
-    diff, share, finite = _compare(value, there)
+    diff, share, finite = _compare(value, shape, read)
     if not finite:
         return row("not finite", None, share)
     return row("differs", diff, share) if share else None
@@ -97,54 +97,31 @@ def _correlation(value: torch.Tensor | None, stored: Source) -> float | None:
     """How alike two weights are, 1 for equal; bitsandbytes stores the weight of a Conv1D transposed."""
     if value is None:
         return None
-    here, there = value.float().cpu(), stored.read().float()
-    alike = [_cosine(here, other) for other in (there, there.t()) if here.dim() == 2 and here.shape == other.shape]
-    return max(alike, default=None)
+    here, there, cosine = value.float().cpu(), stored.read().float(), torch.nn.functional.cosine_similarity
+    both = [other for other in (there, there.t()) if here.dim() == 2 and here.shape == other.shape]
+    return max((float(cosine(here.flatten(), other.flatten(), dim=0)) for other in both), default=None)
 
 
-def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
-
-
-class _Stored(Protocol):
-    """What the files hold for one tensor, with its shape; `read` gives rows of it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor: ...
-
-
-def _with_shape(stored: Source) -> _Stored:
-    """A source that knows its shape; stacked tensors stay in the files, other converted ones are built here."""
+def _readable(stored: Source) -> tuple[tuple[int, ...], _Read]:
+    """The shape, and what reads rows; stacked tensors stay in the files, other converted ones are built here."""
     if stored.converter is None:
-        return stored.parts[0]
-    return _Built(stored.read()) if stored.stacked is None else _Stacked(stored, stored.stacked)
+        return stored.parts[0].shape, stored.parts[0].read
+    if stored.stacked is not None:
+        return (stored.stacked, *stored.read(0, 1).shape[1:]), stored.read
+    built = stored.read()
+    return tuple(built.shape), lambda start=0, stop=None: built[start:stop] if built.shape else built
 
 
-class _Built:
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor, self.shape = tensor, tuple(tensor.shape)
-
-    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        return self._tensor[start:stop] if self.shape else self._tensor
-
-
-class _Stacked:
-    def __init__(self, stored: Source, rows: int) -> None:
-        self.read, self.shape = stored.read, (rows, *stored.read(0, 1).shape[1:])
-
-
-def _compare(value: torch.Tensor, stored: _Stored) -> tuple[float, float, bool]:
+def _compare(value: torch.Tensor, shape: tuple[int, ...], read: _Read) -> tuple[float, float, bool]:
     """Largest difference, share of different elements, and whether all are finite; by slices of rows."""
-    if not stored.shape:
-        here, there = value.float().cpu(), stored.read().to(value.dtype).float()
+    if not shape:
+        here, there = value.float().cpu(), read().to(value.dtype).float()
         return float((here - there).abs()), float(not torch.equal(here, there)), bool(torch.isfinite(here))
     rows = max(1, _CHUNK // max(1, value[0].numel()))
     largest, different, finite = 0.0, 0, True
-    for start in range(0, stored.shape[0], rows):
+    for start in range(0, shape[0], rows):
         here = value[start : start + rows].cpu()
-        there = stored.read(start, start + rows).to(here.dtype)
+        there = read(start, start + rows).to(here.dtype)
         unequal = here != there
         different += int(unequal.sum())
         if unequal.any():

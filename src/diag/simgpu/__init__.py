@@ -76,16 +76,14 @@ def max_memory(hardware: Hardware, free_host_bytes: Callable[[], int] | None = N
     from diag.simgpu import memory
 
     held = memory.used if is_active() and hardware == _current else [0] * len(hardware.gpus)
-    planned: dict[int | str, int] = {
-        index: max(0, free - mine) for index, (free, mine) in enumerate(zip(hardware.free, held))
-    }
+    planned: dict[int | str, int] = dict(enumerate(max(0, free - mine) for free, mine in zip(hardware.free, held)))
     planned["cpu"] = memory.host_bytes(hardware.host, free_host_bytes)
     return planned
 
 
 def _register() -> None:
     from diag.simgpu import backend, dispatch, private
-    from diag.simgpu.patches import libraries, pytorch, refusals, sharing
+    from diag.simgpu.patches import libraries, pytorch, refusals
 
     private.check_torch()
     pytorch.remember_accelerator()
@@ -94,7 +92,6 @@ def _register() -> None:
     pytorch.install()
     libraries.install()
     refusals.install()
-    sharing.install()
 
 
 def _check_fits(hardware: Hardware) -> None:
@@ -114,8 +111,6 @@ def _check_fits(hardware: Hardware) -> None:
     if too_large():
         gc.collect()
     if problems := too_large():
-        raise DiagError(
-            f"the simulated hardware can't become {hardware}: {'; '.join(problems)}.",
-            why="tensors of an earlier load are still alive in this process.",
-            next_step="delete that model (del model, outcome; gc.collect()), or load in a fresh process.",
-        )
+        what = f"the simulated hardware can't become {hardware}: {'; '.join(problems)}."
+        next_step = "delete that model (del model, outcome; gc.collect()), or load in a fresh process."
+        raise DiagError(what, why="tensors of an earlier load are still alive in this process.", next_step=next_step)

@@ -3,6 +3,9 @@
 Sizes are in bytes. A device is a number, a name or a torch.device; None is the current one.
 """
 
+from __future__ import annotations
+
+import time
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
@@ -11,36 +14,35 @@ import torch
 from torch.types import Device
 
 from diag.simgpu import memory
-from diag.simgpu.devices import current_index, index_of, set_current_index
+from diag.simgpu.memory import current_index, index_of, set_current_index
 from diag.simgpu.private import NAME
-from diag.simgpu.streams import Event, Stream
-
-__all__ = ["Event", "Stream"]
 
 visible = 0  # how many devices the process is told about
+
+
+def _yes(*_: object, **__: object) -> bool:
+    return True
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Nothing is cached, and nothing pending: everything has happened when a call returns."""
 
 
 # -- which devices -----------------------------------------------------------------------------------------------------
 
 
-def is_initialized() -> bool:
-    return True
+is_initialized = is_bf16_supported = _yes
 
 
 def is_available() -> bool:
     return visible > 0
 
 
-def is_bf16_supported(including_emulation: bool = True) -> bool:
-    return True
-
-
 def device_count() -> int:
     return visible
 
 
-def current_device() -> int:
-    return current_index()
+current_device = current_index
 
 
 def set_device(device: Device) -> None:
@@ -71,15 +73,8 @@ def get_device_capability(device: Device = None) -> tuple[int, int]:
 
 def get_device_properties(device: Device = None) -> SimpleNamespace:
     index = index_of(device)
-    return SimpleNamespace(
-        name=get_device_name(index),
-        total_memory=memory.capacity[index],
-        major=0,
-        minor=0,
-        multi_processor_count=1,
-        is_integrated=False,
-        simulated=True,
-    )
+    fixed = {"major": 0, "minor": 0, "multi_processor_count": 1, "is_integrated": False, "simulated": True}
+    return SimpleNamespace(name=get_device_name(index), total_memory=memory.capacity[index], **fixed)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -121,27 +116,58 @@ def memory_summary(device: Device = None, abbreviated: bool = False) -> str:
     return "\n".join([f"{get_device_name(index)} ({NAME}:{index})", *lines])
 
 
-def empty_cache() -> None:
-    """Nothing is cached."""
-
-
 memory_reserved, max_memory_reserved, get_memory_info = memory_allocated, max_memory_allocated, mem_get_info
 reset_accumulated_memory_stats = reset_peak_memory_stats
-ipc_collect = empty_host_cache = empty_cache
+empty_cache = empty_host_cache = ipc_collect = _nothing
 
 
-# -- time: everything has happened when a call returns -----------------------------------------------------------------
+# -- time: streams and events order nothing ----------------------------------------------------------------------------
+
+synchronize = _nothing
 
 
-def synchronize(device: Device = None) -> None:
-    """Nothing is pending."""
+class Event:
+    """Stands where `torch.cuda.Event` stands; its time is the host's."""
+
+    query, synchronize, wait = _yes, _nothing, _nothing
+
+    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
+        self._recorded: float | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        self._recorded = time.perf_counter()
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds from this event to `end`. RuntimeError where one of them was not recorded."""
+        if self._recorded is None or end._recorded is None:
+            raise RuntimeError("Both events must be recorded before calculating elapsed time.")
+        return (end._recorded - self._recorded) * 1000
 
 
-def current_stream(device: Device = None) -> Stream:
-    return Stream(device)
+class Stream:
+    """Stands where `torch.cuda.Stream` stands, also as the context manager that `torch.cuda.stream` gives."""
+
+    query, synchronize, wait_stream, wait_event, __exit__ = _yes, _nothing, _nothing, _nothing, _nothing
+
+    def __init__(self, device: Device = None, priority: int = 0) -> None:
+        self.device_index, self.priority = index_of(device), priority
+
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.device_index == self.device_index
+
+    def __hash__(self) -> int:
+        return hash(("simgpu stream", self.device_index))
 
 
-default_stream = current_stream
+current_stream = default_stream = Stream
 
 
 def stream(stream: Stream | None) -> AbstractContextManager[object]:
@@ -161,7 +187,7 @@ def manual_seed(seed: int) -> None:
     torch.default_generator.manual_seed(int(seed))
 
 
-manual_seed_all = manual_seed
+manual_seed_all, initial_seed = manual_seed, torch.initial_seed
 
 
 def get_rng_state(device: Device = None) -> torch.Tensor:
@@ -179,10 +205,6 @@ def get_rng_state_all() -> list[torch.Tensor]:
 def set_rng_state_all(states: list[torch.Tensor]) -> None:
     for state in states[:1]:
         set_rng_state(state)
-
-
-def initial_seed() -> int:
-    return torch.initial_seed()
 
 
 def get_amp_supported_dtype() -> list[torch.dtype]:

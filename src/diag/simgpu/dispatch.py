@@ -4,6 +4,7 @@ Where an operation has both a CPU kernel and a composite one (made of other oper
 know gets the composite. The CPU kernel is registered instead: it is faster and gives the bits of the CPU model.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
@@ -32,20 +33,17 @@ _CAST_DOWN = (
 
 _OTHER_LAYOUTS = ("SparsePrivateUse1", "SparseCsrPrivateUse1", "NestedTensorPrivateUse1", "QuantizedPrivateUse1")
 
-_kernels: dict[Op, Kernel] = dict(special.KERNELS)
 _libraries: list[torch.library.Library] = []  # a library takes its kernels back when it dies
 
 
+@functools.cache
 def kernel_of(op: Op) -> Kernel:
-    kernel = _kernels.get(op)
-    if kernel is None:
-        kernel = _kernels[op] = kernels.compile_kernel(op)
-    return kernel
+    return special.KERNELS.get(op) or kernels.compile_kernel(op)
 
 
 def fallback(op: Op, *args: object, **kwargs: object) -> object:
     """Any operation that has no kernel of its own for simulated tensors."""
-    return (_kernels.get(op) or kernel_of(op))(*args, **kwargs)
+    return kernel_of(op)(*args, **kwargs)
 
 
 def refuse_layout(op: Op, *args: object, **kwargs: object) -> NoReturn:

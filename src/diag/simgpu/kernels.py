@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 
 from diag.simgpu import memory, private
-from diag.simgpu.devices import index_of
+from diag.simgpu.memory import index_of
 from diag.simgpu.mixed import refuse_mix
 from diag.simgpu.private import Op
 
@@ -237,9 +237,7 @@ def give_back(shape: Shape, result: object, args: Arguments, outs: dict[str, obj
             answers.append(outs[where])
         else:
             answers.append(wrap(value, index) if index >= 0 else value)
-    if len(shape.returns) > 1:
-        return tuple(answers)
-    return answers[0] if answers else None
+    return tuple(answers) if len(shape.returns) > 1 else next(iter(answers), None)
 
 
 def _out_kernel(op: Op, shape: Shape) -> Kernel:
@@ -262,10 +260,9 @@ def _out_kernel(op: Op, shape: Shape) -> Kernel:
 
 def _empty_on_cpu(output: object) -> object:
     """An empty CPU tensor for an output, a list of them for a list."""
-    if isinstance(output, _Tensor):
-        return torch.empty(0, dtype=output.dtype, device="cpu")
-    assert isinstance(output, (list, tuple))
-    return [_empty_on_cpu(one) for one in output]
+    if isinstance(output, (list, tuple)):
+        return [_empty_on_cpu(one) for one in output]
+    return torch.empty(0, dtype=getattr(output, "dtype", None), device="cpu")
 
 
 def fill(output: object, cpu: object) -> None:

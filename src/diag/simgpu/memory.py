@@ -1,10 +1,12 @@
-"""How many bytes live on each simulated GPU, and the refusal when something does not fit; what the host has to give."""
+"""The simulated GPUs of this process: which one a device means, how many bytes live on each, and what the host has."""
 
 import gc
+import threading
 from collections.abc import Callable
 
 import psutil
 import torch
+from torch.types import Device
 
 from diag.simgpu.private import MAX_DEVICES, NAME
 from diag.values.hardware import Hardware
@@ -17,6 +19,28 @@ used = [0] * MAX_DEVICES
 peak = [0] * MAX_DEVICES
 
 host: int | None = None  # the simulated host's size; None: this machine's
+_local = threading.local()
+
+
+def current_index() -> int:
+    return getattr(_local, "index", 0)
+
+
+def set_current_index(index: int) -> None:
+    _local.index = index
+
+
+def index_of(device: Device) -> int:
+    """The index of a device; None, and a device without an index, mean the current one. RuntimeError if none such."""
+    if isinstance(device, str):
+        device = torch.device(device)
+    if isinstance(device, torch.device):
+        device = device.index
+    index = current_index() if device is None else int(device)
+    if not 0 <= index < MAX_DEVICES or (not capacity[index] and not used[index]):
+        count = sum(1 for size in capacity if size)
+        raise RuntimeError(f"{NAME} error: invalid device ordinal: {index}. This simulation has {count} device(s).")
+    return index
 
 
 def free_host_bytes() -> int:

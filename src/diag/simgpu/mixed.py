@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 
@@ -17,12 +16,24 @@ _CPU_INDICES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_in
 def refuse_mix(op: Op, args: tuple[object, ...]) -> None:
     """Raises RuntimeError for tensors on several devices, in the words this kind of operation uses."""
     tensors = list(_named_tensors(op, args))
-    takes_indices = private.schema(op).name in _CPU_INDICES
+    schema = private.schema(op)
+    takes_indices = schema.name in _CPU_INDICES
     if takes_indices and _indices_may_be_here(tensors):
         return
+    sentence = "Expected all tensors to be on the same device, but"
     if torch.Tag.pointwise in op.tags or takes_indices:
-        _refuse_pair([(name, value) for name, value in tensors if not (name == "indices" and value.is_cpu)])
-    _refuse_argument(op, tensors)
+        values = [value for name, value in tensors if not (name == "indices" and value.is_cpu)]
+        common = next(value.device for value in values if not value.is_cpu)
+        other = next(value.device for value in values if value.device != common and (value.dim() or not value.is_cpu))
+        raise RuntimeError(f"{sentence} found at least two devices, {common} and {other}!")
+    common = tensors[0][1].device
+    name, device = next((name, value.device) for name, value in tensors if value.device != common)
+    base, overload = schema.name.split("::")[-1], schema.overload_name
+    method = f"wrapper_{private.NAME}_{base if is_structured(base, overload) else f'{overload}_{base}'}"
+    raise RuntimeError(
+        f"{sentence} got {name} is on {device}, different from other tensors on {common} "
+        f"(when checking argument in method {method})"
+    )
 
 
 def _indices_may_be_here(tensors: list[tuple[str, torch.Tensor]]) -> bool:
@@ -36,26 +47,6 @@ def _indices_may_be_here(tensors: list[tuple[str, torch.Tensor]]) -> bool:
             raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed tensor ({home})")
         return False
     return True
-
-
-def _refuse_pair(tensors: list[tuple[str, torch.Tensor]]) -> NoReturn:
-    common = next(value.device for _, value in tensors if not value.is_cpu)
-    other = next(value.device for _, value in tensors if value.device != common and (value.dim() or not value.is_cpu))
-    raise RuntimeError(
-        f"Expected all tensors to be on the same device, but found at least two devices, {common} and {other}!"
-    )
-
-
-def _refuse_argument(op: Op, tensors: list[tuple[str, torch.Tensor]]) -> NoReturn:
-    common = tensors[0][1].device
-    name, device = next((name, value.device) for name, value in tensors if value.device != common)
-    schema = private.schema(op)
-    base, overload = schema.name.split("::")[-1], schema.overload_name
-    method = f"wrapper_{private.NAME}_{base if is_structured(base, overload) else f'{overload}_{base}'}"
-    raise RuntimeError(
-        f"Expected all tensors to be on the same device, but got {name} is on {device}, different from other "
-        f"tensors on {common} (when checking argument in method {method})"
-    )
 
 
 @functools.cache

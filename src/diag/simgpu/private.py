@@ -1,13 +1,13 @@
 """Every private PyTorch interface that simulated GPUs stand on, and the versions they were tried with.
 
-Nothing else in the package touches a name of PyTorch that starts with an underscore on behalf of
-the simulation. `check_torch` raises one DiagError elsewhere; `tests/simgpu/test_private.py` fails
-when an interface changes.
+Nothing else in the package touches a name of PyTorch that starts with an underscore on behalf of the simulation.
+`check_torch` raises one DiagError elsewhere; `tests/simgpu/test_private.py` fails when an interface changes.
 """
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -20,41 +20,27 @@ NAME = "simgpu"
 MAX_DEVICES = 64
 Op: TypeAlias = "torch._ops.OpOverload"
 
+# Below `torch`.
 _INTERFACES = (
-    "torch._C._to_dlpack",
-    "torch._C._from_dlpack",
-    "torch._C._swap_tensor_impl",
-    "torch._has_compatible_shallow_copy_type",
-    "torch._C._get_privateuse1_backend_name",
-    "torch._C._dispatch_get_registrations_for_dispatch_key",
-    "torch._C._dispatch_has_kernel_for_dispatch_key",
-    "torch._C._should_allow_numbers_as_tensors",
-    "torch._C._len_torch_dispatch_stack",
-    "torch._C._disabled_torch_dispatch_impl",
-    "torch._C._ExcludeDispatchKeyGuard",
-    "torch._C.DispatchKey.AutocastPrivateUse1",
-    "torch._C._acc.PrivateUse1Hooks",
-    "torch._C._acc.DeviceGuard",
-    "torch._C._acc.register_python_privateuseone_hook",
-    "torch._C._acc.register_python_privateuseone_device_guard",
-    "torch.autograd.graph._engine_run_backward",
-    "torch.autograd._engine_run_backward",
-    "torch.utils.backend_registration._setup_privateuseone_for_python_backend",
-)
+    "_C._to_dlpack _C._from_dlpack _C._swap_tensor_impl _has_compatible_shallow_copy_type "
+    "_C._get_privateuse1_backend_name _C._dispatch_get_registrations_for_dispatch_key "
+    "_C._dispatch_has_kernel_for_dispatch_key _C._should_allow_numbers_as_tensors _C._len_torch_dispatch_stack "
+    "_C._disabled_torch_dispatch_impl _C._ExcludeDispatchKeyGuard _C.DispatchKey.AutocastPrivateUse1 "
+    "_C._acc.PrivateUse1Hooks _C._acc.DeviceGuard _C._acc.register_python_privateuseone_hook "
+    "_C._acc.register_python_privateuseone_device_guard autograd.graph._engine_run_backward "
+    "autograd._engine_run_backward utils.backend_registration._setup_privateuseone_for_python_backend"
+).split()
 
 
-def missing_interfaces(names: tuple[str, ...] = _INTERFACES) -> list[str]:
-    """The private names this PyTorch no longer has; empty on a tested version."""
-    import torch.utils.backend_registration  # noqa: F401  (makes its names reachable below)
+def missing_interfaces(names: Iterable[str] = _INTERFACES) -> list[str]:
+    """The private names that this PyTorch no longer has; empty on a tested version."""
+    import torch.utils.backend_registration
 
-    return [name for name in names if not _reachable(name)]
+    def reachable(name: str) -> bool:
+        top: object = torch
+        return functools.reduce(lambda here, part: getattr(here, part, None), name.split("."), top) is not None
 
-
-def _reachable(dotted: str) -> bool:
-    here: object = torch
-    for part in dotted.split(".")[1:]:
-        here = getattr(here, part, None)
-    return here is not None
+    return [f"torch.{name}" for name in names if not reachable(name)]
 
 
 def check_torch(version: str | None = None) -> None:
@@ -66,11 +52,8 @@ def check_torch(version: str | None = None) -> None:
     why = f"they use private interfaces of PyTorch, tested with {', '.join(TESTED_TORCH)}."
     if missing:
         why += f" Missing here: {', '.join(missing)}."
-    raise DiagError(
-        f"simulated GPUs do not work with torch {version}.",
-        why=why,
-        next_step=f"install torch=={TESTED_TORCH[-1]}.*, or leave out `hardware` to use this machine.",
-    )
+    next_step = f"install torch=={TESTED_TORCH[-1]}.*, or leave out `hardware` to use this machine."
+    raise DiagError(f"simulated GPUs do not work with torch {version}.", why=why, next_step=next_step)
 
 
 def register(module: ModuleType, available: Callable[[], bool]) -> None:
@@ -79,15 +62,10 @@ def register(module: ModuleType, available: Callable[[], bool]) -> None:
 
     taken_by = torch._C._get_privateuse1_backend_name()
     if taken_by != "privateuseone":
-        raise DiagError(
-            f"simulated GPUs can't be registered: the device type {taken_by!r} is already here.",
-            why="PyTorch has one slot for a device type from outside, and another library uses it.",
-            next_step=f"use a process that does not load {taken_by!r}.",
-        )
-    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module, hook=_hooks(available))
+        what = f"simulated GPUs can't be registered: the device type {taken_by!r} is already here."
+        why = "PyTorch has one slot for a device type from outside, and another library uses it."
+        raise DiagError(what, why=why, next_step=f"use a process that does not load {taken_by!r}.")
 
-
-def _hooks(available: Callable[[], bool]) -> torch._C._acc.PrivateUse1Hooks:
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
             return available()
@@ -98,13 +76,12 @@ def _hooks(available: Callable[[], bool]) -> torch._C._acc.PrivateUse1Hooks:
         def has_primary_context(self, device_index: int) -> bool:
             return True
 
-    return Hooks()
+    backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=module, hook=Hooks())
 
 
 # -- one piece of memory, two device labels ----------------------------------------------------------------------------
-# DLPack describes memory; PyTorch makes the description of a CPU tensor and its deleter, and we
-# change the device written in it before PyTorch reads it back. No byte is copied, and the memory
-# is released by PyTorch's own C++ code.
+# DLPack describes memory; PyTorch makes the description of a CPU tensor and its deleter, and we change the device
+# written in it before PyTorch reads it back. No byte is copied; PyTorch's own C++ code releases the memory.
 
 _pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer.restype = ctypes.c_void_p
@@ -112,20 +89,15 @@ _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 _LABEL = 8  # offset in DLTensor: void* data; then {int32 device_type; int32 device_id}
 _CPU = 1  # kDLCPU, device 0
 _SIMULATED = 12  # kDLExtDev
-_LABELS = tuple((index << 32) | _SIMULATED for index in range(MAX_DEVICES))
 
 
-def as_cpu(
-    tensor: torch.Tensor,
-    # bound here, because this runs for every tensor of every operation
-    to_dlpack=torch._C._to_dlpack,
-    from_dlpack=torch._C._from_dlpack,
-    pointer=_pointer,
-    word=ctypes.c_int64.from_address,
-) -> tuple[torch.Tensor, int]:
+_to_dlpack, _from_dlpack, _word = torch._C._to_dlpack, torch._C._from_dlpack, ctypes.c_int64.from_address
+
+
+def as_cpu(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
     """The CPU tensor over the memory of a simulated one, which it keeps alive, and the index of its device."""
-    capsule = to_dlpack(tensor)
-    label = word(pointer(capsule, b"dltensor") + _LABEL)
+    capsule = _to_dlpack(tensor)
+    label = _word(_pointer(capsule, b"dltensor") + _LABEL)
     value = label.value
     if value & 0xFFFFFFFF != _SIMULATED:
         raise RuntimeError(
@@ -133,7 +105,7 @@ def as_cpu(
             f"{NAME} and {tensor.device}!"
         )
     label.value = _CPU
-    view = from_dlpack(capsule)
+    view = _from_dlpack(capsule)
     if tensor.is_conj():
         view = view.conj()
     if tensor.is_neg():
@@ -141,19 +113,11 @@ def as_cpu(
     return view, value >> 32
 
 
-def as_simulated(
-    tensor: torch.Tensor,
-    index: int,
-    to_dlpack=torch._C._to_dlpack,
-    from_dlpack=torch._C._from_dlpack,
-    pointer=_pointer,
-    word=ctypes.c_int64.from_address,
-    labels=_LABELS,
-) -> torch.Tensor:
+def as_simulated(tensor: torch.Tensor, index: int) -> torch.Tensor:
     """The tensor on `simgpu:<index>` over the memory of a CPU tensor, which it keeps alive."""
-    capsule = to_dlpack(tensor)
-    word(pointer(capsule, b"dltensor") + _LABEL).value = labels[index]
-    return from_dlpack(capsule)
+    capsule = _to_dlpack(tensor)
+    _word(_pointer(capsule, b"dltensor") + _LABEL).value = (index << 32) | _SIMULATED
+    return _from_dlpack(capsule)
 
 
 def swap(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -166,13 +130,9 @@ def set_memory(tensor: torch.Tensor, new: torch.Tensor) -> None:
     torch.ops.aten.set_.source_Tensor.redispatch(_CPU_KEYS, tensor, new)
 
 
-def shallow_copy_check() -> Callable[..., bool]:
-    """What `Module.to` asks before it changes `param.data` in place."""
-    return torch._has_compatible_shallow_copy_type
-
-
-def replace_shallow_copy_check(check: Callable[..., bool]) -> None:
-    torch._has_compatible_shallow_copy_type = check  # type: ignore[assignment]
+def replace_shallow_copy_check(make: Callable[[Callable[..., bool]], Callable[..., bool]]) -> None:
+    """Puts what `make` makes of it in place of what `Module.to` asks before it changes `param.data` in place."""
+    torch._has_compatible_shallow_copy_type = make(torch._has_compatible_shallow_copy_type)  # type: ignore[assignment]
 
 
 # -- operations --------------------------------------------------------------------------------------------------------
@@ -219,16 +179,10 @@ def is_plain(kind: type) -> bool:
     return getattr(kind, "__torch_dispatch__", None) is torch._C._disabled_torch_dispatch_impl
 
 
-class below_autocast:
+def below_autocast() -> AbstractContextManager[None]:
     """`with below_autocast():` operations are not cast again."""
-
-    def __enter__(self) -> None:
-        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
-        self._guard = torch._C._ExcludeDispatchKeyGuard(keys)
-        self._guard.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        self._guard.__exit__(*exc)
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)  # type: ignore[attr-defined]
+    return torch._C._ExcludeDispatchKeyGuard(keys)
 
 
 def modes_are_watching() -> bool:
@@ -242,11 +196,8 @@ Backward: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 NO_QUEUE = "device_ready_queues_"  # in the assertion that a second simulated device runs into
 
 
-def engine() -> Backward:
-    """What `Tensor.backward`, `torch.autograd.backward` and `torch.autograd.grad` call."""
-    return torch.autograd.graph._engine_run_backward
-
-
-def replace_engine(run: Backward) -> None:
+def replace_engine(make: Callable[[Backward], Backward]) -> None:
+    """Puts what `make` makes of it in place of what `Tensor.backward` and `torch.autograd.grad` call."""
+    run = make(torch.autograd.graph._engine_run_backward)
     torch.autograd.graph._engine_run_backward = run
     torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 from torch.types import Device
 
 from diag.simgpu import kernels, memory, private
-from diag.simgpu.devices import index_of
+from diag.simgpu.memory import index_of
 from diag.simgpu.private import Op
 
 aten = torch.ops.aten
@@ -17,14 +17,10 @@ _ALIGNMENT = 64  # of PyTorch's own CPU memory
 
 
 def to_copy(
-    tensor: _Tensor,
-    *,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    pin_memory: bool = False,
-    **kwargs: object,
+    tensor: _Tensor, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **kwargs: object
 ) -> _Tensor:
     """`.to(…)` between simulated devices, the CPU and meta; always a copy."""
+    kwargs.pop("pin_memory", None)
     cpu, index = (tensor, -1) if tensor.is_cpu else private.as_cpu(tensor)
     if device is not None and device.type != private.NAME:
         return aten._to_copy(cpu, device=device, dtype=dtype, **kwargs)
@@ -38,9 +34,8 @@ def to_copy(
 def copy_at_home(cpu: _Tensor, dtype: torch.dtype | None, kwargs: dict[str, object]) -> _Tensor:
     """A copy that starts as far from a 64-byte boundary as its source does.
 
-    Matrix kernels of the CPU round differently for other alignments, and a weight that was mapped
-    from a file sits where the file has it. Without this, a weight fetched from the host would give
-    other last bits than the same weight in the CPU model.
+    Matrix kernels of the CPU round differently for other alignments, and a weight mapped from a file sits where the
+    file has it. Without this, a weight fetched from the host would have other last bits than in the CPU model.
     """
     shift = cpu.data_ptr() % _ALIGNMENT
     if not shift or dtype not in (None, cpu.dtype) or not cpu.is_contiguous():
@@ -83,8 +78,7 @@ def copy_from(source: _Tensor, target: _Tensor, non_blocking: bool = False) -> _
 
 
 def copy_from_and_resize(source: _Tensor, target: _Tensor) -> _Tensor:
-    resize_(target, list(source.shape))
-    return copy_from(source, target)
+    return copy_(resize_(target, list(source.shape)), source)
 
 
 def _on_cpu(tensor: _Tensor) -> _Tensor:
@@ -155,10 +149,6 @@ def answer_no(*args: object, **kwargs: object) -> bool:
     return False
 
 
-def nothing_to_record(tensor: _Tensor, stream: object) -> None:
-    """Every operation is finished when it returns, so no stream has to be waited for."""
-
-
 KERNELS: dict[Op, kernels.Kernel] = {
     aten._to_copy.default: to_copy,
     aten.histc.default: histc,
@@ -179,5 +169,5 @@ KERNELS: dict[Op, kernels.Kernel] = {
     aten._thnn_fused_gru_cell.default: no_fused_cell,
     aten._pin_memory.default: pin_memory,
     aten.is_pinned.default: answer_no,
-    aten.record_stream.default: nothing_to_record,
+    aten.record_stream.default: lambda *_: None,  # every operation is finished when it returns
 }

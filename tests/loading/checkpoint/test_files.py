@@ -20,6 +20,11 @@ def refusal(folder, **values) -> str:
     return str(outcome.error)
 
 
+def edit(path, **values):
+    """Sets values of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def shards(folder):
     return sorted(folder.glob("model-*.safetensors"))
 
@@ -30,33 +35,25 @@ def test_a_whole_checkpoint_is_found_with_all_its_shards(tiny_copy):
     assert checkpoint.nbytes == sum(p.stat().st_size for p in shards(tiny_copy))
 
 
-def test_the_fingerprint_changes_with_the_files(tiny_copy):
-    before = find_checkpoint(str(tiny_copy)).fingerprint
-    assert find_checkpoint(str(tiny_copy)).fingerprint == before
+def test_the_fingerprint_changes_with_the_files_and_with_the_tokenizer(tiny_copy):
+    first = find_checkpoint(str(tiny_copy)).fingerprint
+    assert find_checkpoint(str(tiny_copy)).fingerprint == first
     shard = shards(tiny_copy)[0]
     save_file(load_file(shard), shard, metadata={"format": "pt", "changed": "yes"})
-    assert find_checkpoint(str(tiny_copy)).fingerprint != before
-
-
-def test_the_fingerprint_changes_with_the_tokenizer(tiny_copy):
-    before = find_checkpoint(str(tiny_copy)).fingerprint
+    second = find_checkpoint(str(tiny_copy)).fingerprint
     with (tiny_copy / "tokenizer.json").open("a") as file:
         file.write(" ")
-    assert find_checkpoint(str(tiny_copy)).fingerprint != before
+    assert len({first, second, find_checkpoint(str(tiny_copy)).fingerprint}) == 3
 
 
 def test_a_missing_folder_lists_the_samples():
     assert "tiny" in refusal("./no-such-folder")
 
 
-def test_a_folder_without_config_says_what_it_holds(tmp_path):
-    (tmp_path / "notes.md").write_text("hello")
-    assert "notes.md" in refusal(tmp_path)
-
-
-def test_an_adapter_folder_is_recognised(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert "adapter=" in refusal(tmp_path)
+@pytest.mark.parametrize(("name", "says"), [("notes.md", "notes.md"), ("adapter_config.json", "adapter=")])
+def test_a_folder_without_config_says_what_it_holds_and_an_adapter_is_recognised(tmp_path, name, says):
+    (tmp_path / name).write_text("{}")
+    assert says in refusal(tmp_path)
 
 
 def test_a_config_that_is_no_json_is_named(tiny_copy):
@@ -65,8 +62,7 @@ def test_a_config_that_is_no_json_is_named(tiny_copy):
 
 
 def test_an_unknown_architecture_is_named(tiny_copy):
-    path = tiny_copy / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "architectures": ["LlamaForTelepathy"]}))
+    edit(tiny_copy / "config.json", architectures=["LlamaForTelepathy"])
     assert "LlamaForTelepathy" in refusal(tiny_copy)
 
 
@@ -85,10 +81,8 @@ def test_a_shard_that_is_not_there_is_named_with_a_tensor_it_should_hold(tiny_co
 
 def test_a_shard_that_the_index_does_not_mention_is_named(tiny_copy):
     path = tiny_copy / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    dropped = shards(tiny_copy)[-1].name
-    index["weight_map"] = {k: v for k, v in index["weight_map"].items() if v != dropped}
-    path.write_text(json.dumps(index))
+    dropped, placed = shards(tiny_copy)[-1].name, json.loads(path.read_text())["weight_map"]
+    edit(path, weight_map={key: name for key, name in placed.items() if name != dropped})
     assert dropped in refusal(tiny_copy)
 
 
@@ -109,31 +103,24 @@ def test_a_shard_without_a_header_is_named(tiny_copy, content):
 
 def test_a_tensor_that_the_index_misplaces_is_named(tiny_copy):
     path = tiny_copy / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    name = next(iter(index["weight_map"]))
-    other = next(s.name for s in shards(tiny_copy) if s.name != index["weight_map"][name])
-    index["weight_map"][name] = other
-    path.write_text(json.dumps(index))
+    placed = json.loads(path.read_text())["weight_map"]
+    name = next(iter(placed))
+    edit(path, weight_map={**placed, name: next(s.name for s in shards(tiny_copy) if s.name != placed[name])})
     assert name in refusal(tiny_copy)
 
 
 def test_code_from_the_checkpoint_is_never_run_and_the_refusal_names_the_ways_on(tiny_copy, tmp_path):
     witness = tmp_path / "it-ran"
     (tiny_copy / "modeling_own.py").write_text(f"open({str(witness)!r}, 'w').close()\nclass OwnModel: pass\n")
-    path = tiny_copy / "config.json"
-    config = json.loads(path.read_text())
-    config.update(architectures=["OwnModel"], auto_map={"AutoModelForCausalLM": "modeling_own.OwnModel"})
-    path.write_text(json.dumps(config))
+    own = {"AutoModelForCausalLM": "modeling_own.OwnModel"}
+    edit(tiny_copy / "config.json", architectures=["OwnModel"], auto_map=own)
     text = refusal(tiny_copy)
     assert not witness.exists()
     assert "loader=" in text and "--trust-remote-code" in text and "diagnose(model)" in text
 
 
 def test_an_own_model_type_is_refused_the_same_way(tiny_copy):
-    path = tiny_copy / "config.json"
-    config = json.loads(path.read_text())
-    config.update(model_type="own-type", auto_map={"AutoConfig": "configuration_own.OwnConfig"})
-    path.write_text(json.dumps(config))
+    edit(tiny_copy / "config.json", model_type="own-type", auto_map={"AutoConfig": "configuration_own.OwnConfig"})
     assert "--trust-remote-code" in refusal(tiny_copy)
 
 

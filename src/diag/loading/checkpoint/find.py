@@ -22,11 +22,9 @@ def find_checkpoint(model: str) -> Checkpoint:
     if os.path.isdir(model):
         return read_folder(Path(model), model)
     if is_local(model) and model not in _PINNED:
-        raise CheckpointError(
-            f"the folder {model!r} does not exist.",
-            why=f"the current folder is {os.getcwd()!r}.",
-            next_step="give an existing folder, a hub id (owner/name) or a sample: " + ", ".join(samples.names()) + ".",
-        )
+        what = f"the folder {model!r} does not exist."
+        next_step = "give an existing folder, a hub id (owner/name) or a sample: " + ", ".join(samples.names()) + "."
+        raise CheckpointError(what, why=f"the current folder is {os.getcwd()!r}.", next_step=next_step)
     from diag.loading.checkpoint import hub
 
     folder = Path(_PINNED[model]) if model in _PINNED else hub.fetch(model)

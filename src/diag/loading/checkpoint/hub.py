@@ -45,7 +45,7 @@ def look(model: str) -> Access:
     Raises CheckpointError: no such model, gated, offline and not cached, not reachable and not cached, no room for it
     in the cache, or a cache that can't be written to.
     """
-    if is_offline():
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return Access(model, _cached_or_raise(model, "offline mode is on (HF_HUB_OFFLINE): the hub is not asked", ""))
     try:
         files = _needed_files(model)
@@ -54,7 +54,7 @@ def look(model: str) -> Access:
     except Exception as e:
         if not _is_unreachable(e):
             raise _refused(model, e) from e
-        why = f"{endpoint()} did not answer within {format_seconds(SECONDS)}: {error_line(e)}"
+        why = f"{constants.ENDPOINT} did not answer within {format_seconds(SECONDS)}: {error_line(e)}"
         folder = _cached_or_raise(model, why, "check the network, the proxy and HF_ENDPOINT; ")
         return Access(model, folder, note=f"{why}. The copy in the cache is used.")
     missing = [file for file in files if file.will_download or not os.path.exists(file.local_path)]
@@ -100,10 +100,8 @@ def outline(model: str, folder: Path) -> Path:
 def _write_outline(model: str, file: DryRunFileInfo, target: Path) -> None:
     name, revision = file.filename, file.commit_hash
     if name.endswith(".bin"):
-        raise CheckpointError(
-            f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded.",
-            next_step="run it without --plan, or download it first.",
-        )
+        what = f"{model!r} has its weights as {name}, whose contents are not known before it is downloaded."
+        raise CheckpointError(what, next_step="run it without --plan, or download it first.")
     if not name.endswith(".safetensors"):
         shutil.copyfile(huggingface_hub.hf_hub_download(model, name, revision=revision), target)
         return
@@ -123,21 +121,10 @@ def _bytes_of(model: str, name: str, revision: str, start: int, count: int) -> b
     return data if answer.status_code == 206 else data[start : start + count]
 
 
-def is_offline() -> bool:
-    return bool(constants.HF_HUB_OFFLINE) or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
-
-
-def endpoint() -> str:
-    """The hub that is asked: `HF_ENDPOINT`, or the public one."""
-    return str(constants.ENDPOINT)
-
-
 def cached(model: str) -> Path | None:
     """The newest whole copy in the cache; None where there is none or it is not complete."""
     try:  # without patterns, a copy that lacks a README is none for huggingface_hub 2
-        found = snapshot_download(
-            model, local_files_only=True, allow_patterns=list(SETTINGS), ignore_patterns=_SUBFOLDERS
-        )
+        found = snapshot_download(model, local_files_only=True, allow_patterns=[*SETTINGS], ignore_patterns=_SUBFOLDERS)
         folder = Path(found)
         read_folder(folder)
     except Exception:  # not cached, cut off half-way, or no valid id: in each case there is no copy to use
@@ -166,11 +153,9 @@ def _needed_files(model: str) -> list[DryRunFileInfo]:
         dry_run=True,
     )
     if not files:
-        raise CheckpointError(
-            f"the repository {model!r} holds no model.",
-            why="neither settings nor weights are at its top level.",
-            next_step="check its files on its page, and name the repository that holds config.json and weights.",
-        )
+        what = f"the repository {model!r} holds no model."
+        next_step = "check its files on its page, and name the repository that holds config.json and weights."
+        raise CheckpointError(what, why="neither settings nor weights are at its top level.", next_step=next_step)
     if any(file.filename.endswith(".safetensors") for file in files):
         files = [file for file in files if not file.filename.endswith(".bin")]
     return sorted(files, key=lambda file: file.filename)
@@ -192,11 +177,9 @@ def _check_room(model: str, nbytes: int, count: int) -> None:
         )
     free = shutil.disk_usage(there).free
     if free < nbytes:
-        raise CheckpointError(
-            f"there is no room for {model!r} in the cache {str(cache)!r}.",
-            why=f"{format_size(nbytes)} are to be downloaded, and {format_size(free)} are free on that disk.",
-            next_step="make room there, or set HF_HOME to a folder on another disk.",
-        )
+        what = f"there is no room for {model!r} in the cache {str(cache)!r}."
+        why = f"{format_size(nbytes)} are to be downloaded, and {format_size(free)} are free on that disk."
+        raise CheckpointError(what, why=why, next_step="make room there, or set HF_HOME to a folder on another disk.")
 
 
 def _cached_or_raise(model: str, why: str, advice: str) -> Path:
@@ -215,32 +198,26 @@ def _not_reached(model: str, why: str, advice: str) -> CheckpointError:
 def _refused(model: str, error: Exception) -> CheckpointError:
     """What the hub's answer means."""
     status = getattr(getattr(error, "response", None), "status_code", None)
+    why, known = error_line(error), ", ".join(sample_names())
     if isinstance(error, errors.HFValidationError):
-        return CheckpointError(
-            f"{model!r} is neither a folder, a sample nor a hub id.",
-            why=error_line(error),
-            next_step=f"a hub id reads owner/name; samples: {', '.join(sample_names())}.",
-        )
-    if isinstance(error, errors.GatedRepoError) or status == 403:
-        return CheckpointError(
-            f"the repository {model!r} is gated or closed to this account.",
-            why=f"{endpoint()} answered {status or 403}: {error_line(error)}",
-            next_step="accept its terms on its page, then set HF_TOKEN to a token of that account.",
-        )
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
-        return CheckpointError(
-            f"the hub has no model {model!r}, or it is private.",
-            why=f"{endpoint()} answered {status or 404}: {error_line(error)}",
-            next_step=f"check the spelling; for a private one set HF_TOKEN. Samples: {', '.join(sample_names())}.",
-        )
-    if isinstance(error, OSError) and getattr(error, "errno", None) is not None:
-        return CheckpointError(
-            f"{model!r} could not be put into the cache.",
-            why=error_line(error),
-            next_step="make room there, or set HF_HOME to a folder of yours.",
-        )
-    why = f"{endpoint()} answered{f' {status}' if status else ''}: {error_line(error)}"
-    return _not_reached(model, why, "try again later, or check HF_ENDPOINT; ")
+        what = f"{model!r} is neither a folder, a sample nor a hub id."
+        next_step = f"a hub id reads owner/name; samples: {known}."
+    elif isinstance(error, errors.GatedRepoError) or status == 403:
+        what, why = f"the repository {model!r} is gated or closed to this account.", _answered(status or 403, why)
+        next_step = "accept its terms on its page, then set HF_TOKEN to a token of that account."
+    elif isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
+        what, why = f"the hub has no model {model!r}, or it is private.", _answered(status or 404, why)
+        next_step = f"check the spelling; for a private one set HF_TOKEN. Samples: {known}."
+    elif isinstance(error, OSError) and getattr(error, "errno", None) is not None:
+        what = f"{model!r} could not be put into the cache."
+        next_step = "make room there, or set HF_HOME to a folder of yours."
+    else:
+        return _not_reached(model, _answered(status, why), "try again later, or check HF_ENDPOINT; ")
+    return CheckpointError(what, why=why, next_step=next_step)
+
+
+def _answered(status: int | None, line: str) -> str:
+    return f"{constants.ENDPOINT} answered{f' {status}' if status else ''}: {line}"
 
 
 def _is_unreachable(error: BaseException) -> bool:

@@ -9,21 +9,18 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.loading.checkpoint.find import find_checkpoint
-from diag.loading.origin import checkpoint_name
+from diag.loading.origin import Checkpointed, checkpoint_name
 from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot
-from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,48 +89,41 @@ class Source:
         converter, group = copy.deepcopy(self.converter), self.group or self.name
         assert converter is not None
         for part, pattern in zip(self.parts, self.patterns):
-            converter.add_tensor(group, part.key, pattern, _Deferred(part))
+            converter.add_tensor(group, part.key, pattern, part.read)  # read when the converter needs it
         return converter.convert(group)
 
 
-class _Deferred:
-    """A read that the converter asks for when it needs it."""
+def sources(snapshot: Snapshot, checkpoint: Checkpointed = None) -> dict[str, Source]:
+    """The files' tensors by the model's names, by transformers' own renaming and grouping; headers are read.
 
-    def __init__(self, part: StoredTensor) -> None:
-        self._part = part
-
-    def __call__(self) -> torch.Tensor:
-        return self._part.read()
-
-    result = __call__
-
-
-def sources(snapshot: Snapshot, checkpoint: LoadSpec | str | PathLike[str] | None = None) -> dict[str, Source]:
-    """The files' tensors by the model's names; headers are read. Raises CouldNotJudgeError.
-
-    A file's tensor that the model has no place for keeps its own name.
+    A file's tensor that the model has no place for keeps its own name. Raises CouldNotJudgeError where the files are
+    not to be found.
     """
-    return under_model_names(snapshot, stored_tensors(snapshot.root, checkpoint))
-
-
-def sources_in(files: Iterable[Path], snapshot: Snapshot) -> dict[str, Source]:
-    """The tensors of these files by the model's names; empty where one of the files can't be read."""
+    name = checkpoint_name(snapshot.root, checkpoint)
+    if not name:
+        raise CouldNotJudgeError(
+            "it is not known which checkpoint this model should equal.",
+            why="neither load() nor its config says where it came from.",
+            next_step="pass the folder: verify_weights(model, '/path/to/checkpoint').",
+        )
     try:
-        stored = {key: StoredTensor(key, path, shape) for path in files for key, shape in keys_of(path)}
-        return under_model_names(snapshot, stored) if stored else {}
-    except Exception:  # files that can't be read: a load says so
+        return _sources_in(find_checkpoint(name).files, snapshot)
+    except CheckpointError as e:
+        raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
+
+
+def readable_sources(files: Iterable[Path], snapshot: Snapshot) -> dict[str, Source]:
+    """The same for files that are known; empty where one of them can't be read."""
+    try:
+        return _sources_in(files, snapshot)
+    except Exception:  # a load says why
         return {}
 
 
-def stored_tensors(
-    model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None = None
-) -> dict[str, StoredTensor]:
-    """The tensors of the model's checkpoint by the keys of the files. Raises CouldNotJudgeError."""
-    return {key: StoredTensor(key, path, shape) for path in _files(model, checkpoint) for key, shape in keys_of(path)}
-
-
-def under_model_names(snapshot: Snapshot, files: Mapping[str, StoredTensor]) -> dict[str, Source]:
-    """Applies transformers' own renaming and grouping to the keys of the files."""
+def _sources_in(paths: Iterable[Path], snapshot: Snapshot) -> dict[str, Source]:
+    files = {key: StoredTensor(key, path, shape) for path in paths for key, shape in keys_of(path)}
+    if not files:
+        return {}
     names = {plain_name(entry.name): True for entry in snapshot.entries}
     keys = sorted(files, key=_natural)
     rename = key_renamer(cast("PreTrainedModel", snapshot.base), names)
@@ -190,20 +180,6 @@ def _other_targets(found: Mapping[str, Source], names: Container[str]) -> dict[s
 
 def _natural(key: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]
-
-
-def _files(model: nn.Module, checkpoint: LoadSpec | str | PathLike[str] | None) -> tuple[Path, ...]:
-    name = checkpoint_name(model, checkpoint)
-    if not name:
-        raise CouldNotJudgeError(
-            "it is not known which checkpoint this model should equal.",
-            why="neither load() nor its config says where it came from.",
-            next_step="pass the folder: verify_weights(model, '/path/to/checkpoint').",
-        )
-    try:
-        return find_checkpoint(name).files
-    except CheckpointError as e:
-        raise CouldNotJudgeError(f"the checkpoint {name!r} can't be read.", why=e.what, next_step=e.next_step) from e
 
 
 def keys_of(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:

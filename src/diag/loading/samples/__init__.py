@@ -43,20 +43,22 @@ def path(name: str) -> Path:
     sample = catalog.SAMPLES.get(name)
     if sample is None:
         close = difflib.get_close_matches(str(name), names(), n=1)
-        raise SpecError(
-            f"{name!r} is not a sample.",
-            why=f"samples are: {', '.join(names())}.",
-            next_step=f"did you mean {close[0]!r}?"
-            if close
-            else "use one of these, or give a folder or hub id as model.",
-        )
-    if not sample.model_type:  # real weights, made elsewhere
+        advice = "use one of these, or give a folder or hub id as model."
+        next_step = f"did you mean {close[0]!r}?" if close else advice
+        raise SpecError(f"{name!r} is not a sample.", why=f"samples are: {', '.join(names())}.", next_step=next_step)
+    if not sample.config:  # real weights, made elsewhere
         from diag.loading.samples import smollm2
 
         return smollm2.path()
+
+    def make(target: Path) -> None:
+        from diag.loading.samples import making
+
+        making.make(sample, target)
+
     # The files also depend on transformers' way of writing a checkpoint.
     key = f"{name}-{importlib.metadata.version('transformers')}-{_RECIPE}"
-    return cache.folder(cache_folder() / "samples" / key, lambda target: _make(sample, target), needs=4 * sample.nbytes)
+    return cache.folder(cache_folder() / "samples" / key, make, needs=4 * sample.nbytes)
 
 
 def describe() -> pd.DataFrame:
@@ -66,14 +68,6 @@ def describe() -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = [
-        (s.name, s.architecture, s.shows, s.parameters, round(s.nbytes / 2**20, 2), s.dtype)
-        for s in catalog.SAMPLES.values()
-    ]
-    return pd.DataFrame(rows, columns=["name", "architecture", "shows", "parameters", "MiB", "dtype"])
-
-
-def _make(sample: catalog.Sample, target: Path) -> None:
-    from diag.loading.samples import making
-
-    making.make(sample, target)
+    columns = ["name", "architecture", "shows", "parameters", "MiB", "dtype"]
+    table = pd.DataFrame(vars(s) | {"shows": s.shows, "MiB": s.nbytes / 2**20} for s in catalog.SAMPLES.values())
+    return table[columns].round(2)

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -39,17 +39,22 @@ def folder(final: Path, make: Callable[[Path], None], *, needs: int) -> Path:
         return final
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _one_maker(final.parent / f".{final.name}.lock"):
+        lock = filelock.FileLock(final.parent / f".{final.name}.lock")
+        with contextlib.suppress(filelock.Timeout, NotImplementedError):
+            lock.acquire(timeout=_LOCK_SECONDS)
+        try:
             if not is_whole(final):
                 _remove_stale(final.parent)
-                _check_room(final.parent, needs)
+                free = shutil.disk_usage(final.parent).free
+                if free < needs:
+                    raise OSError(f"{format_size(needs)} are needed, {format_size(free)} are free")
                 _publish(final, make)
+        finally:
+            lock.release()
     except OSError as e:
-        raise CheckpointError(
-            f"the sample {final.name!r} can't be written to the cache.",
-            why=f"{type(e).__name__}: {e.strerror or e}.",
-            next_step="set DIAG_CACHE to a folder with room that you may write to.",
-        ) from e
+        what = f"the sample {final.name!r} can't be written to the cache."
+        next_step = "set DIAG_CACHE to a folder with room that you may write to."
+        raise CheckpointError(what, why=f"{type(e).__name__}: {e.strerror or e}.", next_step=next_step) from e
     return final
 
 
@@ -69,30 +74,15 @@ def _publish(final: Path, make: Callable[[Path], None]) -> None:
         sizes = {file.name: file.stat().st_size for file in sorted(private.iterdir())}
         (private / MANIFEST).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
         private.chmod(0o755)
-        _put_in_place(private, final)
+        if final.exists() and not is_whole(final):  # somebody damaged it: readers of the old one keep their open files
+            os.rename(final, Path(tempfile.mkdtemp(prefix=".making-damaged-", dir=final.parent)) / "old")
+        try:
+            os.rename(private, final)
+        except OSError:
+            if not is_whole(final):  # else another maker was first, and its bytes are the same
+                raise
     finally:
         shutil.rmtree(private, ignore_errors=True)
-
-
-def _put_in_place(private: Path, final: Path) -> None:
-    if final.exists() and not is_whole(final):  # somebody damaged it: readers of the old one keep their open files
-        os.rename(final, Path(tempfile.mkdtemp(prefix=".making-damaged-", dir=final.parent)) / "old")
-    try:
-        os.rename(private, final)
-    except OSError:
-        if not is_whole(final):  # else another maker was first, and its bytes are the same
-            raise
-
-
-@contextlib.contextmanager
-def _one_maker(lock: Path) -> Iterator[None]:
-    held = filelock.FileLock(lock)
-    with contextlib.suppress(filelock.Timeout, NotImplementedError):
-        held.acquire(timeout=_LOCK_SECONDS)
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def _remove_stale(samples: Path) -> None:
@@ -101,9 +91,3 @@ def _remove_stale(samples: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
-
-
-def _check_room(samples: Path, needs: int) -> None:
-    free = shutil.disk_usage(samples).free
-    if free < needs:
-        raise OSError(f"{format_size(needs)} are needed, {format_size(free)} are free")

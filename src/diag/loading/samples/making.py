@@ -23,13 +23,13 @@ def make(sample: Sample, target: Path) -> None:
     The caller's random state, default device and log level are left as they were.
     """
     with quiet(), torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        config = transformers.AutoConfig.for_model(sample.model_type, **sample.config)
+        config = transformers.AutoConfig.for_model(**sample.config)  # type: ignore[arg-type]
         model = getattr(transformers, sample.architecture)(config).to(getattr(torch, sample.dtype)).eval()
         fill(model, sample.embedding_std)
         model.save_pretrained(target, max_shard_size=sample.shard_nbytes)
         words = tokenizer()
         words.save_pretrained(target)
-        if sample.model_type == "llava":
+        if "vision_config" in sample.config:
             _processor(config, words).save_pretrained(target)
 
 
@@ -45,7 +45,7 @@ def fill(model: nn.Module, embedding_std: float) -> None:
         noise = torch.randn(parameter.shape, generator=seeded, dtype=torch.float32)
         embedding = isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
         std = embedding_std if embedding else _std(parameter)
-        parameter.copy_(noise * std + _mean(name, parameter))
+        parameter.copy_(noise * std + (1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0))
 
 
 def _std(parameter: torch.Tensor) -> float:
@@ -57,30 +57,21 @@ def _std(parameter: torch.Tensor) -> float:
     return GAIN * (rows * columns) ** -0.25
 
 
-def _mean(name: str, parameter: torch.Tensor) -> float:
-    return 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
-
-
 def _processor(config, words):
-    side = config.vision_config.image_size
-    images = _image_processor_class()(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    try:  # the one that needs no torchvision; early transformers 5 gives it the plain name
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    except ImportError:
+        CLIPImageProcessorPil = transformers.CLIPImageProcessor  # type: ignore[misc, assignment]
+    vision = config.vision_config
+    side = vision.image_size
     return transformers.LlavaProcessor(
-        image_processor=images,
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}),
         tokenizer=words,
-        patch_size=config.vision_config.patch_size,
+        patch_size=vision.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
         image_token=SPECIAL[IMAGE],
         num_additional_image_tokens=1,
     )
-
-
-def _image_processor_class():
-    """The one that needs no torchvision; early transformers 5 gives it the plain name."""
-    try:
-        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    except ImportError:
-        return transformers.CLIPImageProcessor
-    return CLIPImageProcessorPil
 
 
 @contextlib.contextmanager

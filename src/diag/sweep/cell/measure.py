@@ -13,10 +13,10 @@ from diag.loading.footprint import linear_layers, packed_layers
 from diag.loading.recipe import load
 from diag.machine import processes
 from diag.machine.accelerators import accelerator_peaks, use_hardware
+from diag.models.snapshot import take
 from diag.models.table import placement
-from diag.proving.comparing import distance
 from diag.proving.probing import Answer, ask
-from diag.proving.proof import runs_cpu_kernels
+from diag.proving.proof import distance, runs_cpu_kernels
 from diag.proving.twin import answer_of_twin, main_dtype, missing_from_body, tokenizer_folder
 from diag.sweep.cell import neighbours
 from diag.sweep.cell.ownfiles import where_raised
@@ -77,7 +77,7 @@ def _loaded(outcome: LoadOutcome, host_bytes: int) -> Measured:
         peak_bytes=peaks,
         placement=table,
         answer=None if answer is None else answer.to_bytes(),
-        exact=runs_cpu_kernels(model),
+        exact=runs_cpu_kernels(take(model)),
         dtype=main_dtype(model),
         n_linear=len(linear_layers(model)),
         notes=tuple(notes),

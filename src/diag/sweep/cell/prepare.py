@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from diag.loading.checkpoint.find import find_checkpoint, pin
-from diag.loading.needs import check_needs
 from diag.loading.planning import Plan, plan_load
+from diag.loading.recipe import check_needs
 from diag.machine.accelerators import accelerator_name, device_names, free_memory, use_hardware
 from diag.models.devices import device_name
 from diag.sweep.cell import ownfiles

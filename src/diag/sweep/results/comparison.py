@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from diag.proving.comparing import TOLERANCES
+from diag.proving.proof import TOLERANCES
 from diag.sweep.results.sketch import relative_distance
 from diag.sweep.results.store import Json, Row
 from diag.values.units import format_size

@@ -7,9 +7,8 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from diag.proving.comparing import distance
 from diag.proving.probing import Answer
-from diag.proving.proof import proof_of
+from diag.proving.proof import distance, proof_of
 from diag.sweep.cell.records import Failure, Measured, Planned
 from diag.sweep.results import reasons
 from diag.sweep.results.sketch import sketch
