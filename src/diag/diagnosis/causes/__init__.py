@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diag.diagnosis.cause import Cause, Point
+from diag.diagnosis.cause import HEADLINE, Cause, Fixes, Found, Points
 from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import HEADLINE
 from diag.errors import SpecError, listed
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +33,11 @@ class CauseFile:
     """One file of this folder: the record and the questions it answers (None: it has no answer)."""
 
     cause: Cause
-    from_state: Callable[[Evidence], Iterator[Finding]] | None = None
-    from_error: Callable[[Evidence], Iterator[Finding]] | None = None
-    from_text: Callable[[Trace], Iterator[Point]] | None = None
+    from_state: Callable[[Evidence], Found] | None = None
+    from_error: Callable[[Evidence], Found] | None = None
+    from_text: Callable[[Trace], Points] | None = None
     behind: Callable[[Finding, Evidence], Finding | None] | None = None
-    fixes: Callable[[Finding, Situation], tuple[Fix, ...]] | None = None
+    fixes: Callable[[Finding, Situation], Fixes] | None = None
 
 
 _QUESTIONS = ("from_state", "from_error", "from_text", "behind", "fixes")

@@ -1,12 +1,9 @@
 """concurrent-calls: several threads called one offloaded model at once."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Cause, Point
+from diag.diagnosis.cause import HEADLINE, LATER_META, SILENT, Cause, Fixes, Found, Point, Points
 from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import HEADLINE, LATER_META, SILENT
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="concurrent-calls",
@@ -33,14 +30,14 @@ CAUSE = Cause(
 )
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.site and e.handling is Handling.META_AFTER_HOOK:
         because = ("At rest every weight has its data; a hook ran right before, and it was meta.",)
         check = ("Do several threads call the model? One call at a time answers right.",)
         yield CAUSE.finding("likely", e.site.tensors, module=e.site.where, silent=False, because=because, check=check)
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if not trace.meets_meta:
         return
     if trace.weight_use is WeightUse.AFTER_HOOK:
@@ -51,6 +48,6 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(3 + trace.dispatched, trace.order)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     why = "a model that is not offloaded can be called by several threads"
     return (*situation.bring_in(), *situation.reload_with_map("single", why))

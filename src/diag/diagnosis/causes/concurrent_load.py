@@ -1,12 +1,9 @@
 """concurrent-load: two threads loaded models at the same time."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import COPY, HEADLINE, Cause, Fixes, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import COPY, HEADLINE
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="concurrent-load",
@@ -23,21 +20,14 @@ CAUSE = Cause(
     fix="Load once, before requests are served, under a lock; answer 503 until then.",
     avoid=("retrying the load in each thread: the retries overlap again.",),
     seen_as=(COPY, HEADLINE),
-    texts=(
-        Text(
-            r"threadpool|severalthreads|multi-?thread|concurrent(?:ly|request)|threading\.thread",
-            4,
-            "several threads are at work",
-            near_meta=True,
-        ),
-    ),
-    cases=(
-        Case(
-            "T76",
-            "threads load models at once",
-            "huggingface/transformers#41782 huggingface/transformers#40357 docling-project/docling-serve#175",
-        ),
-    ),
+    texts=texts_of(r"""
+        near meta: several threads are at work
+            4: threadpool|severalthreads|multi-?thread|concurrent(?:ly|request)|threading\.thread
+    """),
+    cases=cases_of("""
+        T76 threads load models at once: huggingface/transformers#41782 huggingface/transformers#40357
+            docling-project/docling-serve#175
+    """),
     is_act=True,
 )
 
@@ -56,7 +46,7 @@ def behind(found: Finding, e: Evidence) -> Finding | None:
     return CAUSE.finding("likely", empty.tensors, silent=False, because=because, check=check)
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if (
         trace.copies_meta
         and trace.passes("sentence_transformers")
@@ -67,5 +57,5 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(11, "a model was loaded in a thread")
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.reload_alike()

@@ -1,10 +1,7 @@
 """constructor-on-meta: the model's own code needs numbers while it is being built without any."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point
+from diag.diagnosis.cause import ITEM, Cause, Point, Points, cases_of
 from diag.diagnosis.evidence import Trace
-from diag.diagnosis.symptoms import ITEM
 
 CAUSE = Cause(
     id="constructor-on-meta",
@@ -21,22 +18,15 @@ CAUSE = Cause(
     "the code was written for.",
     avoid=("low_cpu_mem_usage=False: transformers 5 builds on meta with either value.",),
     seen_as=(ITEM,),
-    cases=(
-        Case(
-            "T53",
-            "a constructor calls .item()",
-            "huggingface/transformers#43957 microsoft/TRELLIS.2#101 OpenGVLab/VideoMAEv2#87",
-        ),
-        Case(
-            "T54",
-            "a constructor calls .tolist() or .numpy()",
-            "TransformerLensOrg/TransformerLens#1097 huggingface/transformers#43957",
-        ),
-    ),
+    cases=cases_of("""
+        T53 a constructor calls .item(): huggingface/transformers#43957 microsoft/TRELLIS.2#101 OpenGVLab/VideoMAEv2#87
+        T54 a constructor calls .tolist() or .numpy(): TransformerLensOrg/TransformerLens#1097
+            huggingface/transformers#43957
+    """),
 )
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if not trace.value_asked:
         return
     said = "the value of a meta tensor was asked for"

@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from diag.diagnosis.cause import Cause, Point, Text
+from diag.diagnosis.cause import ON_CPU_OR_DISK, OUT_OF_MEMORY, Cause, Fixes, Point, Points, texts_of
 from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import ON_CPU_OR_DISK, OUT_OF_MEMORY
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
 
@@ -28,14 +27,12 @@ CAUSE = Cause(
     fix_kind="environment",
     avoid=("shrinking the dtype until it fits: the other process may be there again at the next load.",),
     seen_as=(ON_CPU_OR_DISK, OUT_OF_MEMORY),
-    texts=(
-        Text(
-            r"free memory on device (?:\S+ )?\([\d.]+/[\d.]+ ?gib\) on startup is less than desired",
-            10,
-            "less memory was free at startup than the engine was told to take: something else holds the rest",
-        ),
-        Text(r"tensors of an earlier load are still alive", 10, "an earlier model of this process holds the memory"),
-    ),
+    texts=texts_of(r"""
+        less memory was free at startup than the engine was told to take: something else holds the rest
+            10: free memory on device (?:\S+ )?\([\d.]+/[\d.]+ ?gib\) on startup is less than desired
+        an earlier model of this process holds the memory
+            10: tensors of an earlier load are still alive
+    """),
     is_act=True,
 )
 
@@ -55,7 +52,7 @@ class _Held:
     total: int
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if says := held_by_others(trace.report.text):
         yield Point(1, says, cause="out-of-memory")
 
@@ -126,5 +123,5 @@ def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:
     return int(nbytes * _SIZE.get(spec.quantization, 1.0)) <= sum(sizes)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.reload_unquantized()

@@ -1,12 +1,9 @@
 """saving-offloaded-model: A state dict that holds placeholders was saved."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import COPY, Cause, Fixes, Found, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Handling, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import COPY
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="saving-offloaded-model",
@@ -21,37 +18,21 @@ CAUSE = Cause(
     fix="diag.materialise(model) first, or save_pretrained() of the model that was loaded with a map.",
     avoid=("torch.save(model.state_dict()) with placeholders: it may write a file that holds nothing.",),
     seen_as=(COPY,),
-    texts=(
-        Text(
-            r"you can't save the model since some parameters are on the meta device",
-            10,
-            "accelerate's guard on saving placeholders",
-        ),
-        Text(
-            r"local object '?add_hook_to_module\.",
-            10,
-            "a model was pickled with accelerate's hooks on it, which are local functions",
-        ),
-        Text(
-            r"(?:can't|cannot|not) (?:be )?sav\w+ .*(?:offloaded|meta)|offloaded .*(?:can't|cannot) be saved",
-            9,
-            "a model with placeholders was saved",
-        ),
-        Text(
-            r"save_pretrained|save_file|safetensors?save|torch\.save|state_dict\(\).*sav",
-            4,
-            "a model is being saved",
-            near_meta=True,
-        ),
-    ),
-    cases=(
-        Case(
-            "T80",
-            "safetensors meets placeholders",
-            "huggingface/accelerate#2128 huggingface/accelerate#2129 huggingface/accelerate#2132",
-        ),
-        Case("T81", "save_model refuses parameters on meta", "huggingface/accelerate#2132 huggingface/accelerate#2156"),
-    ),
+    texts=texts_of(r"""
+        accelerate's guard on saving placeholders
+            10: you can't save the model since some parameters are on the meta device
+        a model was pickled with accelerate's hooks on it, which are local functions
+            10: local object '?add_hook_to_module\.
+        a model with placeholders was saved
+            9: (?:can't|cannot|not) (?:be )?sav\w+ .*(?:offloaded|meta)|offloaded .*(?:can't|cannot) be saved
+        near meta: a model is being saved
+            4: save_pretrained|save_file|safetensors?save|torch\.save|state_dict\(\).*sav
+    """),
+    cases=cases_of("""
+        T80 safetensors meets placeholders: huggingface/accelerate#2128 huggingface/accelerate#2129
+            huggingface/accelerate#2132
+        T81 save_model refuses parameters on meta: huggingface/accelerate#2132 huggingface/accelerate#2156
+    """),
     needs="offloaded",
     enough=10,
     is_act=True,
@@ -59,7 +40,7 @@ CAUSE = Cause(
 )
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.site is None:
         return
     handed = e.site.placeholders
@@ -86,7 +67,7 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", handed, module=e.site.where, silent=False, because=(because,))
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.copying_parameter:
         given = "load_state_dict was given meta tensors as the source"
         yield Point(6, f"{given}, as state_dict() of an offloaded model holds")
@@ -98,5 +79,5 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(8, f"the values of a state dict were asked for: {trace.state_dict_line}")
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.bring_in() if situation.is_hooked else ()
