@@ -10,12 +10,12 @@ CAUSE = Cause(
     rank=70,
     title="A PEFT adapter was put on, or merged into, an offloaded base",
     versions="peft 0.21.2, accelerate 1.15.0",
-    explanation="device_map='auto' offloaded part of the base. Loading an adapter makes PEFT dispatch the model "
-    "again, with other module names and with a map of its own: it asks for an offload folder, looks for weights "
-    "under names that the disk index does not have, or copies placeholders. With a base on disk it also writes the "
-    "base's files anew, under PEFT's names: over the originals where the checkpoint is a local folder given by a "
-    "relative path, below the current directory where the path is absolute. The model is healthy until then; "
-    "diag.load(adapter=…) and diag.fix refuse this combination.",
+    explanation="device_map='auto' offloaded part of the base. Loading an adapter makes PEFT dispatch the model again, "
+    "with other module names and with a map of its own: it asks for an offload folder, looks for weights under names "
+    "that the disk index does not have, or copies placeholders. With a base on disk it also writes the base's files "
+    "anew, under PEFT's names: over the originals where the checkpoint is a local folder given by a relative path, "
+    "below the current directory where the path is absolute. The model is healthy until then; diag.load(adapter=…) and "
+    "diag.fix refuse this combination.",
     proves=(
         "The model is a PeftModel, and its base has offload hooks or hf_device_map names cpu or disk.",
         "The base's files hold tensors whose names begin with base_model.model.",
@@ -23,8 +23,8 @@ CAUSE = Cause(
     rules_out=("Nothing of the base is offloaded.",),
     check="Did loading the base say that parameters were offloaded?",
     fix="Load the base so that nothing is offloaded (device_map='single', a smaller dtype, quantized), then the "
-    "adapter; or merge on the CPU (device_map='cpu') and save the merged model. Files that PEFT has written over "
-    "have to be fetched again.",
+    "adapter; or merge on the CPU (device_map='cpu') and save the merged model. Files that PEFT has written over have "
+    "to be fetched again.",
     avoid=(
         (
             "PeftModel.from_pretrained on a base that is offloaded to disk: peft 0.21.2 can overwrite its "

@@ -10,8 +10,8 @@ CAUSE = Cause(
     rank=60,
     title="torch.compile met accelerate's hooks",
     explanation="Hooks exchange parameters around every forward, which a compiler can't follow. By default it leaves "
-    "them out of the graph and compiles the pieces between them; with fullgraph=True, export, or a map "
-    "over several GPUs it raises an error.",
+    "them out of the graph and compiles the pieces between them; with fullgraph=True, export, or a map over several "
+    "GPUs it raises an error.",
     proves=("Hooks are on the model, and the exception comes from torch._dynamo.",),
     rules_out=("The model has no hooks.",),
     check="Does the same call work without torch.compile?",

@@ -10,10 +10,10 @@ CAUSE = Cause(
     rank=50,
     title="Several threads called one offloaded model at once",
     explanation="The hooks of an offloaded model bring each weight in before a module runs and put the placeholder "
-    "back after it, on the module itself. Two calls at the same time share these modules: one takes a "
-    "weight away while the other is about to use it. Some calls fail with the headline text, others "
-    "answer with random memory, and a call that runs alone is right again. A web service that answers "
-    "requests in threads does this as soon as two requests overlap, which is often just after start-up.",
+    "back after it, on the module itself. Two calls at the same time share these modules: one takes a weight away "
+    "while the other is about to use it. Some calls fail with the headline text, others answer with random memory, and "
+    "a call that runs alone is right again. A web service that answers requests in threads does this as soon as two "
+    "requests overlap, which is often just after start-up.",
     proves=(
         "Every weight has its data at rest, a hook ran right before the failing forward, and still it met meta.",
         "The same calls one after the other all answer right.",
@@ -44,7 +44,7 @@ def from_text(trace: Trace) -> Points:
         served = trace.passes("concurrent/futures/thread.py", "threading.py", "anyio/", "starlette/", "uvicorn")
         how = "a hook ran right before, and still the weight was meta, as when threads call it at once"
         yield Point(9 if served else 6, f"{trace.order}; {how}")
-    if trace.matches(r"uvicorn|gunicorn|http/1\.[01]500|internalservererror"):
+    if trace.says("uvicorn", "gunicorn", "http/1.0500", "http/1.1500", "internalservererror"):
         yield Point(3 + trace.dispatched, trace.order)
 
 

@@ -11,9 +11,8 @@ CAUSE = Cause(
     title="Two threads loaded models at the same time",
     versions="transformers before 5 and libraries that use init_empty_weights(); transformers 5.23 itself does not",
     explanation="accelerate's init_empty_weights() changes nn.Module for the whole process while it is active, so a "
-    "model that another thread builds in the same moment lands on meta as well. A service that loads on "
-    "first request meets this when two requests arrive together. It fails only sometimes, and in a "
-    "different place each time.",
+    "model that another thread builds in the same moment lands on meta as well. A service that loads on first request "
+    "meets this when two requests arrive together. It fails only sometimes, and in a different place each time.",
     proves=("The load ran in a thread while another one was loading.", "A single load in the same process is clean."),
     rules_out=("Only one thread loads.",),
     check="Does it fail only sometimes, and does the traceback run through a thread pool?",
@@ -47,13 +46,11 @@ def behind(found: Finding, e: Evidence) -> Finding | None:
 
 
 def from_text(trace: Trace) -> Points:
-    if (
-        trace.copies_meta
-        and trace.passes("sentence_transformers")
-        and not trace.passes("threading.py", "concurrent/futures")
-    ):
+    threaded = trace.passes("threading.py", "concurrent/futures")
+    if trace.copies_meta and trace.passes("sentence_transformers") and not threaded:
         yield Point(3, "sentence-transformers moves a model right after building it")
-    if trace.says("meta") and trace.loading and (trace.in_threads or trace.says("threadpoolexecutor")):
+    in_pool = trace.passes("concurrent/futures/thread.py", "threading.py", "multiprocessing/pool.py")
+    if trace.says("meta") and trace.loading and (in_pool or trace.says("threadpoolexecutor")):
         yield Point(11, "a model was loaded in a thread")
 
 

@@ -8,9 +8,9 @@ CAUSE = Cause(
     rank=130,
     title="The model's own code needs numbers while it is being built without any",
     versions="always under transformers 5; with device_map or low_cpu_mem_usage under 4.50 and later",
-    explanation="transformers 5 always builds a model on meta before it loads the weights. A constructor that "
-    "computes Python numbers from tensors (torch.linspace(...)[i].item(), .tolist(), .numpy(), if tensor:) fails "
-    "then, before any weight was read. Older custom and remote code does this often.",
+    explanation="transformers 5 always builds a model on meta before it loads the weights. A constructor that computes "
+    "Python numbers from tensors (torch.linspace(...)[i].item(), .tolist(), .numpy(), if tensor:) fails then, before "
+    "any weight was read. Older custom and remote code does this often.",
     proves=("The exception comes from a constructor under from_pretrained; no model exists yet.",),
     rules_out=("The model was returned by from_pretrained.",),
     check="Is the model's own __init__ in the traceback, below from_pretrained?",

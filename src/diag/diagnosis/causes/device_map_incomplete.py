@@ -11,10 +11,10 @@ CAUSE = Cause(
     id="device-map-incomplete",
     rank=150,
     title="The device map does not cover the model, or names modules that do not exist",
-    explanation="A map written by hand has to give every parameter a device, directly or through a parent. A typo, "
-    "an older layout (rotary_emb moved to the top of the model in recent versions) or a new head leaves something "
-    "out. With several devices accelerate refuses; with one device, and for buffers, it does not, and the rest stays "
-    "where it was.",
+    explanation="A map written by hand has to give every parameter a device, directly or through a parent. A typo, an "
+    "older layout (rotary_emb moved to the top of the model in recent versions) or a new head leaves something out. "
+    "With several devices accelerate refuses; with one device, and for buffers, it does not, and the rest stays where "
+    "it was.",
     proves=("Names in the map match no module, or tensors are covered by no name of it.",),
     rules_out=("The map has '' as a default, or every tensor has a mapped device.",),
     check="Which names does the message list, and does the map name a parent of each?",
@@ -50,16 +50,13 @@ _BY_HAND = (
 
 
 def from_text(trace: Trace) -> Points:
-    if not trace.meets_real:
+    if trace.mixed is None or trace.mixed.with_meta:
         return
     called = " ".join(f"{frame.function} {frame.code}" for frame in trace.frames)
-    if not re.search(r"rotary|inv_freq", called + trace.flat):
-        return
-    said = "the rotary embedding's buffer is on another device than its layer"
-    if trace.matches(_BY_HAND):
-        yield Point(9, f"{said}, under a map written by hand")
-    else:
-        yield Point(4, said)
+    if re.search(r"rotary|inv_freq", called + trace.flat):
+        said = "the rotary embedding's buffer is on another device than its layer"
+        by_hand = re.search(_BY_HAND, trace.flat) is not None
+        yield Point(9, f"{said}, under a map written by hand") if by_hand else Point(4, said)
 
 
 def fixes(finding: Finding, situation: Situation) -> Fixes:

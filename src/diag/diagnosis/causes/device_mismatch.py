@@ -11,8 +11,8 @@ CAUSE = Cause(
     title="Two real devices met in one operation",
     shown_on="simulated",
     explanation="Nothing is on meta: an operation got one tensor on a GPU and another on the CPU or on a second GPU. "
-    "Inputs left on the CPU without hooks to move them, a block with a skip connection split over two GPUs, or a "
-    "part that a helper parked on the CPU are the usual reasons.",
+    "Inputs left on the CPU without hooks to move them, a block with a skip connection split over two GPUs, or a part "
+    "that a helper parked on the CPU are the usual reasons.",
     proves=("Tensors of one module, or a module and its input, are on different real devices, without a hook.",),
     rules_out=("Hooks move the inputs of every module that is elsewhere.",),
     check="Which two devices does the text name, and is one of them the inputs'?",
@@ -49,8 +49,8 @@ def from_error(e: Evidence) -> Found:
 
 
 def from_text(trace: Trace) -> Points:
-    if trace.mixed and trace.meets_real:
-        mixed = trace.mixed
+    mixed = trace.mixed
+    if mixed is not None and not mixed.with_meta:
         pair = f": {mixed.expected} and {mixed.other}" if mixed.expected else ""
         said = f"two real devices met in one operation{pair}; nothing is on meta"
         yield Point(10 if mixed.expected else 7, said)

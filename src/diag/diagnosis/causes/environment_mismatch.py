@@ -8,9 +8,8 @@ CAUSE = Cause(
     rank=280,
     title="Versions or builds do not fit together",
     explanation="Model code, transformers, accelerate, PyTorch and the driver are released separately. Code written "
-    "for transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied "
-    "weights); a CPU build of PyTorch meets a request for CUDA; or code reads hf_device_map, which "
-    "recent versions do not always set.",
+    "for transformers 4 misses what version 5 expects of a model class (post_init(), a mapping of tied weights); a CPU "
+    "build of PyTorch meets a request for CUDA; or code reads hf_device_map, which recent versions do not always set.",
     proves=("The error names an attribute, argument or build of another version.",),
     rules_out=("The same code runs with this environment's own example.",),
     check="Which versions does `python -m diag env` or pip list show, and which does the model card ask for?",

@@ -16,8 +16,8 @@ CAUSE = Cause(
     proves=("A hook whose store holds the weight is on the module, and module.forward never reaches it.",),
     rules_out=("The forward is a wrapper (logging, timing) that still calls accelerate's.",),
     check="Does the code or a library assign module.forward, or call type(module).forward(...), after loading?",
-    fix="Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, "
-    "which accelerate's wrapper calls.",
+    fix="Take the other forward off, or patch before loading; to keep the patch, set it as module._old_forward, which "
+    "accelerate's wrapper calls.",
     avoid=("moving the input: the weight is missing, not the input.", NO_TO_EMPTY),
     seen_as=(HEADLINE, LATER_META),
     shows_as=(SILENT,),

@@ -22,10 +22,10 @@ CAUSE = Cause(
     id="hooks-removed",
     rank=100,
     title="Offloaded weights were stranded when their hooks were taken off",
-    explanation="accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves "
-    "placeholders on meta. A hook on each module brings the numbers in just before its forward and takes them out "
-    "after it. remove_hook_from_module() or remove_hook_from_submodules() takes the hooks off and, with them, the "
-    "only way to the numbers: weights that were never real in this process stay on meta for good.",
+    explanation="accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves placeholders "
+    "on meta. A hook on each module brings the numbers in just before its forward and takes them out after it. "
+    "remove_hook_from_module() or remove_hook_from_submodules() takes the hooks off and, with them, the only way to "
+    "the numbers: weights that were never real in this process stay on meta for good.",
     proves=(
         "hf_device_map sends modules to cpu or disk, their tensors are on meta, and no hook serves them.",
         "The root's .to() is no longer accelerate's guard although the map is set.",

@@ -18,8 +18,8 @@ CAUSE = Cause(
     proves=("An input is on meta, and the weights are healthy.", "model.device is meta and hooks are live."),
     rules_out=("The inputs are on a real device.",),
     check="Does the code say inputs.to(model.device), or use next(model.parameters()).device?",
-    fix="inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs on "
-    "the CPU works too, because the hooks move them.",
+    fix="inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs on the "
+    "CPU works too, because the hooks move them.",
     avoid=("changing the device map until the embedding is on a GPU: it hides the line that is wrong.",),
     seen_as=(COPY, HEADLINE),
     texts=texts_of(r"""

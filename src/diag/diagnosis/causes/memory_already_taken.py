@@ -1,7 +1,6 @@
 """memory-already-taken: the map spilled because something else held the memory."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from diag.diagnosis.cause import ON_CPU_OR_DISK, OUT_OF_MEMORY, Cause, Fixes, Point, Points, texts_of
@@ -53,7 +52,7 @@ class _Held:
 
 
 def from_text(trace: Trace) -> Points:
-    if says := held_by_others(trace.report.text):
+    if says := _said_to_be_held(trace.report.text):
         yield Point(1, says, cause="out-of-memory")
 
 
@@ -67,11 +66,11 @@ def behind(found: Finding, e: Evidence) -> Finding | None:
     return replace(made, severity=found.severity)
 
 
-def held_by_others(text: str) -> str:
+def _said_to_be_held(text: str) -> str:
     """Whether an out-of-memory text shows that others hold a large part of the device; the sentence, or nothing.
 
-    >>> held_by_others("CUDA out of memory. GPU 0 has a total capacity of 23.64 GiB of which 10.00 MiB is free. "
-    ...                "Including non-PyTorch memory, this process has 3.00 GiB memory in use.")
+    >>> _said_to_be_held("CUDA out of memory. GPU 0 has a total capacity of 23.64 GiB of which 10.00 MiB is free. "
+    ...                  "Including non-PyTorch memory, this process has 3.00 GiB memory in use.")
     'others hold about 20.6 of 23.6 GiB of the device, this process 3.0'
     """
     flat = re.sub(r"\s+", " ", text).lower()
@@ -80,34 +79,27 @@ def held_by_others(text: str) -> str:
     mine = re.search(rf"this process has {_AMOUNT}|{_AMOUNT} already allocated|allocated memory {_AMOUNT}", flat)
     if not (total and free and mine):
         return ""
-    size, left, own = (_gib(match) for match in (total, free, mine))
+    amounts = [[group for group in match.groups() if group] for match in (total, free, mine)]
+    size, left, own = (float(number) * _GIB[unit] for number, unit in amounts)
     others = size - left - own
     if others <= 0.3 * size:
         return ""
     return f"others hold about {others:.1f} of {size:.1f} GiB of the device, this process {own:.1f}"
 
 
-def _gib(match: re.Match[str]) -> float:
-    number, unit = [group for group in match.groups() if group]
-    return float(number) * _GIB[unit]
-
-
 def _held_by_others(spec: LoadSpec | None) -> list[_Held]:
     """Every device of which others hold much."""
+    held: list[_Held] = []
     if spec is not None and spec.hardware is not None:
         pairs = enumerate(zip(spec.hardware.taken, spec.hardware.gpus))
         held = [_Held(f"simgpu:{n}", taken, size) for n, (taken, size) in pairs]
     else:
-        held = list(_on_real_devices())
+        import torch
+
+        for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            free, total = torch.cuda.mem_get_info(n)
+            held.append(_Held(f"cuda:{n}", max(0, total - free - torch.cuda.memory_reserved(n)), total))
     return [one for one in held if one.nbytes > _SHARE * one.total]
-
-
-def _on_real_devices() -> Iterator[_Held]:
-    import torch
-
-    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        free, total = torch.cuda.mem_get_info(n)
-        yield _Held(f"cuda:{n}", max(0, total - free - torch.cuda.memory_reserved(n)), total)
 
 
 def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:

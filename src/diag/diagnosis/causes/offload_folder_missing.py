@@ -9,8 +9,8 @@ CAUSE = Cause(
     rank=160,
     title="The map needs disk, and no folder was given",
     explanation="Weights that go to disk are read from the checkpoint itself when it is safetensors. A .bin "
-    "checkpoint, weights that are converted while loading, or a model that is already in memory have to "
-    "be written somewhere first, and no folder was given.",
+    "checkpoint, weights that are converted while loading, or a model that is already in memory have to be written "
+    "somewhere first, and no folder was given.",
     proves=("The refusal asks for offload_folder or offload_dir.",),
     rules_out=("The map holds no disk.",),
     check="Is the checkpoint .bin, and does the map hold 'disk'?",

@@ -8,8 +8,8 @@ CAUSE = Cause(
     title="The ordinary notice about offloading was taken for an error",
     severity="info",
     explanation="'Some parameters are on the meta device because they were offloaded' is what accelerate says after "
-    "every load that offloads. It lists what the map names, not what is wrong. A healthy offloaded model "
-    "gives the right answers, only more slowly.",
+    "every load that offloads. It lists what the map names, not what is wrong. A healthy offloaded model gives the "
+    "right answers, only more slowly.",
     proves=("Every meta tensor has a live hook with its data, and the text holds no exception.",),
     rules_out=("A meta tensor has no data behind it.",),
     check="Is there an exception after the notice?",

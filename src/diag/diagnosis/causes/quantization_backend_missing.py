@@ -8,14 +8,14 @@ CAUSE = Cause(
     title="The library that does the quantization is absent, too old, or can't find its native part",
     shown_on="the library can't be taken away from a running process; the texts are recognised",
     versions="texts about CUDA Setup belong to bitsandbytes before 0.45; recent wheels run on the CPU too",
-    explanation="transformers only asks for the quantization; bitsandbytes, GPTQModel and others do it. If the "
-    "package is missing, older than transformers needs, or its compiled library does not fit the driver, loading "
-    "stops, or the handle is None and the first layer fails with a strange AttributeError.",
+    explanation="transformers only asks for the quantization; bitsandbytes, GPTQModel and others do it. If the package "
+    "is missing, older than transformers needs, or its compiled library does not fit the driver, loading stops, or the "
+    "handle is None and the first layer fails with a strange AttributeError.",
     proves=("The library can't be imported here, or the error comes from loading its native part.",),
     rules_out=("A tiny quantized model loads and runs in this environment.",),
     check="What does `python -m bitsandbytes` print?",
-    fix="Install or upgrade the library in this environment (pip install -U bitsandbytes), and match its CUDA build "
-    "to the driver.",
+    fix="Install or upgrade the library in this environment (pip install -U bitsandbytes), and match its CUDA build to "
+    "the driver.",
     fix_kind="environment",
     avoid=("copying a library file from another installation over it.",),
     seen_as=(

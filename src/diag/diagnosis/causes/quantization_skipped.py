@@ -11,16 +11,15 @@ CAUSE = Cause(
     title="Quantization was asked for, and some or all layers are not quantized",
     severity="silent",
     versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0",
-    explanation="A quantization config says what should be done; the layers show whether it was done. Modules that "
-    "are offloaded, named in llm_int8_skip_modules, of a class that the quantizer does not know, or "
-    "whose keys are missing from the checkpoint stay in full precision, or are packed classes around "
-    "plain weights. The model takes far more memory than planned, or stops in "
-    "fix_4bit_weight_quant_state_from_module.",
+    explanation="A quantization config says what should be done; the layers show whether it was done. Modules that are "
+    "offloaded, named in llm_int8_skip_modules, of a class that the quantizer does not know, or whose keys are missing "
+    "from the checkpoint stay in full precision, or are packed classes around plain weights. The model takes far more "
+    "memory than planned, or stops in fix_4bit_weight_quant_state_from_module.",
     proves=("The config asks for quantization, and Linear layers hold unpacked weights.",),
     rules_out=("Only the output head and what the config names itself are unpacked.",),
     check="Which Linear layers are of a quantized class, and which are not?",
-    fix="Keep the whole model on accelerators so that nothing is left out, or repair the checkpoint's keys; then "
-    "load again.",
+    fix="Keep the whole model on accelerators so that nothing is left out, or repair the checkpoint's keys; then load "
+    "again.",
     avoid=("trusting model.is_quantized: it repeats the config.",),
     seen_as=("AssertionError",),
     shows_as=("no error, and a model of full size",),

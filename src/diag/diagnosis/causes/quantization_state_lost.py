@@ -11,9 +11,9 @@ CAUSE = Cause(
     title="Packed weights lost their quantization state",
     versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0; bitsandbytes 0.50 restores a lost 4-bit "
     "state from the module where it can",
-    explanation="A 4-bit or 8-bit weight is a block of bytes; scale factors stored beside it say what the bytes "
-    "mean. Copying the weight by hand, rebuilding it as nn.Parameter, deep copies by tools, or moving only the bytes "
-    "loses the scales. Then the layer fails, or the bytes are used as numbers or quantized once more.",
+    explanation="A 4-bit or 8-bit weight is a block of bytes; scale factors stored beside it say what the bytes mean. "
+    "Copying the weight by hand, rebuilding it as nn.Parameter, deep copies by tools, or moving only the bytes loses "
+    "the scales. Then the layer fails, or the bytes are used as numbers or quantized once more.",
     proves=(
         "A packed weight (uint8 or int8 in a quantized layer) has no quant_state or no scales.",
         "The quantization state is on meta while the weight is real.",

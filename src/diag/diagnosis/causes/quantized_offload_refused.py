@@ -9,15 +9,14 @@ CAUSE = Cause(
     rank=140,
     title="A quantized load was refused because its map holds cpu or disk",
     versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0",
-    explanation="bitsandbytes keeps packed weights on the accelerator. When the device map, often computed by "
-    "'auto', sends a module to the CPU or to disk, transformers refuses before it reads a weight. Memory need not be "
-    "full: the plan alone decides, and it also counts what others hold.",
+    explanation="bitsandbytes keeps packed weights on the accelerator. When the device map, often computed by 'auto', "
+    "sends a module to the CPU or to disk, transformers refuses before it reads a weight. Memory need not be full: the "
+    "plan alone decides, and it also counts what others hold.",
     proves=("The error is the loader's refusal, and the spec's map holds cpu or disk beside another device.",),
     rules_out=("The whole map is one device, the CPU included.",),
     check="Does the map that was used hold 'cpu' or 'disk'?",
-    fix="Make it fit: free the GPU, use 4-bit instead of 8-bit, or put everything on one device "
-    "(device_map='single'). llm_int8_enable_fp32_cpu_offload=True with a map as a dict loads, and leaves the "
-    "offloaded modules unquantized.",
+    fix="Make it fit: free the GPU, use 4-bit instead of 8-bit, or put everything on one device (device_map='single'). "
+    "llm_int8_enable_fp32_cpu_offload=True with a map as a dict loads, and leaves the offloaded modules unquantized.",
     avoid=(
         "load_in_8bit_fp32_cpu_offload: older error texts name it, but it never existed.",
         "counting on 4-bit sizes with the fp32 offload switch: offloaded modules stay at full size.",

@@ -1,5 +1,7 @@
 """saving-offloaded-model: A state dict that holds placeholders was saved."""
 
+import re
+
 from diag.diagnosis.cause import COPY, Cause, Fixes, Found, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Handling, Trace
 from diag.diagnosis.situation import Situation
@@ -39,6 +41,8 @@ CAUSE = Cause(
     follows_loss=True,
 )
 
+_STATE_DICT = re.compile(r"state_dict\b|\bfor \w+, \w+ in \w+\.items\(\)")
+
 
 def from_error(e: Evidence) -> Found:
     if e.site is None:
@@ -56,9 +60,8 @@ def from_error(e: Evidence) -> Found:
             "Where does the state dict come from? If from an offloaded model, call diag.materialise() on that one "
             "first; a model that was built on meta has nothing to give."
         )
-        yield CAUSE.finding(
-            "likely", handed, module=e.site.root_class, silent=False, because=(because,), check=(check,)
-        )
+        where = e.site.root_class
+        yield CAUSE.finding("likely", handed, module=where, silent=False, because=(because,), check=(check,))
     elif e.handling is Handling.SAVED:
         because = "The weights are offloaded and healthy; placeholders were saved."
         yield CAUSE.finding("shown", handed or e.site.tensors, module=e.site.where, silent=False, because=(because,))
@@ -75,8 +78,10 @@ def from_text(trace: Trace) -> Points:
         saved = trace.calls("save_pretrained", "save_file", "save_model")
         if saved or trace.passes("safetensors/torch.py", "torch/serialization.py"):
             yield Point(10, "a state dict with placeholders was being saved")
-    if (trace.copies_meta or trace.value_asked) and trace.state_dict_line:
-        yield Point(8, f"the values of a state dict were asked for: {trace.state_dict_line}")
+    lines = (trace.code if trace.site else trace.report.text).splitlines()
+    read = next((line.strip() for line in lines if _STATE_DICT.search(line)), "")
+    if read and (trace.copies_meta or trace.value_asked):
+        yield Point(8, f"the values of a state dict were asked for: {read}")
 
 
 def fixes(finding: Finding, situation: Situation) -> Fixes:

@@ -1,7 +1,7 @@
 """submodule-replaced: A module was swapped after loading and stands outside the device map."""
 
 from diag.diagnosis.cause import SILENT, Cause, Fixes, Found, cases_of
-from diag.diagnosis.evidence import Evidence, Lack, ModelFacts
+from diag.diagnosis.evidence import Evidence, Lack
 from diag.diagnosis.situation import Situation
 from diag.values.finding import Finding
 
@@ -35,11 +35,9 @@ def from_state(e: Evidence) -> Found:
         yield CAUSE.lacking(lost, "Their modules were not there when the model was loaded.")
     if unserved := e.unserved.get(Lack.NEWCOMER):
         yield CAUSE.lacking(unserved)
-    if e.facts and (e.new_names or e.facts.strays):
-        yield from _with_other_values(e, e.facts)
-
-
-def _with_other_values(e: Evidence, facts: ModelFacts) -> Found:
+    facts = e.facts
+    if facts is None or not (e.new_names or facts.strays):
+        return
     tied = {name for pair in e.broken_ties for name in pair}  # the lost tie says more than the exchange
     rows = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied]
     strays = [row for row in rows if row.module in facts.strays]

@@ -9,9 +9,9 @@ CAUSE = Cause(
     id="tied-weights-split",
     rank=180,
     title="Tied weights were separated",
-    explanation="In many models the output head is the embedding: one tensor under two names. A map that sends the "
-    "two names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, "
-    "random, or out of step with the embedding.",
+    explanation="In many models the output head is the embedding: one tensor under two names. A map that sends the two "
+    "names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, random, "
+    "or out of step with the embedding.",
     proves=(
         (
             "The config ties embedding and head, and the two are different tensors on different devices or with "

@@ -11,8 +11,8 @@ CAUSE = Cause(
     title="Offloaded layers are not trained",
     severity="silent",
     explanation="Gradients go to the temporary copy that the hook brings in; the registered parameter is a "
-    "placeholder, its grad stays None, and the optimizer skips it. The loss falls because the other "
-    "layers learn, and no warning appears. For quantized models accelerate raises an error.",
+    "placeholder, its grad stays None, and the optimizer skips it. The loss falls because the other layers learn, and "
+    "no warning appears. For quantized models accelerate raises an error.",
     proves=("Trainable parameters are on meta, or the optimizer holds meta parameters.",),
     rules_out=("Every trainable parameter is real: an adapter on layers that are not offloaded is fine.",),
     check="Is any trainable parameter on meta after loading?",

@@ -14,10 +14,10 @@ CAUSE = Cause(
     rank=220,
     title="Nothing is on meta, but some values were never loaded",
     severity="silent",
-    explanation="The model looks complete and every device is real, yet some numbers are whatever was in memory. "
-    "That is what to_empty() leaves, and what transformers 5 leaves in buffers that are not saved (persistent=False) "
-    "when the model's own code does not compute them again; the inverse frequencies of rotary embeddings are the "
-    "usual victim. Tensors that the checkpoint lacks are newly initialised at random.",
+    explanation="The model looks complete and every device is real, yet some numbers are whatever was in memory. That "
+    "is what to_empty() leaves, and what transformers 5 leaves in buffers that are not saved (persistent=False) when "
+    "the model's own code does not compute them again; the inverse frequencies of rotary embeddings are the usual "
+    "victim. Tensors that the checkpoint lacks are newly initialised at random.",
     proves=(
         "A buffer that is not saved differs from the one that the module computes when it is built.",
         "Values differ from the checkpoint's files (diag.verify_weights), or are not finite.",

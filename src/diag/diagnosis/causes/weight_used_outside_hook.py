@@ -45,7 +45,7 @@ def from_error(e: Evidence) -> Found:
 def from_text(trace: Trace) -> Points:
     if trace.meets_meta:
         yield from _in_an_operation(trace)
-    if trace.copies_meta and (walks_parameters(trace) or trace.passes(*_WALKERS)):
+    if trace.copies_meta and (_READS_VALUES.search(trace.code) or trace.passes(*_WALKERS)):
         yield Point(6, "library code walked the parameters and read their values")
     if trace.value_asked:
         if trace.calls("resize_token_embeddings", "_resize_token_embeddings", "load_textual_inversion"):
@@ -55,10 +55,6 @@ def from_text(trace: Trace) -> Points:
 
 _WALKERS = ("llmcompressor", "auto_gptq", "gptqmodel", "/awq/", "transformer_lens", "auto_round")
 _READS_VALUES = re.compile(r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(")
-
-
-def walks_parameters(trace: Trace) -> bool:
-    return _READS_VALUES.search(trace.code) is not None
 
 
 def _in_an_operation(trace: Trace) -> Points:
