@@ -25,11 +25,13 @@ from diag.values.spec import LoadSpec
 
 def materialise(snapshot: Snapshot, device: torch.device | str | int | None = None) -> None:
     """What `diag.materialise` does to a model; says there what it needs and raises."""
+    from accelerate.hooks import remove_hook_from_module
+
     model = snapshot.root
     target = torch.device(device) if device is not None else _own_device(snapshot)
     values = _fetch(snapshot, target)
     with all_or_nothing(snapshot):
-        _unhook(model)
+        remove_hook_from_module(model, recurse=True)
         _put(snapshot, values)
         model.to(target)
         model.__dict__.pop("hf_device_map", None)
@@ -42,11 +44,11 @@ def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str 
     """
     chosen = snapshot.named(names)
     files, device = sources(snapshot, checkpoint), input_device(snapshot)
-    fresh = _fresh_buffers(snapshot) if any(e.kind == "non_persistent_buffer" for e in chosen) else {}
+    unsaved = any(entry.kind == "non_persistent_buffer" for entry in chosen)
+    fresh = fresh_buffers(without_adapter(snapshot.root)) if unsaved else {}
     values: dict[str, torch.Tensor] = {}
     for entry in chosen:
-        tied_to = plain_name(snapshot.ties.get(entry.name, ""))
-        source = files.get(plain_name(entry.name)) or files.get(tied_to)
+        source = files.get(plain_name(entry.name)) or files.get(plain_name(snapshot.ties.get(entry.name, "")))
         value = source.read() if source is not None else fresh.get(plain_name(entry.name))
         if value is None or tuple(value.shape) != entry.shape:
             raise CouldNotJudgeError(
@@ -67,10 +69,9 @@ def together(snapshot: Snapshot) -> None:
         return
     target = input_device(snapshot)
     elsewhere = [e for e in snapshot.entries if _moves_as_a_copy(e, target)]
-    moved = {id(e.tensor): e.tensor.detach().to(target) for e in {id(e.tensor): e for e in elsewhere}.values()}
-    with all_or_nothing(snapshot):
-        _put(snapshot, {e.name: moved[id(e.tensor)] for e in elsewhere})
-        snapshot.root.__dict__.pop("hf_device_map", None)
+    moved = {key: tensor.detach().to(target) for key, tensor in {id(e.tensor): e.tensor for e in elsewhere}.items()}
+    _put(snapshot, {e.name: moved[id(e.tensor)] for e in elsewhere})
+    snapshot.root.__dict__.pop("hf_device_map", None)
 
 
 def put_back(snapshot: Snapshot, names: Iterable[str]) -> None:
@@ -82,14 +83,13 @@ def put_back(snapshot: Snapshot, names: Iterable[str]) -> None:
 
 def restore_buffers(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Gives buffers that are not saved the values that the model's constructor computes."""
-    fresh, device = _fresh_buffers(snapshot), input_device(snapshot)
+    fresh, device = fresh_buffers(without_adapter(snapshot.root)), input_device(snapshot)
     values: dict[str, torch.Tensor] = {}
     for entry in snapshot.named(names):
         new = fresh.get(plain_name(entry.name))
         if new is None or tuple(new.shape) != entry.shape:
-            raise CouldNotJudgeError(
-                "these buffers can't be computed anew.", why="the model's constructor does not make them."
-            )
+            why = "the model's constructor does not make them."
+            raise CouldNotJudgeError("these buffers can't be computed anew.", why=why)
         values[entry.name] = new.to(device=device if entry.is_meta else entry.device, dtype=entry.dtype)
     _put(snapshot, values)
 
@@ -131,20 +131,17 @@ def _own_device(snapshot: Snapshot) -> torch.device:
 def _fetch(snapshot: Snapshot, target: torch.device) -> dict[str, torch.Tensor]:
     """All data that is not yet on the target, there; raises before anything was changed."""
     values: dict[str, torch.Tensor] = {}
-    missing = []
     fetched: dict[int, torch.Tensor] = {}
-    for entry in snapshot.entries:
-        if not entry.is_meta and not _moves_as_a_copy(entry, target):
-            continue
+    elsewhere = [entry for entry in snapshot.entries if entry.is_meta or _moves_as_a_copy(entry, target)]
+    for entry in elsewhere:
         if id(entry.tensor) not in fetched:
             value = held_value(entry, snapshot, also_bypassed=True) if entry.is_meta else entry.tensor.detach()
             if value is None or value.is_meta:
-                missing.append(entry.name)
                 continue
             fetched[id(entry.tensor)] = value.to(target)
         values[entry.name] = fetched[id(entry.tensor)]
-    missing = [name for name in missing if snapshot.ties.get(name) not in values]
-    if missing:
+    found = {*values, *(follower for follower, source in snapshot.ties.items() if source in values)}
+    if missing := [entry.name for entry in elsewhere if entry.name not in found]:
         raise without_data(snapshot, missing)
     return values
 
@@ -176,33 +173,21 @@ def not_in_store(snapshot: Snapshot, names: list[str]) -> MetaWithoutDataError:
     )
 
 
-def _unhook(model: nn.Module) -> None:
-    from accelerate.hooks import remove_hook_from_module
-
-    remove_hook_from_module(model, recurse=True)
-
-
 def _put(snapshot: Snapshot, values: Mapping[str, torch.Tensor]) -> None:
-    """Sets tensors by name; names that shared a tensor share the new one."""
-    made: dict[int, torch.Tensor] = {}
+    """Sets tensors by name, parameters with what the old ones were marked with; what was one tensor stays one."""
+    made: dict[int, Any] = {}
     for entry in snapshot.entries:
         tied_to = snapshot.ties.get(entry.name, "") if entry.is_meta else ""
-        value = values.get(entry.name, values.get(tied_to))
+        value, old = values.get(entry.name, values.get(tied_to)), entry.tensor
         if value is None:
             continue
-        is_parameter = entry.kind == "parameter"
-        new = made.setdefault(id(entry.tensor), _like(entry.tensor, value) if is_parameter else value)
-        held: dict[str, Any] = entry.owner._parameters if is_parameter else entry.owner._buffers
-        held[entry.local_name] = new
+        if entry.kind == "parameter":
+            value = nn.Parameter(value, requires_grad=old.requires_grad)
+            value.__dict__.update(old.__dict__ if type(old) is nn.Parameter else {})
+        held: dict[str, Any] = entry.owner._parameters if entry.kind == "parameter" else entry.owner._buffers
+        held[entry.local_name] = made.setdefault(id(old), value)
     for follower, source in snapshot.ties.items():
         _share(*snapshot.named((follower, source)))
-
-
-def _like(old: torch.Tensor, value: torch.Tensor) -> nn.Parameter:
-    """A parameter of the new value, with what the old one was marked with."""
-    new = nn.Parameter(value, requires_grad=old.requires_grad)
-    new.__dict__.update(old.__dict__ if type(old) is nn.Parameter else {})
-    return new
 
 
 def _share(*tied: Entry) -> None:
@@ -212,10 +197,6 @@ def _share(*tied: Entry) -> None:
         return
     if not left.is_meta and not right.is_meta and left.device == right.device and torch.equal(left, right):
         tied[0].owner._parameters[tied[0].local_name] = right
-
-
-def _fresh_buffers(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-    return fresh_buffers(without_adapter(snapshot.root))
 
 
 def _refill_together(snapshot: Snapshot, finding: Finding, spec: LoadSpec | None) -> None:
