@@ -50,7 +50,7 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
             next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
         )
     snapshot = None if subject.model is None else take(subject.model)
-    ways = [one for one in planned if not one.by_hand]
+    ways = [one for one in planned if one.kind in ("in-place", "reload")]
     failed: list[str] = []
     for chosen in ways:
         outcome = _tried(chosen, finding, snapshot, spec, failed, is_last=chosen is ways[-1])

@@ -1,6 +1,6 @@
 """Repairs of a model in memory. Each is all or nothing: what it needs is fetched first, then the model is changed.
 
-They work on a snapshot and change the model that it was taken of; after that it takes a new snapshot to look again.
+They work on a snapshot and change the model that it was taken of.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from diag.models.adapters import without_adapter
 from diag.models.devices import as_device, input_device
 from diag.models.entries import Entry
 from diag.models.forwards import Reach
-from diag.models.snapshot import Snapshot, take
+from diag.models.snapshot import Snapshot
 from diag.models.undo import all_or_nothing
 from diag.proving.buffers import fresh_buffers
 from diag.proving.weights import held_value
@@ -38,9 +38,10 @@ def materialise(snapshot: Snapshot, device: torch.device | str | int | None = No
 
 
 def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str | None = None) -> None:
-    """Reads these tensors from the checkpoint's files into the model; ties and dtypes are kept.
+    """Reads these tensors from the checkpoint's files into the model, and puts a model without hooks together.
 
-    Buffers that are not saved are computed anew. Raises CouldNotJudgeError when a tensor is in no file.
+    Ties and dtypes are kept, buffers that are not saved computed anew. Raises CouldNotJudgeError when a tensor is in no
+    file.
     """
     chosen = snapshot.named(names)
     files, device = sources(snapshot, checkpoint), input_device(snapshot)
@@ -58,19 +59,23 @@ def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str 
             )
         values[entry.name] = value.to(device=device if entry.is_meta else entry.device, dtype=entry.dtype)
     _put(snapshot, values)
+    together(snapshot, device)
 
 
-def together(snapshot: Snapshot) -> None:
+def together(snapshot: Snapshot, target: torch.device) -> None:
     """Puts a model that has lost its hooks on the device where it starts: nobody else would move inputs for it.
 
-    A model that still has hooks stays where it is. Raises the device's out-of-memory error, nothing moved then.
+    Looks at the tensors that the model holds now. A model that still has hooks stays where it is. Raises the device's
+    out-of-memory error, nothing moved then.
     """
     if snapshot.hooked:
         return
-    target = input_device(snapshot)
-    elsewhere = [e for e in snapshot.entries if _moves_as_a_copy(e, target)]
-    moved = {key: tensor.detach().to(target) for key, tensor in {id(e.tensor): e.tensor for e in elsewhere}.items()}
-    _put(snapshot, {e.name: moved[id(e.tensor)] for e in elsewhere})
+    places = [(_held(entry), entry.local_name) for entry in snapshot.entries if entry.kind != "quant_state"]
+    elsewhere = [(held, name, held[name]) for held, name in places if _moves_as_a_copy(held.get(name), target)]
+    moved = {key: _like(old, old.detach().to(target)) for key, old in {id(t): t for *_, t in elsewhere}.items()}
+    for held, name, old in elsewhere:
+        held[name] = moved[id(old)]
+    _share_ties(snapshot)
     snapshot.root.__dict__.pop("hf_device_map", None)
 
 
@@ -132,7 +137,8 @@ def _fetch(snapshot: Snapshot, target: torch.device) -> dict[str, torch.Tensor]:
     """All data that is not yet on the target, there; raises before anything was changed."""
     values: dict[str, torch.Tensor] = {}
     fetched: dict[int, torch.Tensor] = {}
-    elsewhere = [entry for entry in snapshot.entries if entry.is_meta or _moves_as_a_copy(entry, target)]
+    plain = [entry for entry in snapshot.entries if entry.is_meta or entry.kind != "quant_state"]
+    elsewhere = [entry for entry in plain if entry.is_meta or _moves_as_a_copy(entry.tensor, target)]
     for entry in elsewhere:
         if id(entry.tensor) not in fetched:
             value = held_value(entry, snapshot, also_bypassed=True) if entry.is_meta else entry.tensor.detach()
@@ -146,10 +152,11 @@ def _fetch(snapshot: Snapshot, target: torch.device) -> dict[str, torch.Tensor]:
     return values
 
 
-def _moves_as_a_copy(entry: Entry, target: torch.device) -> bool:
+def _moves_as_a_copy(tensor: torch.Tensor | None, target: torch.device) -> bool:
     """Whether a tensor is here, on another device, and plain: quantized ones are moved by their own class."""
-    is_plain = type(entry.tensor) in (torch.Tensor, nn.Parameter) and entry.kind != "quant_state"
-    return is_plain and not entry.is_meta and entry.device != target
+    if tensor is None or type(tensor) not in (torch.Tensor, nn.Parameter):
+        return False
+    return not tensor.is_meta and tensor.device != target
 
 
 def without_data(snapshot: Snapshot, missing: list[str]) -> MetaWithoutDataError:
@@ -174,34 +181,39 @@ def not_in_store(snapshot: Snapshot, names: list[str]) -> MetaWithoutDataError:
 
 
 def _put(snapshot: Snapshot, values: Mapping[str, torch.Tensor]) -> None:
-    """Sets tensors by name, parameters with what the old ones were marked with; what was one tensor stays one."""
-    made: dict[int, Any] = {}
+    """Sets tensors by name; names that shared a tensor share the new one."""
+    made: dict[int, torch.Tensor] = {}
     for entry in snapshot.entries:
         tied_to = snapshot.ties.get(entry.name, "") if entry.is_meta else ""
-        value, old = values.get(entry.name, values.get(tied_to)), entry.tensor
-        if value is None:
-            continue
-        if entry.kind == "parameter":
-            value = nn.Parameter(value, requires_grad=old.requires_grad)
-            value.__dict__.update(old.__dict__ if type(old) is nn.Parameter else {})
-        held: dict[str, Any] = entry.owner._parameters if entry.kind == "parameter" else entry.owner._buffers
-        held[entry.local_name] = made.setdefault(id(old), value)
-    for follower, source in snapshot.ties.items():
-        _share(*snapshot.named((follower, source)))
+        value = values.get(entry.name, values.get(tied_to))
+        if value is not None:
+            _held(entry)[entry.local_name] = made.setdefault(id(entry.tensor), _like(entry.tensor, value))
+    _share_ties(snapshot)
 
 
-def _share(*tied: Entry) -> None:
+def _held(entry: Entry) -> dict[str, Any]:
+    """Where the module keeps the tensor."""
+    return entry.owner._parameters if entry.kind == "parameter" else entry.owner._buffers
+
+
+def _like(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The new value; for a parameter as one, with what the old one was marked with."""
+    if not isinstance(old, nn.Parameter):
+        return value
+    new = nn.Parameter(value, requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__ if type(old) is nn.Parameter else {})
+    return new
+
+
+def _share_ties(snapshot: Snapshot) -> None:
     """Makes a declared tie one tensor where follower and source now hold the same values."""
-    left, right = (e.owner._parameters.get(e.local_name) for e in tied) if len(tied) == 2 else (None, None)
-    if left is None or right is None or left is right or left.shape != right.shape:
-        return
-    if not left.is_meta and not right.is_meta and left.device == right.device and torch.equal(left, right):
-        tied[0].owner._parameters[tied[0].local_name] = right
-
-
-def _refill_together(snapshot: Snapshot, finding: Finding, spec: LoadSpec | None) -> None:
-    refill(snapshot, finding.tensors, spec)
-    together(take(snapshot.root))
+    for follower, source in snapshot.ties.items():
+        tied = [snapshot.by_name[name] for name in (follower, source) if name in snapshot.by_name]
+        left, right = (e.owner._parameters.get(e.local_name) for e in tied) if len(tied) == 2 else (None, None)
+        if left is None or right is None or left is right or left.is_meta or right.is_meta:
+            continue
+        if left.shape == right.shape and left.device == right.device and torch.equal(left, right):
+            tied[0].owner._parameters[tied[0].local_name] = right
 
 
 # What a `Fix` of kind `in-place` names as its repair. With use-input-device the model is as it should be.
@@ -210,8 +222,8 @@ REPAIRS: dict[str, Callable[[Snapshot, Finding, LoadSpec | None], None]] = {
     "restore-forward": lambda snapshot, finding, spec: restore_forward(snapshot, finding.tensors),
     "restore-buffers": lambda snapshot, finding, spec: restore_buffers(snapshot, finding.tensors),
     "restore-tie": lambda snapshot, finding, spec: restore_tie(snapshot),
-    "refill": _refill_together,
-    "together": lambda snapshot, finding, spec: together(snapshot),
+    "refill": lambda snapshot, finding, spec: refill(snapshot, finding.tensors, spec),
+    "together": lambda snapshot, finding, spec: together(snapshot, input_device(snapshot)),
     "put-back": lambda snapshot, finding, spec: put_back(snapshot, finding.tensors),
     "use-input-device": lambda snapshot, finding, spec: None,
 }
