@@ -19,8 +19,17 @@ from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot
 
 _PLUMBING = tuple(f"/torch/{part}" for part in "_ops.py _prims _decomp _refs utils/_ overrides.py".split())
-_CALLS_OF_A_MODEL = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward", "generate", "chat")
-_CALLS_OF_A_MODEL += ("encode", "sample", "predict", "get_image_features", "get_text_features")
+_FORWARDS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward")
+_CALLS_OF_A_MODEL = (
+    *_FORWARDS,
+    "generate",
+    "chat",
+    "encode",
+    "sample",
+    "predict",
+    "get_image_features",
+    "get_text_features",
+)
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 
