@@ -16,12 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _CAUSE = '''"""{id}: FILL IN what happened, in one sentence."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Text
-from diag.diagnosis.evidence import Evidence, Trace
+from diag.diagnosis.cause import Cause, Fixes, Found, cases_of, texts_of
+from diag.diagnosis.evidence import Evidence
 from diag.diagnosis.situation import Situation
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="{id}",
@@ -35,18 +33,23 @@ CAUSE = Cause(
     fix="FILL IN the safe way out.",
     avoid=("FILL IN common advice that harms: and why.",),
     seen_as=("FILL IN the error's text as the library words it, … for what differs",),  # or shows_as, without an error
-    texts=(Text(r"FILL IN a pattern that this text matches", 10, "FILL IN what the text says"),),
-    cases=(Case("FILL IN a number", "FILL IN what somebody reported", "owner/repository#number"),),  # or none
+    texts=texts_of(r"""
+        FILL IN what the text says
+            10: FILL IN a pattern that this text matches
+    """),
+    cases=cases_of("""
+        FILL IN a number, what somebody reported: owner/repository#number owner/repository#number
+    """),  # or none
 )
 
 
-def from_state(evidence: Evidence) -> Iterator[Finding]:
+def from_state(evidence: Evidence) -> Found:
     """FILL IN what the model shows at rest; delete this function where it shows nothing."""
     if names := tuple(row.name for row in evidence.rows if row.device == "FILL IN a condition on the rows"):
         yield CAUSE.finding("shown", names, because=("FILL IN how these tensors prove it.",))
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     """FILL IN the ways out that diag can take, safest first; CAUSE.fix is said in any case."""
     return situation.reload_alike()
 '''

@@ -1,11 +1,26 @@
 """What is known of one cause: the record that each file of `causes/` fills in. Standard library only."""
 
+import itertools
+import re
+import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from diag.diagnosis.evidence import Lost
-from diag.values.finding import Certainty, Finding, FixKind, Severity
+from diag.values.finding import Certainty, Finding, Fix, FixKind, Severity
 from diag.values.text import wrapped
+
+# Texts in which several causes show themselves, as the libraries word them; `…` stands for what differs.
+HEADLINE = "Tensor on device … is not on the expected device meta!"
+LATER_META = "Tensor on device meta is not on the expected device …!"
+COPY = "Cannot copy out of meta tensor; no data!…"
+ITEM = "Tensor.item() cannot be called on meta tensors"
+VALUE = "… is on the meta device, we need a `value` to put in on …."
+ON_CPU_OR_DISK = "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM to fit the …"
+NO_FOLDER = "We need an `offload_dir` to dispatch this model according to this `device_map`…"
+SILENT = "no error, and a wrong answer"
+OUT_OF_MEMORY = "…out of memory…"
 
 NO_TO_EMPTY = "to_empty(): it silences the error and leaves uninitialised memory; the model then answers nonsense."
 
@@ -14,21 +29,43 @@ Needs = Literal["", "orphans", "offloaded", "broken", "processes"]
 
 @dataclass(frozen=True)
 class Text:
-    """A text that points to a cause, and how strongly.
+    """What a text says, and the patterns that say so, each with its points; of those that match the strongest counts.
 
-    `pattern` is compared with the text in lower case and without white space, so that wrapped lines still match;
-    spaces in a pattern are for the reader. `beside` is what the text must hold as well, where other programs write
-    the same words. Ten points mean that one place in one library raises this; fewer, that other causes give the same
-    text. `near_meta`: it counts only beside an error about a meta tensor, whose own text has several causes. Texts of
-    one `group` say the same: of those that match, the one with the most points counts.
+    A pattern is compared with the text in lower case and without white space, so that wrapped lines still match; white
+    space in a pattern is for the reader. Ten points mean that one place in one library raises this; fewer, that other
+    causes give the same text. `near_meta`: it counts only beside an error about a meta tensor, whose own text has
+    several causes.
     """
 
-    pattern: str
-    points: int
     says: str
-    beside: str = ""
+    patterns: tuple[tuple[int, str], ...]
     near_meta: bool = False
-    group: int = 0
+
+
+def texts_of(table: str) -> tuple[Text, ...]:
+    """Texts from a table: what one says, and indented below it its patterns with their points.
+
+    >>> texts_of("near meta: a model was moved\\n    4: model.cpu\\n       |pipe.cpu")
+    (Text(says='a model was moved', patterns=((4, 'model.cpu|pipe.cpu'),), near_meta=True),)
+    """
+    texts = []
+    for entry in _entries(table):
+        head, *rows = re.split(r"\n +(?=\d+: )", entry)
+        says, near_meta = " ".join(head.split()), "near meta: "
+        pairs = [row.partition(": ") for row in rows]
+        patterns = tuple((int(points), "".join(pattern.split())) for points, _, pattern in pairs)
+        texts.append(Text(says.removeprefix(near_meta), patterns, says.startswith(near_meta)))
+    return tuple(texts)
+
+
+def cases_of(table: str) -> tuple[str, ...]:
+    """Reported situations from a table: number, what was seen, and threads as owner/repository#number."""
+    return tuple(" ".join(entry.split()) for entry in _entries(table))
+
+
+def _entries(table: str) -> list[str]:
+    """The parts of a table; each begins at its margin, and what is indented below belongs to it."""
+    return re.split(r"\n(?=\S)", textwrap.dedent(table).strip())
 
 
 @dataclass(frozen=True)
@@ -43,17 +80,10 @@ class Point:
     cause: str = ""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One reported situation. `threads` are GitHub threads as `owner/repository#number`, separated by spaces."""
-
-    number: str
-    seen: str
-    threads: str = ""
-
-    @property
-    def links(self) -> tuple[str, ...]:
-        return tuple(f"https://github.com/{name.replace('#', '/issues/')}" for name in self.threads.split())
+# What the functions of a cause's file give: `from_state` and `from_error`, `from_text`, `fixes`.
+Found = Iterator[Finding]
+Points = Iterator[Point]
+Fixes = tuple[Fix, ...]
 
 
 @dataclass(frozen=True)
@@ -85,7 +115,7 @@ class Cause:
     seen_as: tuple[str, ...] = ()
     shows_as: tuple[str, ...] = ()
     texts: tuple[Text, ...] = ()
-    cases: tuple[Case, ...] = ()
+    cases: tuple[str, ...] = ()
 
     # What a live model must show for a text to count (`orphans`: tensors without data; `offloaded`: those or offloaded
     # ones; `broken`: any finding; `processes`: several processes), and at how many points the text counts without it.
@@ -114,11 +144,8 @@ class Cause:
     @property
     def links(self) -> tuple[str, ...]:
         """Public threads, without repeats."""
-        return tuple(dict.fromkeys(link for case in self.cases for link in case.links))
-
-    @property
-    def can_be_shown(self) -> bool:
-        return self.shown_on in ("cpu", "simulated")
+        threads = re.findall(r"(\S+/\S+)#(\d+)", " ".join(self.cases))
+        return tuple(dict.fromkeys(f"https://github.com/{name}/issues/{number}" for name, number in threads))
 
     def finding(
         self,
@@ -135,13 +162,15 @@ class Cause:
         severity = self.severity
         if silent is not None and severity != "info":
             severity = "silent" if silent else "error"
+        levels = zip(*(name.split(".")[:-1] for name in tensors))
+        shared = itertools.takewhile(lambda level: len(set(level)) == 1, levels)
         return Finding(
             cause=self.id,
             certainty=certainty,
             severity=severity,
             title=self.title,
             tensors=tensors,
-            module=module or _common_module(tensors),
+            module=module or ".".join(level[0] for level in shared),
             because=because,
             avoid=self.avoid if avoid is None else avoid,
             sources=self.links[:4],
@@ -162,13 +191,3 @@ class Cause:
         parts += [wrapped(self.shown_on, "Shown on:     "), wrapped(self.versions, "Versions:     ")]
         parts += [f"Reported in:  {link}" for link in self.links[:6]]
         return "\n".join(parts)
-
-
-def _common_module(tensors: tuple[str, ...]) -> str:
-    """The path that all names share, in whole parts."""
-    shared: list[str] = []
-    for parts in zip(*(name.split(".")[:-1] for name in tensors)):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return ".".join(shared)

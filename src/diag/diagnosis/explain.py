@@ -33,14 +33,22 @@ def explain_text(text: str) -> Findings:
     'out-of-memory'
     """
     reports = read_reports(text)
-    looked_at = tuple(_looked_at(reports))
+    looked_at = [
+        f"{one.last.name} with {len(one.last.frames)} frames"
+        if one.last
+        else f"{len(one.text.splitlines())} lines without an exception's name"
+        for one in reports
+    ]
+    looked_at.append("text only, no model")
     ranked = [(trace, found) for trace in map(deciding_trace, reports) if (found := rank(Evidence(trace=trace)))]
     if not ranked:
         return Findings([_unknown(reports)], looked_at=looked_at)
     findings: dict[str, Finding] = {}
     for trace, candidates in sorted(ranked, key=lambda pair: -pair[1][0].points):
-        for finding in _findings(trace, candidates):
-            findings.setdefault(finding.cause, finding)
+        first = candidates[0]
+        kept = [one for one in candidates if one.points * 2 > first.points or one is first][:_SHOWN]
+        for one in kept:
+            findings.setdefault(one.cause.id, _finding(trace, one, kept))
     return Findings(findings.values(), looked_at=looked_at)
 
 
@@ -61,25 +69,15 @@ def certainty_of(one: Candidate, among: Sequence[Candidate]) -> Certainty:
     return "likely" if one is among[0] and sure else "possible"
 
 
-def _findings(trace: Trace, candidates: Sequence[Candidate]) -> list[Finding]:
-    first = candidates[0]
-    kept = [one for one in candidates if one.points * 2 > first.points or one is first][:_SHOWN]
-    return [_finding(trace, one, kept) for one in kept]
-
-
 def _finding(trace: Trace, one: Candidate, kept: Sequence[Candidate]) -> Finding:
     certainty = certainty_of(one, kept)
     check = [] if len(kept) == 1 and certainty == "likely" else [one.cause.check]
     about_meta = trace.is_ambiguous or bool(trace.needed_value)
     if one is kept[0] and one.cause.is_ambiguous and about_meta and not trace.says("becausetheywereoffloaded"):
         check.insert(0, _FIRST_CHECK)
-    found = one.cause.finding(
-        certainty,
-        named_tensors(trace.report.last.message if trace.report.last else trace.report.text),
-        because=tuple(map(sentence, one.says)),
-        check=tuple(check),
-        silent=False if trace.report.raised else None,
-    )
+    tensors = named_tensors(trace.report.last.message if trace.report.last else trace.report.text)
+    because, silent = tuple(map(sentence, one.says)), False if trace.report.raised else None
+    found = one.cause.finding(certainty, tensors, because=because, check=tuple(check), silent=silent)
     return replace(found, module=_where(trace.report), fixes=(Fix(one.cause.fix_kind, because=one.cause.fix),))
 
 
@@ -90,19 +88,8 @@ def _where(report: Report) -> str:
     if not kept:
         return ""
     last = kept[-1]
-    place = f"{last.file}:{last.line}" if last.line else last.file
-    function = f" in {last.function}" if last.function else ""
-    return f"{place}{function}: {last.code}" if last.code else f"{place}{function}"
-
-
-def _looked_at(reports: Sequence[Report]) -> list[str]:
-    lines = []
-    for report in reports:
-        if report.last:
-            lines.append(f"{report.last.name} with {len(report.last.frames)} frames")
-        else:
-            lines.append(f"{len(report.text.splitlines())} lines without an exception's name")
-    return [*lines, "text only, no model"]
+    parts = ((":", last.line), (" in ", last.function), (": ", last.code))
+    return last.file + "".join(f"{before}{part}" for before, part in parts if part)
 
 
 def _unknown(reports: Sequence[Report]) -> Finding:
@@ -111,9 +98,8 @@ def _unknown(reports: Sequence[Report]) -> Finding:
     seen = "The text holds no exception and no line that is known here."
     if last:
         seen = f"The text ends in {last.name}, which fits no cause known here."
-    found = cause.finding("possible", because=(seen,), check=(cause.check,))
-    where = _where(reports[0]) if reports else ""
-    return replace(found, module=where, sources=(), fixes=(Fix(cause.fix_kind, because=cause.fix),))
+    found = cause.finding("possible", module=_where(reports[0]), because=(seen,), check=(cause.check,))
+    return replace(found, sources=(), fixes=(Fix(cause.fix_kind, because=cause.fix),))
 
 
 # --- as text and as JSON ---------------------------------------------------------------------------------------
@@ -121,9 +107,8 @@ def _unknown(reports: Sequence[Report]) -> Finding:
 
 def decode(raw: bytes) -> str:
     """Text of a file as it comes: UTF-8, or UTF-16 as PowerShell writes it; what can't be read is replaced."""
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return raw.decode("utf-16", errors="replace")
-    return raw.decode("utf-8-sig", errors="replace")
+    is_utf_16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return raw.decode("utf-16" if is_utf_16 else "utf-8-sig", errors="replace")
 
 
 def render(found: Findings) -> str:

@@ -22,7 +22,7 @@ def test_the_causes_stand_in_the_order_of_their_rank_and_the_unknown_one_is_last
 
 
 def test_every_real_case_has_exactly_one_primary_cause():
-    numbers = [case.number for entry in ENTRIES for case in entry.cases]
+    numbers = [case.split()[0] for entry in ENTRIES for case in entry.cases]
     assert len(numbers) == len(set(numbers)) >= 72
 
 

@@ -18,12 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from diag.diagnosis.cause import Cause, Point
+from diag.diagnosis.cause import HEADLINE, Cause, Fixes, Found, Points
 from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import HEADLINE
 from diag.errors import SpecError, listed
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +33,11 @@ class CauseFile:
     """One file of this folder: the record and the questions it answers (None: it has no answer)."""
 
     cause: Cause
-    from_state: Callable[[Evidence], Iterator[Finding]] | None = None
-    from_error: Callable[[Evidence], Iterator[Finding]] | None = None
-    from_text: Callable[[Trace], Iterator[Point]] | None = None
+    from_state: Callable[[Evidence], Found] | None = None
+    from_error: Callable[[Evidence], Found] | None = None
+    from_text: Callable[[Trace], Points] | None = None
     behind: Callable[[Finding, Evidence], Finding | None] | None = None
-    fixes: Callable[[Finding, Situation], tuple[Fix, ...]] | None = None
+    fixes: Callable[[Finding, Situation], Fixes] | None = None
 
 
 _QUESTIONS = ("from_state", "from_error", "from_text", "behind", "fixes")
@@ -88,26 +87,16 @@ def by_symptom() -> dict[str, list[str]]:
 
 def as_markdown() -> str:
     """The catalogue as a page: from what is seen to its causes; for each how to tell it, its fix, what to avoid."""
-    parts = [
-        "# Troubleshooting",
-        "",
-        "Written from the records of the causes (`diag causes`). `diag explain` decides which of them fits a text.",
-        "",
-        "| What you see | What it can be |",
-        "|---|---|",
-    ]
+    said = "Written from the records of the causes (`diag causes`). `diag explain` decides which of them fits a text."
+    parts = ["# Troubleshooting", "", said, "", "| What you see | What it can be |", "|---|---|"]
     raised = {text for one in FILES for text in one.cause.seen_as}
     for text, behind in by_symptom().items():
+        quoted = f"`` {text} ``" if "`" in text else f"`{text}`"
         links = " · ".join(f"[{cause}](#{cause})" for cause in behind)
-        parts.append(f"| {_code(text) if text in raised else text} | {links} |")
+        parts.append(f"| {quoted if text in raised else text} | {links} |")
     for cause in (one.cause for one in FILES):
         parts += ["", f'<a id="{cause.id}"></a>', "", f"## {cause.title}", ""]
         parts += [f"`{cause.id}` · {cause.explanation}", ""]
         parts += [f"- **Tell it by:** {cause.check}", f"- **Fix:** {cause.fix}"]
         parts += [f"- **Avoid:** {advice}" for advice in cause.avoid]
     return "\n".join(parts) + "\n"
-
-
-def _code(text: str) -> str:
-    """Text with backquotes as code in a Markdown table."""
-    return f"`` {text} ``" if "`" in text else f"`{text}`"

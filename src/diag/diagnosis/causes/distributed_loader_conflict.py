@@ -1,10 +1,7 @@
 """distributed-loader-conflict: DeepSpeed, FSDP or a launcher meets a device map or a low-memory load."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import COPY, Cause, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Trace
-from diag.diagnosis.symptoms import COPY
 
 CAUSE = Cause(
     id="distributed-loader-conflict",
@@ -21,79 +18,43 @@ CAUSE = Cause(
     "device: device_map={'': local_rank}.",
     avoid=("device_map='auto' in a distributed launch: every rank would split the model over all GPUs.",),
     seen_as=("DeepSpeed Zero-3 is not compatible with …", COPY),
-    texts=(
-        Text(r"together with deepspeed zero-3 is refused", 10, "ZeRO-3 and a device map exclude each other"),
-        Text(
-            r"zero-?3 is not compatible with",
-            10,
-            "transformers refuses ZeRO-3 together with a device map or a low-memory load",
-        ),
-        Text(
-            r"can't train a model that has been loaded with `?device_map='?auto'?`? in any distributed mode",
-            10,
-            "accelerate refuses a model that is split over devices in a distributed run",
-        ),
-        Text(
-            r"8-?bit or 4-?bit precision on a different device than the one you're training",
-            9,
-            "each rank must load the quantized model on its own device",
-        ),
-        Text(
-            r"'weight' must be 2-d|current model is torch\.size\(\[0\]\)",
-            8,
-            "a parameter that ZeRO-3 or FSDP holds in shards was used as a whole",
-            group=1,
-        ),
-        Text(
-            r"torch\.size\(\[0\]\)",
-            8,
-            "a parameter that ZeRO-3 or FSDP holds in shards was used as a whole",
-            beside=r"deepspeed|zero_?(?:stage)?[-=: ]?3\b|zero3|fsdp|fully_?sharded",
-            group=1,
-        ),
-        Text(
-            r"(?:fsdp|fully ?sharded|param_init_fn|reset_parameters).{0,120}meta|meta.{0,80}(?:param_in"
-            r"it_fn|fsdp_cpu_ram_efficient)",
-            8,
-            "FSDP met parameters on meta",
-        ),
-        Text(r"deepspeed|zero_?(?:stage)?[-=: ]?3\b|fsdp", 2, "DeepSpeed or FSDP is part of the run"),
-        Text(r"deepspeed|zero-?_?3|fsdp|ram_efficient", 4, "DeepSpeed or FSDP is part of it", near_meta=True),
-    ),
-    cases=(
-        Case(
-            "T12",
-            "ZeRO-3 refuses device_map",
-            "OptimalScale/LMFlow#620 OptimalScale/LMFlow#686 huggingface/accelerate#2543",
-        ),
-        Case(
-            "T13",
-            "QLoRA with ZeRO-3: copy out of meta",
-            "huggingface/accelerate#2809 huggingface/transformers#31104 modelscope/ms-swift#9345",
-        ),
-        Case(
-            "T14",
-            "load_state_dict given meta tensors as the source",
-            "huggingface/transformers#37300 pytorch/pytorch#105963 huggingface/transformers#25107",
-        ),
-        Case(
-            "T15",
-            "FSDP: other ranks load on meta",
-            "huggingface/transformers#26510 huggingface/accelerate#2031 huggingface/accelerate#2082",
-        ),
-        Case(
-            "T69",
-            "device_map with a distributed launch",
-            "huggingface/transformers#31557 QwenLM/Qwen#900 QwenLM/Qwen-VL#218",
-        ),
-    ),
+    texts=texts_of(r"""
+        ZeRO-3 and a device map exclude each other
+            10: together with deepspeed zero-3 is refused
+        transformers refuses ZeRO-3 together with a device map or a low-memory load
+            10: zero-?3 is not compatible with
+        accelerate refuses a model that is split over devices in a distributed run
+            10: can't train a model that has been loaded with `?device_map='?auto'?`? in any distributed mode
+        each rank must load the quantized model on its own device
+            9: 8-?bit or 4-?bit precision on a different device than the one you're training
+        a parameter that ZeRO-3 or FSDP holds in shards was used as a whole
+            8: 'weight' must be 2-d|current model is torch\.size\(\[0\]\)
+            8: ^(?=.*(?:deepspeed|zero_?(?:stage)?[-=: ]?3\b|zero3|fsdp|fully_?sharded)).*(?:torch\.size\(\[0\]\))
+        FSDP met parameters on meta
+            8: (?:fsdp|fully ?sharded|param_init_fn|reset_parameters).{0,120}meta
+               |meta.{0,80}(?:param_init_fn|fsdp_cpu_ram_efficient)
+        DeepSpeed or FSDP is part of the run
+            2: deepspeed|zero_?(?:stage)?[-=: ]?3\b|fsdp
+        near meta: DeepSpeed or FSDP is part of it
+            4: deepspeed|zero-?_?3|fsdp|ram_efficient
+    """),
+    cases=cases_of("""
+        T12 ZeRO-3 refuses device_map: OptimalScale/LMFlow#620 OptimalScale/LMFlow#686 huggingface/accelerate#2543
+        T13 QLoRA with ZeRO-3: copy out of meta: huggingface/accelerate#2809 huggingface/transformers#31104
+            modelscope/ms-swift#9345
+        T14 load_state_dict given meta tensors as the source: huggingface/transformers#37300 pytorch/pytorch#105963
+            huggingface/transformers#25107
+        T15 FSDP: other ranks load on meta: huggingface/transformers#26510 huggingface/accelerate#2031
+            huggingface/accelerate#2082
+        T69 device_map with a distributed launch: huggingface/transformers#31557 QwenLM/Qwen#900 QwenLM/Qwen-VL#218
+    """),
     needs="processes",
     enough=10,
     is_act=True,
 )
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.copying_parameter:
         ranks = trace.says("deepspeed", "fsdp", "zero3", "rank", "torchrun", "accelerate/commands/launch")
         given = "load_state_dict was given meta tensors as the source"

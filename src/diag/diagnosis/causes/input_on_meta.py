@@ -1,13 +1,11 @@
 """input-on-meta: the inputs were sent to the model's device, which is meta."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import COPY, HEADLINE, Cause, Fixes, Found, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Handling, Trace
 from diag.diagnosis.situation import Situation, in_place
-from diag.diagnosis.symptoms import COPY, HEADLINE
 from diag.values.finding import Finding, Fix
 
 CAUSE = Cause(
@@ -20,32 +18,22 @@ CAUSE = Cause(
     proves=("An input is on meta, and the weights are healthy.", "model.device is meta and hooks are live."),
     rules_out=("The inputs are on a real device.",),
     check="Does the code say inputs.to(model.device), or use next(model.parameters()).device?",
-    fix="inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs on "
-    "the CPU works too, because the hooks move them.",
+    fix="inputs.to(diag.input_device(model)): the device where the model's first hook runs. Leaving the inputs on the "
+    "CPU works too, because the hooks move them.",
     avoid=("changing the device map until the embedding is on a GPU: it hides the line that is wrong.",),
     seen_as=(COPY, HEADLINE),
-    texts=(
-        Text(
-            r"\.to\((?:self\.)?(?:\w+\.)*(?:model|encoder|decoder|unet|transformer|vae)\.device\)|"
-            r"next\([\w.]*parameters\(\)\)\.device",
-            3,
-            "inputs were sent to the device of the model's first parameter",
-        ),
-        Text(
-            r"compel|send_to_device|lpw_stable|\.to\(model\.device\)",
-            4,
-            "inputs were sent to the model's device",
-            near_meta=True,
-        ),
-    ),
-    cases=(
-        Case(
-            "T43",
-            "token ids sent to the text encoder's device",
-            "damian0815/compel#23 damian0815/compel#31 damian0815/compel#49 damian0815/compel#57",
-        ),
-        Case("T74", "inputs sent to model.device", "damian0815/compel#31 unslothai/notebooks#289 huggingface/peft#352"),
-    ),
+    texts=texts_of(r"""
+        inputs were sent to the device of the model's first parameter
+            3: \.to\((?:self\.)?(?:\w+\.)*(?:model|encoder|decoder|unet|transformer|vae)\.device\)
+               |next\([\w.]*parameters\(\)\)\.device
+        near meta: inputs were sent to the model's device
+            4: compel|send_to_device|lpw_stable|\.to\(model\.device\)
+    """),
+    cases=cases_of("""
+        T43 token ids sent to the text encoder's device: damian0815/compel#23 damian0815/compel#31 damian0815/compel#49
+            damian0815/compel#57
+        T74 inputs sent to model.device: damian0815/compel#31 unslothai/notebooks#289 huggingface/peft#352
+    """),
     needs="offloaded",
     enough=10,
     is_ambiguous=True,
@@ -59,12 +47,12 @@ _INPUTS = re.compile(r"ids|inputs|tokens|mask|pixel|embeds")
 _MADE_BY_LIBRARY = "made-by-library"
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     if e.inputs_on_meta:
         yield CAUSE.finding("shown", e.inputs_on_meta, because=("The inputs are on meta: their numbers are gone.",))
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.site and e.handling is Handling.INPUT_ON_META:
         because = ("In the call these inputs are on meta, and every weight has its data.",)
         yield CAUSE.finding("shown", e.site.inputs_on_meta, module=e.site.where, silent=False, because=because)
@@ -75,7 +63,7 @@ def from_error(e: Evidence) -> Iterator[Finding]:
         yield replace(found, situation=_MADE_BY_LIBRARY)
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     said = "a meta tensor was to be copied to a real device"
     if trace.copies_meta:
         if trace.passes("accelerate/utils/operations.py") or trace.calls("send_to_device"):
@@ -91,7 +79,7 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(2, asked)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     if finding.situation == _MADE_BY_LIBRARY:
         because = (
             "Keep the model's first parameters off the CPU's and the disk's part of the map, so that model.device is "

@@ -1,14 +1,12 @@
 """memory-already-taken: the map spilled because something else held the memory."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from diag.diagnosis.cause import Cause, Point, Text
+from diag.diagnosis.cause import ON_CPU_OR_DISK, OUT_OF_MEMORY, Cause, Fixes, Point, Points, texts_of
 from diag.diagnosis.evidence import Evidence, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import ON_CPU_OR_DISK, OUT_OF_MEMORY
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 from diag.values.spec import LoadSpec
 from diag.values.units import format_size
 
@@ -28,14 +26,12 @@ CAUSE = Cause(
     fix_kind="environment",
     avoid=("shrinking the dtype until it fits: the other process may be there again at the next load.",),
     seen_as=(ON_CPU_OR_DISK, OUT_OF_MEMORY),
-    texts=(
-        Text(
-            r"free memory on device (?:\S+ )?\([\d.]+/[\d.]+ ?gib\) on startup is less than desired",
-            10,
-            "less memory was free at startup than the engine was told to take: something else holds the rest",
-        ),
-        Text(r"tensors of an earlier load are still alive", 10, "an earlier model of this process holds the memory"),
-    ),
+    texts=texts_of(r"""
+        less memory was free at startup than the engine was told to take: something else holds the rest
+            10: free memory on device (?:\S+ )?\([\d.]+/[\d.]+ ?gib\) on startup is less than desired
+        an earlier model of this process holds the memory
+            10: tensors of an earlier load are still alive
+    """),
     is_act=True,
 )
 
@@ -55,8 +51,8 @@ class _Held:
     total: int
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
-    if says := held_by_others(trace.report.text):
+def from_text(trace: Trace) -> Points:
+    if says := _said_to_be_held(trace.report.text):
         yield Point(1, says, cause="out-of-memory")
 
 
@@ -70,11 +66,11 @@ def behind(found: Finding, e: Evidence) -> Finding | None:
     return replace(made, severity=found.severity)
 
 
-def held_by_others(text: str) -> str:
+def _said_to_be_held(text: str) -> str:
     """Whether an out-of-memory text shows that others hold a large part of the device; the sentence, or nothing.
 
-    >>> held_by_others("CUDA out of memory. GPU 0 has a total capacity of 23.64 GiB of which 10.00 MiB is free. "
-    ...                "Including non-PyTorch memory, this process has 3.00 GiB memory in use.")
+    >>> _said_to_be_held("CUDA out of memory. GPU 0 has a total capacity of 23.64 GiB of which 10.00 MiB is free. "
+    ...                  "Including non-PyTorch memory, this process has 3.00 GiB memory in use.")
     'others hold about 20.6 of 23.6 GiB of the device, this process 3.0'
     """
     flat = re.sub(r"\s+", " ", text).lower()
@@ -83,34 +79,27 @@ def held_by_others(text: str) -> str:
     mine = re.search(rf"this process has {_AMOUNT}|{_AMOUNT} already allocated|allocated memory {_AMOUNT}", flat)
     if not (total and free and mine):
         return ""
-    size, left, own = (_gib(match) for match in (total, free, mine))
+    amounts = [[group for group in match.groups() if group] for match in (total, free, mine)]
+    size, left, own = (float(number) * _GIB[unit] for number, unit in amounts)
     others = size - left - own
     if others <= 0.3 * size:
         return ""
     return f"others hold about {others:.1f} of {size:.1f} GiB of the device, this process {own:.1f}"
 
 
-def _gib(match: re.Match[str]) -> float:
-    number, unit = [group for group in match.groups() if group]
-    return float(number) * _GIB[unit]
-
-
 def _held_by_others(spec: LoadSpec | None) -> list[_Held]:
     """Every device of which others hold much."""
+    held: list[_Held] = []
     if spec is not None and spec.hardware is not None:
         pairs = enumerate(zip(spec.hardware.taken, spec.hardware.gpus))
         held = [_Held(f"simgpu:{n}", taken, size) for n, (taken, size) in pairs]
     else:
-        held = list(_on_real_devices())
+        import torch
+
+        for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+            free, total = torch.cuda.mem_get_info(n)
+            held.append(_Held(f"cuda:{n}", max(0, total - free - torch.cuda.memory_reserved(n)), total))
     return [one for one in held if one.nbytes > _SHARE * one.total]
-
-
-def _on_real_devices() -> Iterator[_Held]:
-    import torch
-
-    for n in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        free, total = torch.cuda.mem_get_info(n)
-        yield _Held(f"cuda:{n}", max(0, total - free - torch.cuda.memory_reserved(n)), total)
 
 
 def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:
@@ -126,5 +115,5 @@ def _would_fit(spec: LoadSpec | None, held: list[_Held]) -> bool:
     return int(nbytes * _SIZE.get(spec.quantization, 1.0)) <= sum(sizes)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.reload_unquantized()

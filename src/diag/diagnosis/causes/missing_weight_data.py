@@ -1,13 +1,11 @@
 """missing-weight-data: the weight is offloaded, but its data is not where the hook looks."""
 
 import re
-from collections.abc import Iterator
 
-from diag.diagnosis.cause import Case, Cause, Point
+from diag.diagnosis.cause import HEADLINE, VALUE, Cause, Fixes, Found, Point, Points, cases_of
 from diag.diagnosis.evidence import Evidence, Lack, Trace
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import HEADLINE, VALUE
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="missing-weight-data",
@@ -27,16 +25,13 @@ CAUSE = Cause(
     "for as long as the model lives.",
     avoid=("ignoring the 'newly initialized' line: such a weight is random on a real device, and a KeyError on disk.",),
     seen_as=("KeyError: '….weight'", VALUE, "No such file or directory: …", HEADLINE),
-    cases=(
-        Case(
-            "T23",
-            "a hook is attached to a weight that never arrived",
-            "huggingface/accelerate#1197 huggingface/accelerate#1289 huggingface/accelerate#2906 01-ai/Yi#225",
-        ),
-        Case("T25", "KeyError: the disk index lacks the tensor", "huggingface/accelerate#512"),
-        Case("T28", "a missing key ends in torch.distributed"),
-        Case("T64", "the checkpoint was removed while in use"),
-    ),
+    cases=cases_of("""
+        T23 a hook is attached to a weight that never arrived: huggingface/accelerate#1197 huggingface/accelerate#1289
+            huggingface/accelerate#2906 01-ai/Yi#225
+        T25 KeyError: the disk index lacks the tensor: huggingface/accelerate#512
+        T28 a missing key ends in torch.distributed
+        T64 the checkpoint was removed while in use
+    """),
     needs="orphans",
     enough=6,
     loses_data=True,
@@ -50,14 +45,14 @@ _WEIGHT_NAME = re.compile(
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     if lost := e.lost.get(Lack.NOT_IN_STORE):
         yield CAUSE.lacking(lost, f"A hook serves them, and {lost.reason or 'its store has no data for them'}.")
     if unserved := e.unserved.get(Lack.NOT_IN_STORE):
         yield CAUSE.lacking(unserved)
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.needed_value:
         yield Point(6, trace.no_value_for)
     offload = trace.passes("accelerate/utils/offload.py", "accelerate/hooks.py")
@@ -74,6 +69,6 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(9 if no_map else 2, said)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     meanwhile = " Until then keep these modules off disk in the map."
     return (*situation.reload_alike(), *situation.complete_the_files(finding, meanwhile=meanwhile))

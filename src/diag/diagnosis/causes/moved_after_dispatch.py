@@ -1,13 +1,11 @@
 """moved-after-dispatch: A dispatched model was moved."""
 
 from collections import Counter
-from collections.abc import Iterator
 
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import COPY, Cause, Fixes, Found, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Handling, Trace, names_of
 from diag.diagnosis.situation import Situation, in_place
-from diag.diagnosis.symptoms import COPY
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="moved-after-dispatch",
@@ -32,80 +30,38 @@ CAUSE = Cause(
         "The model has been loaded with `accelerate` and therefore cannot be moved to a specific device.…",
         "`.to` is not supported for `…-bit` bitsandbytes models.…",
     ),
-    texts=(
-        Text(
-            r"you can't move a model that has some modules offloaded to cpu or disk",
-            10,
-            "accelerate's guard on .to() and .cuda() of a dispatched model",
-        ),
-        Text(
-            r"you shouldn't move a model (?:that is|when it is) dispatched",
-            8,
-            "accelerate warns that a dispatched model was moved",
-        ),
-        Text(
-            r"has been loaded with `?accelerate`? and therefore cannot be moved to a specific device",
-            10,
-            "a pipeline was given device= together with a dispatched model",
-        ),
-        Text(
-            r"device type at start of device string: disk",
-            10,
-            "a pipeline took 'disk' from the device map as its device",
-        ),
-        Text(
-            r"it seems like you have activated (?:sequential model offloading|a device mapping strategy)",
-            10,
-            "a diffusers pipeline with offload hooks was moved",
-        ),
-        Text(
-            r"pipelines? (?:loaded|with) .*cannot be moved|cannot (?:be )?mov\w+ .*(?:dispatched|"
-            r"offloaded) model",
-            9,
-            "a dispatched model was moved",
-        ),
-        Text(
-            r"`\.(?:to|cuda)` is not supported for `?(?:4-bit|8-bit)|calling `?cuda\(\)`? is not suppor"
-            r"ted for `?(?:4-bit|8-bit)",
-            10,
-            "a bitsandbytes model was moved after loading",
-        ),
-        Text(
-            r"enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|"
-            r"vae|encoder|decoder)\.cpu\(\)",
-            4,
-            "a model was moved",
-            near_meta=True,
-        ),
-    ),
-    cases=(
-        Case(
-            "T01",
-            "`.to` refused for a 4-bit or 8-bit model",
-            "bitsandbytes-foundation/bitsandbytes#547 huggingface/transformers#38717",
-        ),
-        Case(
-            "T48",
-            ".to() on a dispatched root module",
-            "01-ai/Yi#302 Kosinkadink/ComfyUI-AnimateDiff-Evolved#225 mlfoundations/rtfm#19",
-        ),
-        Case(
-            "T49",
-            ".cpu() or submodule.to() on placeholders",
-            "huggingface/accelerate#1613 huggingface/accelerate#2840 huggingface/accelerate#3866",
-        ),
-        Case(
-            "T50",
-            "pipeline device= with a dispatched model",
-            "mlflow/mlflow#13439 mlflow/mlflow#23703 huggingface/transformers#25207",
-        ),
-        Case("T51", "a pipeline takes 'disk' as its device"),
-        Case(
-            "T52",
-            "pipe.to() with hooked components",
-            "huggingface/diffusers#9953 huggingface/diffusers#7448 huggingface/diffusers#10914",
-        ),
-    ),
+    texts=texts_of(r"""
+        accelerate's guard on .to() and .cuda() of a dispatched model
+            10: you can't move a model that has some modules offloaded to cpu or disk
+        accelerate warns that a dispatched model was moved
+            8: you shouldn't move a model (?:that is|when it is) dispatched
+        a pipeline was given device= together with a dispatched model
+            10: has been loaded with `?accelerate`? and therefore cannot be moved to a specific device
+        a pipeline took 'disk' from the device map as its device
+            10: device type at start of device string: disk
+        a diffusers pipeline with offload hooks was moved
+            10: it seems like you have activated (?:sequential model offloading|a device mapping strategy)
+        a dispatched model was moved
+            9: pipelines? (?:loaded|with) .*cannot be moved|cannot (?:be )?mov\w+ .*(?:dispatched|offloaded) model
+        a bitsandbytes model was moved after loading
+            10: `\.(?:to|cuda)` is not supported for `?(?:4-bit|8-bit)
+                |calling `?cuda\(\)`? is not supported for `?(?:4-bit|8-bit)
+        near meta: a model was moved
+            4: enable_model_cpu_offload.*\.to\(|(?:model|pipe|pipeline|unet|transformer|vae|encoder|decoder)\.cpu\(\)
+    """),
+    cases=cases_of("""
+        T01 `.to` refused for a 4-bit or 8-bit model: bitsandbytes-foundation/bitsandbytes#547
+            huggingface/transformers#38717
+        T48 .to() on a dispatched root module: 01-ai/Yi#302 Kosinkadink/ComfyUI-AnimateDiff-Evolved#225
+            mlfoundations/rtfm#19
+        T49 .cpu() or submodule.to() on placeholders: huggingface/accelerate#1613 huggingface/accelerate#2840
+            huggingface/accelerate#3866
+        T50 pipeline device= with a dispatched model: mlflow/mlflow#13439 mlflow/mlflow#23703
+            huggingface/transformers#25207
+        T51 a pipeline takes 'disk' as its device
+        T52 pipe.to() with hooked components: huggingface/diffusers#9953 huggingface/diffusers#7448
+            huggingface/diffusers#10914
+    """),
     needs="offloaded",
     enough=10,
     is_act=True,
@@ -116,7 +72,7 @@ CAUSE = Cause(
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     """Tensors that are not where map and hook run them, and that no hook will fetch.
 
     Tied tensors are left out: a tie over two devices puts one name elsewhere by itself. So are modules that are new.
@@ -143,13 +99,13 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", names_of(away), because=(because,))
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.site and e.handling is Handling.MOVED:
         because = "The weights are offloaded and healthy; the failing call moves a module."
         yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if not trace.copies_meta:
         return
     suffix = trace.says("to_empty()insteadof")
@@ -162,7 +118,7 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(3 + trace.dispatched, "a meta tensor was to be copied to a real device")
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     names = finding.tensors
     if not (names and situation.is_whole_model and situation.are_here(names)):
         return situation.bring_in()

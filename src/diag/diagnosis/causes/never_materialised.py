@@ -1,12 +1,23 @@
 """never-materialised: the model was built without data, and nothing ever filled it."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point, Text
+from diag.diagnosis.cause import (
+    COPY,
+    HEADLINE,
+    ITEM,
+    LATER_META,
+    NO_TO_EMPTY,
+    VALUE,
+    Cause,
+    Fixes,
+    Found,
+    Point,
+    Points,
+    cases_of,
+    texts_of,
+)
 from diag.diagnosis.evidence import Evidence, Lack, Trace
 from diag.diagnosis.situation import Situation, put_the_adapter_on_again
-from diag.diagnosis.symptoms import COPY, HEADLINE, ITEM, LATER_META, VALUE
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="never-materialised",
@@ -29,82 +40,45 @@ CAUSE = Cause(
     "assign=True and recompute the buffers that are not saved.",
     avoid=(NO_TO_EMPTY, ".to(device): there are no numbers to move, so it raises 'Cannot copy out of meta tensor'."),
     seen_as=(LATER_META, COPY, VALUE, HEADLINE, ITEM),
-    texts=(
-        Text(
-            r"`?from_pretrained`? with a meta device context manager|set_default_device\('meta'\)",
-            10,
-            "the loader was called while a meta device was the default",
-        ),
-        Text(
-            r"copying from a non-?meta parameter in the checkpoint to a meta parameter",
-            10,
-            "load_state_dict without assign=True: on meta parameters it does nothing",
-        ),
-        Text(r"""device_map=\{?['\"]*:?['\"]?meta['\"]""", 7, "device_map='meta' builds shapes without data"),
-        Text(
-            r"""init_empty_weights\(|torch\.device\(['\"]meta['\"]\)|ondevice\(.*meta""",
-            5,
-            "the model was built without data",
-        ),
-        Text(
-            r"lora_\w+.*low_cpu_mem_usage=true|get_peft_model\(.*low_cpu_mem_usage=true",
-            6,
-            "adapter weights were created on meta and wait for a load",
-        ),
-        Text(
-            r"""init_inference|init_empty_weights|device_map=['\"]meta""",
-            4,
-            "the model was built without data",
-            near_meta=True,
-        ),
-    ),
-    cases=(
-        Case(
-            "T05",
-            "4-bit load: weight is on the meta device, a value is needed",
-            "huggingface/accelerate#1858 unslothai/unsloth#89 hiyouga/LlamaFactory#2186",
-        ),
-        Case(
-            "T16",
-            "deepspeed.init_inference given a model without data",
-            "deepspeedai/DeepSpeed#3012 deepspeedai/DeepSpeed#2856 deepspeedai/DeepSpeed#7275",
-        ),
-        Case("T17", "a norm weight without data in a CPU run", "lm-sys/FastChat#580"),
-        Case(
-            "T20",
-            "Module.to meets tensors without data",
-            "huggingface/transformers#28972 appletea233/LLaVA-ST#5 huggingface/transformers#30703",
-        ),
-        Case(
-            "T21",
-            "from_pretrained inside a meta device context",
-            "huggingface/transformers#36309 huggingface/transformers#38066 pytorch/pytorch#153332",
-        ),
-        Case(
-            "T22",
-            "from_pretrained inside init_empty_weights",
-            "huggingface/accelerate#2906 vllm-project/vllm#377 deepspeedai/DeepSpeed#7275",
-        ),
-        Case(
-            "T26",
-            "load_state_dict without assign is a no-op",
-            "LLaVA-VL/LLaVA-NeXT#494 huggingface/transformers#36309 Roblox/RobloxGuard-1.0#3",
-        ),
-        Case(
-            "T33",
-            "LoRA weights left on meta by low_cpu_mem_usage",
-            "axolotl-ai-cloud/axolotl#3977 showlab/videollm-online#73",
-        ),
-        Case("T35", "LoRA put on a base that was built on meta", "InternLM/xtuner#686 InternLM/xtuner#697"),
-        Case("T85", "device_map='meta' accepted", "TransformerLensOrg/TransformerLens#1493"),
-    ),
+    texts=texts_of(r"""
+        the loader was called while a meta device was the default
+            10: `?from_pretrained`? with a meta device context manager|set_default_device\('meta'\)
+        load_state_dict without assign=True: on meta parameters it does nothing
+            10: copying from a non-?meta parameter in the checkpoint to a meta parameter
+        device_map='meta' builds shapes without data
+            7: device_map=\{?['\"]*:?['\"]?meta['\"]
+        the model was built without data
+            5: init_empty_weights\(|torch\.device\(['\"]meta['\"]\)|ondevice\(.*meta
+        adapter weights were created on meta and wait for a load
+            6: lora_\w+.*low_cpu_mem_usage=true|get_peft_model\(.*low_cpu_mem_usage=true
+        near meta: the model was built without data
+            4: init_inference|init_empty_weights|device_map=['\"]meta
+    """),
+    cases=cases_of("""
+        T05 4-bit load: weight is on the meta device, a value is needed: huggingface/accelerate#1858
+            unslothai/unsloth#89 hiyouga/LlamaFactory#2186
+        T16 deepspeed.init_inference given a model without data: deepspeedai/DeepSpeed#3012 deepspeedai/DeepSpeed#2856
+            deepspeedai/DeepSpeed#7275
+        T17 a norm weight without data in a CPU run: lm-sys/FastChat#580
+        T20 Module.to meets tensors without data: huggingface/transformers#28972 appletea233/LLaVA-ST#5
+            huggingface/transformers#30703
+        T21 from_pretrained inside a meta device context: huggingface/transformers#36309 huggingface/transformers#38066
+            pytorch/pytorch#153332
+        T22 from_pretrained inside init_empty_weights: huggingface/accelerate#2906 vllm-project/vllm#377
+            deepspeedai/DeepSpeed#7275
+        T26 load_state_dict without assign is a no-op: LLaVA-VL/LLaVA-NeXT#494 huggingface/transformers#36309
+            Roblox/RobloxGuard-1.0#3
+        T33 LoRA weights left on meta by low_cpu_mem_usage: axolotl-ai-cloud/axolotl#3977 showlab/videollm-online#73
+        T35 LoRA put on a base that was built on meta: InternLM/xtuner#686 InternLM/xtuner#697
+        T85 device_map='meta' accepted: TransformerLensOrg/TransformerLens#1493
+    """),
     needs="orphans",
     loses_data=True,
     is_ambiguous=True,
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     if lost := e.lost.get(Lack.NEVER_FILLED):
         parameters = [row for row in e.rows if row.kind == "parameter"]
         empty = sum(row.is_orphan for row in parameters)
@@ -115,7 +89,7 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", e.facts.bare_meta, because=(because,))
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.meets_meta:
         if trace.forward_without_hook:
             yield Point(2 if trace.dispatched else 5, f"{trace.order}, and no offload hook is in the trace")
@@ -138,7 +112,7 @@ def from_text(trace: Trace) -> Iterator[Point]:
         yield Point(8 if trace.says(*usual) else 4, trace.no_value_for)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     reload = situation.reload_alike()
     if not (situation.adapter_is_unknown and situation.names_adapter_part(finding.tensors)):
         return reload

@@ -1,17 +1,16 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
-from diag.diagnosis.cause import Case, Cause, Text
+from diag.diagnosis.cause import NO_FOLDER, Cause, Fixes, cases_of, texts_of
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import NO_FOLDER
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="offload-folder-missing",
     rank=160,
     title="The map needs disk, and no folder was given",
     explanation="Weights that go to disk are read from the checkpoint itself when it is safetensors. A .bin "
-    "checkpoint, weights that are converted while loading, or a model that is already in memory have to "
-    "be written somewhere first, and no folder was given.",
+    "checkpoint, weights that are converted while loading, or a model that is already in memory have to be written "
+    "somewhere first, and no folder was given.",
     proves=("The refusal asks for offload_folder or offload_dir.",),
     rules_out=("The map holds no disk.",),
     check="Is the checkpoint .bin, and does the map hold 'disk'?",
@@ -23,36 +22,21 @@ CAUSE = Cause(
         ("The current `device_map` had weights offloaded to the disk. Please provide an `offload_folder` for them.…"),
         NO_FOLDER,
     ),
-    texts=(
-        Text(
-            r"weights offloaded to the disk\. please provide an `?offload_(?:folder|dir)",
-            10,
-            "the map needs disk, and no folder was given",
-            group=1,
-        ),
-        Text(
-            r"we need an `?offload_(?:dir|folder)`? to dispatch|we need either a `?state_dict`? or an `"
-            r"?offload_(?:dir|folder)",
-            10,
-            "the map needs disk, and no folder was given",
-            group=1,
-        ),
-        Text(
-            r"provide an? `?offload_(?:dir|folder)|which needed to be re-?saved",
-            8,
-            "disk offload has to save weights anew, and no folder was given",
-        ),
-    ),
-    cases=(
-        Case(
-            "T63",
-            "disk in the map, no offload folder",
-            "h2oai/h2ogpt#155 databrickslabs/dolly#46 zhaoxlpku/HKU-DASC7606-A2#13 PromtEngineer/localGPT#206",
-        ),
-    ),
+    texts=texts_of(r"""
+        the map needs disk, and no folder was given
+            10: weights offloaded to the disk\. please provide an `?offload_(?:folder|dir)
+            10: we need an `?offload_(?:dir|folder)`? to dispatch
+                |we need either a `?state_dict`? or an `?offload_(?:dir|folder)
+        disk offload has to save weights anew, and no folder was given
+            8: provide an? `?offload_(?:dir|folder)|which needed to be re-?saved
+    """),
+    cases=cases_of("""
+        T63 disk in the map, no offload folder: h2oai/h2ogpt#155 databrickslabs/dolly#46 zhaoxlpku/HKU-DASC7606-A2#13
+            PromtEngineer/localGPT#206
+    """),
     settles=True,
 )
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.reload_alike()

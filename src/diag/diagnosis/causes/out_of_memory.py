@@ -1,9 +1,8 @@
 """out-of-memory: A device or the host ran out of memory."""
 
-from diag.diagnosis.cause import Cause, Text
+from diag.diagnosis.cause import OUT_OF_MEMORY, Cause, Fixes, texts_of
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import OUT_OF_MEMORY
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="out-of-memory",
@@ -20,42 +19,27 @@ CAUSE = Cause(
     "inputs.",
     avoid=("emptying the cache in a loop: it only gives back memory that is unused anyway.",),
     seen_as=(OUT_OF_MEMORY,),
-    texts=(
-        Text(
-            r"(?:cuda|hip|xpu|mps|npu|musa|mlu|privateuse\w*|simgpu\S*)(?:error:)? (?:backend)? out of memory",
-            10,
-            "a device ran out of memory",
-            group=1,
-        ),
-        Text(r"(?<!java\.lang\.)outofmemoryerror(?!: ?java)", 9, "a device ran out of memory", group=1),
-        Text(r"invalid buffer size: ?[\d.]+ ?[kmgt]i?b", 8, "Metal could not allocate a buffer of that size"),
-        Text(
-            r"defaultcpuallocator: (?:can't allocate memory|not enough memory)",
-            10,
-            "the host ran out of memory",
-            group=2,
-        ),
-        Text(
-            r"cannot allocate memory|unable to allocate [\d.]+ [kmgt]ib|\(os error 1455\)|"
-            r"paging file is too small",
-            8,
-            "the host ran out of memory",
-            group=2,
-        ),
-        Text(r"cublas_status_alloc_failed", 8, "cuBLAS could not allocate its workspace"),
-        Text(r"(?<!outof)memoryerror", 8, "the host ran out of memory", group=2),
-        Text(
-            r"exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process"
-            r"|died with.*sigkill:? ?9",
-            7,
-            "the process was killed, as the system does when memory runs out",
-        ),
-    ),
+    texts=texts_of(r"""
+        a device ran out of memory
+            10: (?:cuda|hip|xpu|mps|npu|musa|mlu|privateuse\w*|simgpu\S*)(?:error:)? (?:backend)? out of memory
+            9: (?<!java\.lang\.)outofmemoryerror(?!: ?java)
+        Metal could not allocate a buffer of that size
+            8: invalid buffer size: ?[\d.]+ ?[kmgt]i?b
+        the host ran out of memory
+            10: defaultcpuallocator: (?:can't allocate memory|not enough memory)
+            8: cannot allocate memory|unable to allocate [\d.]+ [kmgt]ib|\(os error 1455\)|paging file is too small
+            8: (?<!outof)memoryerror
+        cuBLAS could not allocate its workspace
+            8: cublas_status_alloc_failed
+        the process was killed, as the system does when memory runs out
+            7: exit(?:ed with)? (?:code|status)[:=]? ?137|oomkill|oom-kill|out of memory: killed process
+               |died with.*sigkill:? ?9
+    """),
     is_act=True,
     memory_ran_short=True,
 )
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     why = "what does not fit goes to the CPU and to disk"
     return (*situation.reload_with_map("auto", why), *situation.reload_unquantized())

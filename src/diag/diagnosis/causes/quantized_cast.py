@@ -1,8 +1,8 @@
 """quantized-cast: A quantized model was cast to another dtype."""
 
-from diag.diagnosis.cause import Case, Cause, Text
+from diag.diagnosis.cause import Cause, Fixes, cases_of, texts_of
 from diag.diagnosis.situation import Situation
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="quantized-cast",
@@ -20,31 +20,19 @@ CAUSE = Cause(
         "`….half()` is not supported for quantized model. Please use the model as it is…",
         "You cannot cast a bitsandbytes model in a new `dtype`.…",
     ),
-    texts=(
-        Text(
-            r"you cannot cast a (?:\w+ )?(?:bitsandbytes|gptq|awq|quantized)\w* model in a new `?dtype",
-            12,
-            "a quantized model was cast",
-            group=1,
-        ),
-        Text(
-            r"`?\.(?:half|float|bfloat16|double)\(?\)?`? is not supported for (?:quantized|`?[48]-bit)",
-            12,
-            "a quantized model was cast",
-            group=1,
-        ),
-        Text(
-            r"casting a (?:gptq|awq|bitsandbytes|quantized) model is not supported",
-            11,
-            "a quantized model was cast",
-            group=1,
-        ),
-    ),
-    cases=(Case("T02", "a cast of a bitsandbytes model refused", "huggingface/diffusers#11132"),),
+    texts=texts_of(r"""
+        a quantized model was cast
+            12: you cannot cast a (?:\w+ )?(?:bitsandbytes|gptq|awq|quantized)\w* model in a new `?dtype
+            12: `?\.(?:half|float|bfloat16|double)\(?\)?`? is not supported for (?:quantized|`?[48]-bit)
+            11: casting a (?:gptq|awq|bitsandbytes|quantized) model is not supported
+    """),
+    cases=cases_of("""
+        T02 a cast of a bitsandbytes model refused: huggingface/diffusers#11132
+    """),
     is_act=True,
     settles=True,
 )
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.reload_alike()

@@ -1,12 +1,9 @@
 """submodule-replaced: A module was swapped after loading and stands outside the device map."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause
-from diag.diagnosis.evidence import Evidence, Lack, ModelFacts
+from diag.diagnosis.cause import SILENT, Cause, Fixes, Found, cases_of
+from diag.diagnosis.evidence import Evidence, Lack
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import SILENT
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="submodule-replaced",
@@ -25,22 +22,22 @@ CAUSE = Cause(
     fix="Replace modules before loading, or dispatch the model again after the replacement with its real weights.",
     avoid=("moving the new module by hand: its values are still not the checkpoint's.",),
     shows_as=(SILENT,),
-    cases=(Case("T78", "a submodule replaced after loading", "intel/auto-round#1308"),),
+    cases=cases_of("""
+        T78 a submodule replaced after loading: intel/auto-round#1308
+    """),
     loses_data=True,
     puts_elsewhere=True,
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     if lost := e.lost.get(Lack.NEWCOMER):
         yield CAUSE.lacking(lost, "Their modules were not there when the model was loaded.")
     if unserved := e.unserved.get(Lack.NEWCOMER):
         yield CAUSE.lacking(unserved)
-    if e.facts and (e.new_names or e.facts.strays):
-        yield from _with_other_values(e, e.facts)
-
-
-def _with_other_values(e: Evidence, facts: ModelFacts) -> Iterator[Finding]:
+    facts = e.facts
+    if facts is None or not (e.new_names or facts.strays):
+        return
     tied = {name for pair in e.broken_ties for name in pair}  # the lost tie says more than the exchange
     rows = [row for row in e.rows if row.kind == "parameter" and not row.is_orphan and row.name not in tied]
     strays = [row for row in rows if row.module in facts.strays]
@@ -55,5 +52,5 @@ def _with_other_values(e: Evidence, facts: ModelFacts) -> Iterator[Finding]:
         yield CAUSE.finding("shown" if wrong else "likely", culprits, because=tuple(because))
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return (*situation.refill(finding), *situation.reload_alike())

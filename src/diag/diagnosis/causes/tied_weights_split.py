@@ -1,20 +1,17 @@
 """tied-weights-split: tied weights were separated."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point, Text
+from diag.diagnosis.cause import SILENT, VALUE, Cause, Fixes, Found, Point, Points, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, Lack, Trace, names_of
 from diag.diagnosis.situation import Situation, in_place
-from diag.diagnosis.symptoms import SILENT, VALUE
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="tied-weights-split",
     rank=180,
     title="Tied weights were separated",
-    explanation="In many models the output head is the embedding: one tensor under two names. A map that sends the "
-    "two names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, "
-    "random, or out of step with the embedding.",
+    explanation="In many models the output head is the embedding: one tensor under two names. A map that sends the two "
+    "names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, random, "
+    "or out of step with the embedding.",
     proves=(
         (
             "The config ties embedding and head, and the two are different tensors on different devices or with "
@@ -27,43 +24,29 @@ CAUSE = Cause(
     avoid=("untying by cloning the head: it takes twice the memory, and training changes the two copies differently.",),
     seen_as=(VALUE, "Some weights of … were not initialized from the model checkpoint…"),
     shows_as=(SILENT,),
-    texts=(
-        Text(
-            r"tied parameters are on different devices",
-            10,
-            "accelerate warns that tied parameters are on different devices",
-        ),
-        Text(
-            r"model weights are not tied\. please use the `?tie_weights",
-            8,
-            "accelerate warns that weights were not tied before the map was made",
-        ),
-        Text(r"shared tensors? .*mismatch", 7, "tensors that share memory were met"),
-        Text(
-            r"(?:not|newly) initialized[^.]{0,40}\['?lm_head\.weight'?\]",
-            8,
-            "only the tied output head is reported as newly initialized",
-        ),
-    ),
-    cases=(
-        Case(
-            "T58",
-            "tied embedding and head in two places",
-            "huggingface/accelerate#1197 huggingface/accelerate#1204 huggingface/accelerate#4083",
-        ),
-        Case(
-            "T60",
-            "tied head reported as newly initialized",
-            "huggingface/accelerate#1772 huggingface/accelerate#3049 huggingface/transformers#42837",
-        ),
-    ),
+    texts=texts_of(r"""
+        accelerate warns that tied parameters are on different devices
+            10: tied parameters are on different devices
+        accelerate warns that weights were not tied before the map was made
+            8: model weights are not tied\. please use the `?tie_weights
+        tensors that share memory were met
+            7: shared tensors? .*mismatch
+        only the tied output head is reported as newly initialized
+            8: (?:not|newly) initialized[^.]{0,40}\['?lm_head\.weight'?\]
+    """),
+    cases=cases_of("""
+        T58 tied embedding and head in two places: huggingface/accelerate#1197 huggingface/accelerate#1204
+            huggingface/accelerate#4083
+        T60 tied head reported as newly initialized: huggingface/accelerate#1772 huggingface/accelerate#3049
+            huggingface/transformers#42837
+    """),
     needs="orphans",
     enough=6,
     is_ambiguous=True,
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     if lost := e.lost.get(Lack.TIE_SPLIT):
         yield CAUSE.lacking(lost, "Their tied partner has data.")
     if unserved := e.unserved.get(Lack.TIE_SPLIT):
@@ -75,20 +58,20 @@ def from_state(e: Evidence) -> Iterator[Finding]:
         yield CAUSE.finding("shown", names, silent=True, because=(because,))
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.meeting and e.meeting.split_ties:
         where = " and ".join(sorted({row.device for row in e.meeting.split_ties}))
         because = f"They are declared tied, and are on {where}."
         yield CAUSE.finding("shown", names_of(e.meeting.split_ties), silent=False, because=(because,))
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.needed_value:
         tied = trace.says("tie_word_embeddings", "tie_weights", "tied", "lm_head")
         yield Point(7 if tied else 3, trace.no_value_for)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     reload = situation.reload_with_map("auto", "a map that the loader computes keeps tied tensors together")
     apart = len(finding.tensors) > 1 and not situation.are_one_tensor(finding.tensors)
     if not (situation.has_model and apart):

@@ -1,12 +1,11 @@
 """uninitialised-values: nothing is on meta, but some values were never loaded."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Text
+from diag.diagnosis.cause import NO_TO_EMPTY, SILENT, Cause, Fixes, Found, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, ModelFacts
 from diag.diagnosis.situation import Situation, in_place
-from diag.diagnosis.symptoms import SILENT
 from diag.models.adapters import is_adapter_part
 from diag.values.finding import Finding, Fix, Requirement
 
@@ -15,10 +14,10 @@ CAUSE = Cause(
     rank=220,
     title="Nothing is on meta, but some values were never loaded",
     severity="silent",
-    explanation="The model looks complete and every device is real, yet some numbers are whatever was in memory. "
-    "That is what to_empty() leaves, and what transformers 5 leaves in buffers that are not saved (persistent=False) "
-    "when the model's own code does not compute them again; the inverse frequencies of rotary embeddings are the "
-    "usual victim. Tensors that the checkpoint lacks are newly initialised at random.",
+    explanation="The model looks complete and every device is real, yet some numbers are whatever was in memory. That "
+    "is what to_empty() leaves, and what transformers 5 leaves in buffers that are not saved (persistent=False) when "
+    "the model's own code does not compute them again; the inverse frequencies of rotary embeddings are the usual "
+    "victim. Tensors that the checkpoint lacks are newly initialised at random.",
     proves=(
         "A buffer that is not saved differs from the one that the module computes when it is built.",
         "Values differ from the checkpoint's files (diag.verify_weights), or are not finite.",
@@ -30,29 +29,26 @@ CAUSE = Cause(
     "constructor can do it.",
     avoid=(NO_TO_EMPTY, "judging by 'no exception': a model with one random layer still answers fluently."),
     shows_as=(SILENT, "no error, and NaN"),
-    texts=(
-        Text(r"(?<!nn\.module)\.to_empty\(", 5, "to_empty() leaves uninitialised values"),
-        Text(r"newly initialized|\|\s*missing\s*\|", 5, "the loader reports tensors that the checkpoint did not have"),
-        Text(r"probability tensor contains either|loss(?:'?:|=) ?nan|all logits? .*nan", 4, "values are not numbers"),
-    ),
-    cases=(
-        Case(
-            "T65",
-            "non-persistent buffers filled with garbage",
-            "huggingface/transformers#48892 huggingface/transformers#48932 macwiatrak/Bacformer#33",
-        ),
-        Case(
-            "T66",
-            "inv_freq left uninitialised by to_empty()",
-            "huggingface/transformers#45902 pytorch/torchtitan#4783 NovaSky-AI/SkyRL#1725",
-        ),
-    ),
+    texts=texts_of(r"""
+        to_empty() leaves uninitialised values
+            5: (?<!nn\.module)\.to_empty\(
+        the loader reports tensors that the checkpoint did not have
+            5: newly initialized|\|\s*missing\s*\|
+        values are not numbers
+            4: probability tensor contains either|loss(?:'?:|=) ?nan|all logits? .*nan
+    """),
+    cases=cases_of("""
+        T65 non-persistent buffers filled with garbage: huggingface/transformers#48892 huggingface/transformers#48932
+            macwiatrak/Bacformer#33
+        T66 inv_freq left uninitialised by to_empty(): huggingface/transformers#45902 pytorch/torchtitan#4783
+            NovaSky-AI/SkyRL#1725
+    """),
     needs="broken",
     explains_errors=False,
 )
 
 
-def from_state(e: Evidence) -> Iterator[Finding]:
+def from_state(e: Evidence) -> Found:
     """One finding for all values that were never loaded, with every kind of evidence for it."""
     if e.facts is None:
         return
@@ -82,7 +78,7 @@ def _shown(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> list[tu
     return shown
 
 
-def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> Iterator[Finding]:
+def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> Found:
     """What may be meant: the person knows whether a head is new on purpose, or a model was built from its config."""
     lost = tuple(name for name in facts.lost_rows if name not in skip)
     likely = (
@@ -102,7 +98,7 @@ def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> It
         yield CAUSE.finding("possible", facts.never_loaded, because=(why,))
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     names = finding.tensors
     if names and all(map(is_adapter_part, names)):
         return (Fix("edit", requires=(Requirement("trained-adapter"),), because=_DEAD_ADAPTER),)

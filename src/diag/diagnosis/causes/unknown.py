@@ -1,8 +1,6 @@
 """unknown: none of the known causes explains this."""
 
-from collections.abc import Iterator
-
-from diag.diagnosis.cause import Case, Cause, Point
+from diag.diagnosis.cause import Cause, Point, Points, cases_of
 from diag.diagnosis.evidence import Trace
 
 CAUSE = Cause(
@@ -17,18 +15,15 @@ CAUSE = Cause(
     check="Give more: the whole traceback, the lines printed while loading, or the model itself.",
     fix="Run diag.diagnose(model, error=exc) where it fails; send the findings and the versions with a report.",
     avoid=("trying fixes for other causes one after the other.",),
-    cases=(
-        Case(
-            "T19",
-            "copy out of meta, reported without a cause",
-            "hiyouga/LlamaFactory#3062 codefuse-ai/MFTCoder#24 wp931120/baichuan_sft_lora#2",
-        ),
-        Case("T70", "headline text in a backward pass with opacus", "meta-pytorch/opacus#737"),
-    ),
+    cases=cases_of("""
+        T19 copy out of meta, reported without a cause: hiyouga/LlamaFactory#3062 codefuse-ai/MFTCoder#24
+            wp931120/baichuan_sft_lora#2
+        T70 headline text in a backward pass with opacus: meta-pytorch/opacus#737
+    """),
 )
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if not trace.meets_meta:
         return
     backward = trace.calls("backward") and not trace.dispatched

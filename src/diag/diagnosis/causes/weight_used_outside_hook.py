@@ -1,13 +1,11 @@
 """weight-used-outside-hook: A healthy offloaded weight was read from outside its module's forward."""
 
 import re
-from collections.abc import Iterator
 
-from diag.diagnosis.cause import NO_TO_EMPTY, Case, Cause, Point
+from diag.diagnosis.cause import COPY, HEADLINE, LATER_META, NO_TO_EMPTY, Cause, Fixes, Found, Point, Points, cases_of
 from diag.diagnosis.evidence import Evidence, Handling, Trace, WeightUse
 from diag.diagnosis.situation import Situation
-from diag.diagnosis.symptoms import COPY, HEADLINE, LATER_META
-from diag.values.finding import Finding, Fix
+from diag.values.finding import Finding
 
 CAUSE = Cause(
     id="weight-used-outside-hook",
@@ -24,40 +22,30 @@ CAUSE = Cause(
     "or load so that this module is not offloaded; diag.materialise(model) brings everything in.",
     avoid=(".to(device) on the placeholder: there is nothing to copy.", NO_TO_EMPTY),
     seen_as=(LATER_META, HEADLINE, COPY),
-    cases=(
-        Case(
-            "T41",
-            "model code reads an offloaded embedding's weight",
-            "huggingface/transformers#48409 huggingface/transformers#31560",
-        ),
-        Case(
-            "T42",
-            "a container's own parameter under sequential offload",
-            "huggingface/accelerate#3542 huggingface/diffusers#10958 huggingface/diffusers#10869",
-        ),
-        Case("T44", "token embedding resized after offload", "huggingface/diffusers#3922"),
-        Case(
-            "T45",
-            "calibration code walks the parameters",
-            "vllm-project/llm-compressor#1432 vllm-project/compressed-tensors#529",
-        ),
-    ),
+    cases=cases_of("""
+        T41 model code reads an offloaded embedding's weight: huggingface/transformers#48409
+            huggingface/transformers#31560
+        T42 a container's own parameter under sequential offload: huggingface/accelerate#3542
+            huggingface/diffusers#10958 huggingface/diffusers#10869
+        T44 token embedding resized after offload: huggingface/diffusers#3922
+        T45 calibration code walks the parameters: vllm-project/llm-compressor#1432 vllm-project/compressed-tensors#529
+    """),
     needs="offloaded",
     enough=10,
     is_ambiguous=True,
 )
 
 
-def from_error(e: Evidence) -> Iterator[Finding]:
+def from_error(e: Evidence) -> Found:
     if e.site and e.handling is Handling.READ_OUTSIDE:
         because = "The weight is offloaded and healthy, and was read outside its forward."
         yield CAUSE.finding("shown", e.site.tensors, module=e.site.where, because=(because,))
 
 
-def from_text(trace: Trace) -> Iterator[Point]:
+def from_text(trace: Trace) -> Points:
     if trace.meets_meta:
         yield from _in_an_operation(trace)
-    if trace.copies_meta and (walks_parameters(trace) or trace.passes(*_WALKERS)):
+    if trace.copies_meta and (_READS_VALUES.search(trace.code) or trace.passes(*_WALKERS)):
         yield Point(6, "library code walked the parameters and read their values")
     if trace.value_asked:
         if trace.calls("resize_token_embeddings", "_resize_token_embeddings", "load_textual_inversion"):
@@ -69,11 +57,7 @@ _WALKERS = ("llmcompressor", "auto_gptq", "gptqmodel", "/awq/", "transformer_len
 _READS_VALUES = re.compile(r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(")
 
 
-def walks_parameters(trace: Trace) -> bool:
-    return _READS_VALUES.search(trace.code) is not None
-
-
-def _in_an_operation(trace: Trace) -> Iterator[Point]:
+def _in_an_operation(trace: Trace) -> Points:
     if trace.weight_use is WeightUse.OF_ANOTHER_MODULE:
         yield Point(7, f"{trace.order}; the failing line reads another module's weight: {trace.code}")
     elif trace.weight_use is WeightUse.OUTSIDE_FORWARD and trace.site:
@@ -88,5 +72,5 @@ def _in_an_operation(trace: Trace) -> Iterator[Point]:
     yield Point(3 + usual + trace.dispatched, trace.order)
 
 
-def fixes(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
+def fixes(finding: Finding, situation: Situation) -> Fixes:
     return situation.bring_in()

@@ -6,28 +6,34 @@ the model's names. Nothing is run again, and nothing of a frame is kept.
 
 import inspect
 import traceback
-import types
 from collections.abc import Collection, Iterator, Mapping
+from types import FrameType, ModuleType
 
 import torch
 from torch import nn
 
 from diag.diagnosis.evidence import CallSite
-from diag.diagnosis.evidence.lines import Call, calls, values_on_line
-from diag.diagnosis.evidence.operands import has_stranger_on_meta, placeholders
+from diag.diagnosis.evidence.lines import Call, calls, placeholders, values_on_line
 from diag.diagnosis.evidence.report import Frame, Raised, Report
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot
 
 _PLUMBING = tuple(f"/torch/{part}" for part in "_ops.py _prims _decomp _refs utils/_ overrides.py".split())
-_CALLS_OF_A_MODEL = tuple(
-    "forward __call__ _call_impl _wrapped_call_impl new_forward generate chat encode sample predict get_image_features "
-    "get_text_features".split()
+_FORWARDS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward")
+_CALLS_OF_A_MODEL = (
+    *_FORWARDS,
+    "generate",
+    "chat",
+    "encode",
+    "sample",
+    "predict",
+    "get_image_features",
+    "get_text_features",
 )
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 
-def chain_of(error: BaseException) -> list[BaseException]:
+def _chain_of(error: BaseException) -> list[BaseException]:
     """The exception and what it came from, the first cause first."""
     found: list[BaseException] = []
     one: BaseException | None = error
@@ -37,24 +43,17 @@ def chain_of(error: BaseException) -> list[BaseException]:
     return found[::-1]
 
 
-def report_of(error: BaseException, notes: tuple[str, ...] = ()) -> Report:
-    """The exception as a Report, for the rules that read text."""
-    raised = []
-    for one in chain_of(error):
-        frames = tuple(
-            Frame(s.filename.replace("\\", "/"), s.lineno or 0, s.name, (s.line or "").strip())
-            for s in traceback.extract_tb(one.__traceback__)
-        )
+def report_of(error: BaseException) -> Report:
+    """The exception as a Report, for the rules that read text; the text is as Python prints it."""
+    raised: list[Raised] = []
+    lines: list[str] = []
+    for one in _chain_of(error):
+        read = [(s.filename.replace("\\", "/"), s) for s in traceback.extract_tb(one.__traceback__)]
+        frames = tuple(Frame(file, s.lineno or 0, s.name, (s.line or "").strip()) for file, s in read)
         raised.append(Raised(type(one).__name__, str(one), frames))
-    text = "\n".join([*notes, *(line for item in raised for line in _as_python_prints(item))])
-    return Report(tuple(raised), text)
-
-
-def _as_python_prints(item: Raised) -> Iterator[str]:
-    for frame in item.frames:
-        yield f'  File "{frame.file}", line {frame.line}, in {frame.function}'
-        yield f"    {frame.code}"
-    yield f"{item.kind}: {item.message}"
+        lines += (f'  File "{f.file}", line {f.line}, in {f.function}\n    {f.code}' for f in frames)
+        lines.append(f"{type(one).__name__}: {one}")
+    return Report(tuple(raised), "\n".join(lines))
 
 
 def model_in(error: BaseException) -> nn.Module | None:
@@ -65,23 +64,18 @@ def model_in(error: BaseException) -> nn.Module | None:
     frames = [call.frame for call in _calls(error)]
     deepest = next((m for f in reversed(frames) if (m := _self_module(f)) is not None), None)
     seen = {id(m): m for frame in frames for m in _modules_near(frame)}
-    if deepest is None:
-        return max(seen.values(), key=_size, default=None)
-    return max((m for m in seen.values() if any(part is deepest for part in m.modules())), key=_size, default=deepest)
+    holding = (m for m in seen.values() if deepest is None or any(part is deepest for part in m.modules()))
+    return max(holding, key=lambda module: sum(1 for _ in module.modules()), default=deepest)
 
 
-def _modules_near(frame: types.FrameType) -> Iterator[nn.Module]:
+def _modules_near(frame: FrameType) -> Iterator[nn.Module]:
     for value in list(frame.f_locals.values()):
         if isinstance(value, nn.Module):
             yield value
-        elif not isinstance(value, (type, types.ModuleType)):
+        elif not isinstance(value, (type, ModuleType)):
             held = getattr(value, "__dict__", None)
             if isinstance(held, dict):
                 yield from (item for item in list(held.values())[:200] if isinstance(item, nn.Module))
-
-
-def _size(module: nn.Module) -> int:
-    return sum(1 for _ in module.modules())
 
 
 def locate(error: BaseException, snapshot: Snapshot) -> CallSite | None:
@@ -102,21 +96,22 @@ def locate(error: BaseException, snapshot: Snapshot) -> CallSite | None:
     inputs = tuple(_inputs(frames, paths, known))
     path = "" if module is None else paths[id(module)]
     owners = {name.rpartition(".")[0] for name in read}
+    own_names = {entry.name.removeprefix(prefix): entry.tensor for entry in known.values()}
+    local = [] if frame is None else [v for v in list(frame.f_locals.values()) if isinstance(v, torch.Tensor)]
     return CallSite(
         module=path,
-        module_class="" if module is None else type(module).__name__,
         tensors=tuple(read),
         own_forward=not owners or (owners == {path} and frame is not None and _self_module(frame) is module),
         inputs_on_meta=tuple(name for name, device in inputs if device == "meta"),
         inputs=inputs,
-        placeholders=tuple(f"{prefix}{name}" for name in placeholders(walked, _as_the_part_names_them(known, prefix))),
-        fed_meta=frame is not None and has_stranger_on_meta(frame, known),
+        placeholders=tuple(f"{prefix}{name}" for name in placeholders(walked, own_names)),
+        fed_meta=any(value.is_meta and id(value) not in known for value in local),
         root_class=type(root).__name__,
         component=prefix,
     )
 
 
-def _part_running(frames: list[types.FrameType], snapshot: Snapshot) -> tuple[str, nn.Module] | None:
+def _part_running(frames: list[FrameType], snapshot: Snapshot) -> tuple[str, nn.Module] | None:
     """The component that was running, the deepest first; the model itself where there is only one."""
     for frame in reversed(frames):
         path = snapshot.paths.get(id(_self_module(frame)))
@@ -126,26 +121,17 @@ def _part_running(frames: list[types.FrameType], snapshot: Snapshot) -> tuple[st
     return snapshot.parts[0] if len(snapshot.parts) == 1 else None
 
 
-def _as_the_part_names_them(known: Mapping[int, Entry], prefix: str) -> dict[str, torch.Tensor]:
-    return {entry.name.removeprefix(prefix): entry.tensor for entry in known.values()}
-
-
 def _calls(error: BaseException) -> Iterator[Call]:
-    for one in chain_of(error):
+    for one in _chain_of(error):
         yield from calls(one.__traceback__)
 
 
-def _self_module(frame: types.FrameType) -> nn.Module | None:
-    for name in ("self", "module"):
-        value = frame.f_locals.get(name)
-        if isinstance(value, nn.Module):
-            return value
-    return None
+def _self_module(frame: FrameType) -> nn.Module | None:
+    held = (frame.f_locals.get(name) for name in ("self", "module"))
+    return next((value for value in held if isinstance(value, nn.Module)), None)
 
 
-def _deepest(
-    frames: list[types.FrameType], names: Mapping[int, str]
-) -> tuple[nn.Module | None, types.FrameType | None]:
+def _deepest(frames: list[FrameType], names: Mapping[int, str]) -> tuple[nn.Module | None, FrameType | None]:
     for frame in reversed(frames):
         module = _self_module(frame)
         if module is not None and id(module) in names:
@@ -157,7 +143,7 @@ def _deepest(
     return None, None
 
 
-def _tensors_read(walked: list[Call], frame: types.FrameType | None, known: Mapping[int, Entry]) -> list[str]:
+def _tensors_read(walked: list[Call], frame: FrameType | None, known: Mapping[int, Entry]) -> list[str]:
     """Names of the model's meta tensors that the failing lines read, the deepest line with any first."""
     for call in reversed(walked):
         one = call.frame
@@ -173,31 +159,24 @@ def _tensors_read(walked: list[Call], frame: types.FrameType | None, known: Mapp
     return []
 
 
-def _inputs(
-    frames: list[types.FrameType], paths: Mapping[int, str], known: Collection[int]
-) -> Iterator[tuple[str, str]]:
+def _inputs(frames: list[FrameType], paths: Mapping[int, str], known: Collection[int]) -> Iterator[tuple[str, str]]:
     """Names and devices of the arguments of the outermost call into the model."""
     for frame in frames:
         module = _self_module(frame)
         if module is None or id(module) not in paths or frame.f_code.co_name not in _CALLS_OF_A_MODEL:
             continue
-        positions = _positions(module)
+        try:
+            names = list(inspect.signature(type(module).forward).parameters)[1:]
+        except (TypeError, ValueError):
+            names = []
+        positions = {f"args[{n}]": name for n, name in enumerate(names)}
         for name, value in _arguments(frame):
             if isinstance(value, torch.Tensor) and id(value) not in known:
                 yield positions.get(name, name), str(value.device)
         return
 
 
-def _positions(module: nn.Module) -> dict[str, str]:
-    """`args[0]` of a call as the name that the module's forward gives it."""
-    try:
-        names = list(inspect.signature(type(module).forward).parameters)[1:]
-    except (TypeError, ValueError):
-        return {}
-    return {f"args[{n}]": name for n, name in enumerate(names)}
-
-
-def _arguments(frame: types.FrameType) -> Iterator[tuple[str, object]]:
+def _arguments(frame: FrameType) -> Iterator[tuple[str, object]]:
     code = frame.f_code
     count = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
     for name in code.co_varnames[:count]:

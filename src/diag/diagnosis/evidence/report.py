@@ -27,6 +27,7 @@ _RAISED = re.compile(
     r"\s*:\s?(?P<message>.*)$"
 )
 _RAISED_BARE = re.compile(r"^(?:E\s+)?(?P<kind>(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Interrupt))\s*$")
+# An exception named in the middle of a log line.
 _INLINE = re.compile(r"(?P<kind>\b[A-Z]\w*(?:Error|Exception))\s*(?::\s|\(['\"])(?P<message>.+)$")
 _HEADER = re.compile(r"Traceback \((?:most recent call last|innermost last)\)")
 _CHAIN = re.compile(r"The above exception was the direct cause|During handling of the above exception")
@@ -96,7 +97,7 @@ def read_report(lines: Sequence[str]) -> Report:
             frames.append(frame)
         elif _HEADER.search(line):
             frames = []
-        elif (match := _raised(line, joined, index)) is not None:
+        elif (match := _raised(line, is_first=index == 0)) is not None:
             message, index = _message(joined, index, match.groupdict().get("message") or "")
             raised.append(Raised(match["kind"], message, tuple(frames)))
             frames = []
@@ -105,35 +106,29 @@ def read_report(lines: Sequence[str]) -> Report:
         elif line.startswith(">") and (arrow := _ARROW.match(line)):
             marked = arrow["code"].strip()
         index += 1
-    if not raised:
-        raised = _inline(joined, frames)
+    if not raised and (inline := next(filter(None, map(_INLINE.search, reversed(joined))), None)):
+        message = inline["message"].strip().rstrip("'\")")
+        raised = [Raised(inline["kind"], message, tuple(frames))]
     return Report(tuple(_without_repeats(raised)), "\n".join(joined))
 
 
 def _frame(line: str) -> Frame | None:
     for pattern in _FRAMES:
-        match = pattern.match(line)
-        if match:
+        if match := pattern.match(line):
             values = match.groupdict()
             file = re.sub(r"\\+", "/", values["file"]).replace(" ", "")
             return Frame(file, int(values.get("line") or 0), (values.get("func") or "").strip())
     return None
 
 
-def _raised(line: str, lines: Sequence[str], index: int) -> re.Match[str] | None:
-    if _HEADER.search(line):
-        return None
-    stripped = line.strip() if line[:1].isspace() and not line.startswith("    ") else line
-    match = _RAISED.match(stripped)
-    if match is None and (bare := _RAISED_BARE.match(stripped)) and index + 1 >= 2:
-        return bare
-    return match
+def _raised(line: str, is_first: bool) -> re.Match[str] | None:
+    stripped = line if line.startswith("    ") else line.strip()
+    return _RAISED.match(stripped) or (None if is_first else _RAISED_BARE.match(stripped))
 
 
 def _with_code(frame: Frame, line: str) -> Frame:
     """Adds the line of code: the marked one in IPython and rich, the first one after the frame in Python's own."""
-    arrow = _ARROW.match(line)
-    if arrow:
+    if arrow := _ARROW.match(line):
         return replace(frame, code=re.sub(r"^\d+\s+", "", arrow["code"]).strip())
     if frame.code or not line.strip() or _NUMBERED.match(line) or set(line.strip()) <= set("^~ "):
         return frame
@@ -160,25 +155,14 @@ def _message(lines: Sequence[str], index: int, first: str) -> tuple[str, int]:
     return "\n".join(parts).strip(), index
 
 
-def _inline(lines: Sequence[str], frames: Sequence[Frame]) -> list[Raised]:
-    """An exception named in the middle of a log line, else nothing."""
-    for line in reversed(lines):
-        match = _INLINE.search(line)
-        if match:
-            return [Raised(match["kind"], match["message"].strip().rstrip("'\")"), tuple(frames))]
-    return []
-
-
 def _without_repeats(raised: Sequence[Raised]) -> list[Raised]:
     """pytest and HTTP bodies print the last line twice; the one with frames is kept."""
-    kept: list[Raised] = []
+    kept: dict[tuple[str, str], Raised] = {}
     for item in raised:
-        same = [n for n, other in enumerate(kept) if (other.kind, other.message) == (item.kind, item.message)]
-        if not same:
-            kept.append(item)
-        elif item.frames and not kept[same[0]].frames:
-            kept[same[0]] = item
-    return kept
+        before = kept.get((item.kind, item.message))
+        if before is None or (item.frames and not before.frames):
+            kept[item.kind, item.message] = item
+    return list(kept.values())
 
 
 def _join_wrapped_frames(lines: Sequence[str]) -> list[str]:
@@ -187,10 +171,9 @@ def _join_wrapped_frames(lines: Sequence[str]) -> list[str]:
     for line in lines:
         before = out[-1] if out else ""
         if out and _is_open_frame(before) and line.strip() and not _frame(line):
-            glued = before.rstrip() + line.strip()
-            spaced = before.rstrip() + " " + line.strip()
+            glued, spaced = f"{before.rstrip()}{line.strip()}", f"{before.rstrip()} {line.strip()}"
             if _frame(glued) or _frame(spaced) or _is_open_frame(glued):
-                out[-1] = glued if _frame(glued) else (spaced if _frame(spaced) else glued)
+                out[-1] = spaced if _frame(spaced) and not _frame(glued) else glued
                 continue
         out.append(line)
     return out
@@ -202,6 +185,5 @@ def _is_open_frame(line: str) -> bool:
         return bool(re.match(r'^File "[^"]+", line \d+, in$', text))
     if re.match(r'^File "', text):
         return True
-    return bool(re.match(r"^(?:~|/|[A-Za-z]:[\\/])[^\s:]+(?::\d*)?(?: i?n?)?$", text)) and "/" in text.replace(
-        "\\", "/"
-    )
+    is_path = re.match(r"^(?:~|/|[A-Za-z]:[\\/])[^\s:]+(?::\d*)?(?: i?n?)?$", text)
+    return bool(is_path) and ("/" in text or "\\" in text)

@@ -67,12 +67,10 @@ def mixed_devices(text: str) -> Mixed | None:
     Mixed(expected='meta', other='xpu:0', ordered=True)
     """
     flat = squash(text)
-    match = _ORDERED.search(flat)
-    if match:
+    if match := _ORDERED.search(flat):
         return Mixed(expected=match[2], other=match[1], ordered=True)
     for pattern in _PAIRS:
-        match = pattern.search(flat)
-        if match:
+        if match := pattern.search(flat):
             return Mixed(expected=match[1], other=match[2], ordered=False)
     return Mixed("", "", ordered=False) if _MIXED_TYPES.search(flat) else None
 

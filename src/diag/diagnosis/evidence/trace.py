@@ -18,8 +18,8 @@ from diag.diagnosis.evidence.texts import (
     squash,
 )
 
-CALLS = ("_call_impl", "_wrapped_call_impl", "__call__", "_slow_forward")
-MODULE_MOVES = ("to", "cuda", "cpu", "xpu", "npu", "half", "float", "bfloat16", "_apply", "convert")
+_CALLS = ("_call_impl", "_wrapped_call_impl", "__call__", "_slow_forward")
+_MODULE_MOVES = ("to", "cuda", "cpu", "xpu", "npu", "half", "float", "bfloat16", "_apply", "convert")
 _LOADS = ("from_pretrained", "_from_pretrained", "_load_pretrained_model", "from_config", "_from_config")
 _META = re.compile(r"(?<![\w/-])meta(?![\w/-])", re.IGNORECASE)
 _OFFLOADED = re.compile(
@@ -30,7 +30,6 @@ _CHILD_WEIGHT = re.compile(r"\b(?:self\.|model\.|\w+\.)\w+(?:\[[^\]]+\])?(?:\.\w
 _OWN_WEIGHT = re.compile(r"\bself\.(?:weight|bias|gamma|beta|scale|g|a_2|b_2)\b")
 _OWN_OTHER = re.compile(r"\bself\.(\w+)\b(?!\s*\()(?!\.)")
 _MOVE = re.compile(r"\.(?:to|cuda|cpu|half|float|bfloat16|xpu|npu|mps|hpu)\(")
-_STATE_DICT = re.compile(r"state_dict\b|\bfor \w+, \w+ in \w+\.items\(\)")
 
 
 class WeightUse(Enum):
@@ -59,7 +58,7 @@ class Trace:
     @cached_property
     def message(self) -> str:
         """The last exception's message, or the whole text where there is none."""
-        return self.report.last.message if self.report.last and self.report.last.message else self.report.text
+        return (self.report.last and self.report.last.message) or self.report.text
 
     @cached_property
     def mixed(self) -> Mixed | None:
@@ -69,10 +68,6 @@ class Trace:
     def meets_meta(self) -> bool:
         """Meta met a real device in an operation of a model that ran, not in one that was being traced."""
         return self.mixed is not None and self.mixed.with_meta and not self.compiling
-
-    @property
-    def meets_real(self) -> bool:
-        return self.mixed is not None and not self.mixed.with_meta
 
     @cached_property
     def copied_from_meta(self) -> bool:
@@ -104,13 +99,12 @@ class Trace:
     def missing_key(self) -> str:
         """The dotted name that a KeyError is about, or nothing."""
         last = self.report.last
-        is_key = last is not None and last.name == "KeyError" and re.search(r"\w+\.\w+", last.message)
-        return last.message if last is not None and is_key else ""
+        return last.message if last and last.name == "KeyError" and re.search(r"\w+\.\w+", last.message) else ""
 
     @property
     def is_ambiguous(self) -> bool:
         """The text is one of those about meta that several causes give."""
-        return (self.mixed is not None and self.mixed.with_meta) or self.copied_from_meta or self.value_asked
+        return bool(self.mixed and self.mixed.with_meta) or self.copied_from_meta or self.value_asked
 
     @cached_property
     def is_about_meta(self) -> bool:
@@ -135,29 +129,21 @@ class Trace:
         """Whether the text, in lower case and without white space, holds one of these."""
         return any(text in self.flat for text in texts)
 
-    def matches(self, pattern: str) -> re.Match[str] | None:
-        """Where the text, in lower case and without white space, matches."""
-        return re.search(pattern, self.flat)
-
     @cached_property
     def offload_seen(self) -> bool:
         """Loading said that parameters were offloaded, or the map in the text holds cpu or disk."""
         return _OFFLOADED.search(self.flat) is not None
 
     @cached_property
-    def auto_map(self) -> bool:
-        return _AUTO_MAP.search(self.flat) is not None
-
-    @property
     def dispatched(self) -> bool:
         """The text shows a load with a map, or its notice about offloading."""
-        return self.offload_seen or self.auto_map
+        return self.offload_seen or _AUTO_MAP.search(self.flat) is not None
 
     # --- what the frames tell ---
 
     @cached_property
     def frames(self) -> tuple[Frame, ...]:
-        return self.report.last.frames if self.report.last and self.report.last.frames else self.report.frames
+        return (self.report.last and self.report.last.frames) or self.report.frames
 
     def passes(self, *parts: str) -> bool:
         """Whether any frame's file holds one of these parts."""
@@ -178,10 +164,6 @@ class Trace:
     def loading(self) -> bool:
         return self.calls(*_LOADS)
 
-    @property
-    def in_threads(self) -> bool:
-        return self.passes("concurrent/futures/thread.py", "threading.py", "multiprocessing/pool.py")
-
     @cached_property
     def site(self) -> Frame | None:
         """The line that failed: the last frame that is not PyTorch's own plumbing."""
@@ -193,16 +175,10 @@ class Trace:
     def code(self) -> str:
         return self.site.code if self.site else ""
 
-    @property
-    def state_dict_line(self) -> str:
-        """The line that asked for the values of a state dict, or nothing."""
-        lines = (self.code if self.site else self.report.text).splitlines()
-        return next((line.strip() for line in lines if _STATE_DICT.search(line)), "")
-
     @cached_property
     def moved_module(self) -> Frame | None:
         """The frame of a module's own .to(), .cpu() and the like; a tensor's has none."""
-        moves = (f for f in reversed(self.frames) if f.inside("torch/nn/modules/module.py") and f.name in MODULE_MOVES)
+        moves = (f for f in reversed(self.frames) if f.inside("torch/nn/modules/module.py") and f.name in _MODULE_MOVES)
         return next(moves, None)
 
     @cached_property
@@ -220,23 +196,17 @@ class Trace:
         """The forward that failed was called by name, not by calling the module: no hook can run then."""
         for above, frame in zip(reversed(self.frames[:-1]), reversed(self.frames[1:])):
             if frame.name == "forward":
-                if not self.calls(*CALLS) and ".forward(" not in above.code:
+                if not self.calls(*_CALLS) and ".forward(" not in above.code:
                     return False  # the frames between are hidden, as rich and sentry do
                 if above.name == "forward" and above.file == frame.file:
                     continue  # a subclass that calls its parent's
-                return above.name not in (*CALLS, "new_forward", "decorate_context", "wrapper", "checkpoint")
+                return above.name not in (*_CALLS, "new_forward", "decorate_context", "wrapper", "checkpoint")
         return False
-
-    @cached_property
-    def torch_forward(self) -> Frame | None:
-        """The forward of one of PyTorch's own layers, where it is the last module that was called."""
-        last = next((f for f in reversed(self.frames) if f.name == "forward"), None)
-        return last if last is not None and "torch/nn/modules/" in last.file else None
 
     @cached_property
     def hook_right_above(self) -> bool:
         """accelerate's hook called the forward that failed."""
-        kept = [f for f in self.frames if f.name not in CALLS]
+        kept = [f for f in self.frames if f.name not in _CALLS]
         for above, frame in zip(reversed(kept[:-1]), reversed(kept[1:])):
             if frame.name == "forward":
                 return above.inside("accelerate/hooks.py")
@@ -246,7 +216,8 @@ class Trace:
     def weight_use(self) -> WeightUse:
         if self.site is None:
             return WeightUse.NOT_SHOWN
-        if self.torch_forward is not None and self.hook_right_above:
+        forward = next((f for f in reversed(self.frames) if f.name == "forward"), None)
+        if forward is not None and "torch/nn/modules/" in forward.file and self.hook_right_above:
             return WeightUse.AFTER_HOOK
         if _CHILD_WEIGHT.search(self.code):
             return WeightUse.OF_ANOTHER_MODULE

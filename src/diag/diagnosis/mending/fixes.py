@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from diag.diagnosis.mending.plans import plan
 from diag.diagnosis.situation import reload_as
 from diag.errors import CouldNotJudgeError, DiagError
-from diag.values.finding import Finding, Findings, Fix
+from diag.values.finding import Finding, Findings, Fix, names_in_words
 from diag.values.outcome import LoadOutcome, Proof
 from diag.values.spec import LoadSpec
 
@@ -38,18 +38,19 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
     result could not be shown to be right. Raises DiagError when the findings know no model and no spec, when nothing
     is wrong, or when only a person can fix it (the text says how).
     """
-    subject = found.subject
+    from diag.models.snapshot import take
+
+    finding, subject = _first_wrong(found), found.subject
+    planned = plan(finding, spec)  # for the subject's own spec diagnose() has worked them out
     spec = spec or subject.spec
-    finding = _first_wrong(found)
     if subject.model is None and spec is None:
         raise DiagError(
             "there is nothing to apply a fix to.",
             why="the findings come from a text or a table, without a model or a spec.",
             next_step="diag.fix(diag.diagnose(model)), or pass spec=diag.LoadSpec('…', device_map='auto').",
         )
-    snapshot = _taken(subject.model)
-    planned = plan(finding, spec)
-    ways = [one for one in planned if not one.by_hand]
+    snapshot = None if subject.model is None else take(subject.model)
+    ways = [one for one in planned if one.kind in ("in-place", "reload")]
     failed: list[str] = []
     for chosen in ways:
         outcome = _tried(chosen, finding, snapshot, spec, failed, is_last=chosen is ways[-1])
@@ -63,12 +64,15 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
     return LoadOutcome(spec or _spec_for(snapshot), error=problem, notes=tuple(failed))
 
 
-def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
-    """The broken model keeps its device's memory for as long as its owner keeps it: the CPU has room beside it."""
-    if chosen.spec is None or chosen.spec.device_map == "cpu" or "OutOfMemoryError" not in reason:
-        return []
-    why = "on the CPU, since the broken model still takes the device's memory; without it, load the spec as it was"
-    return [reload_as(chosen.spec.replace(device_map="cpu"), why)]
+def _first_wrong(found: Findings) -> Finding:
+    for finding in found:
+        if finding.severity != "info":
+            return finding
+    raise DiagError(
+        "there is nothing to fix.",
+        why="the model is healthy: every tensor has its data, and no value is known to be wrong.",
+        next_step="if something failed, pass the exception: diag.diagnose(model, error=exc).",
+    )
 
 
 def _tried(
@@ -86,99 +90,28 @@ def _tried(
                 raise CouldNotJudgeError(f"its result was {outcome.proof}")
     except Exception as error:
         _log.debug("%s failed", chosen.action, exc_info=True)
-        failed.append(_reason(chosen, error))
+        said = " ".join((str(error).strip() or "no further text").splitlines()[:3])
+        failed.append(f"not applied: {chosen.action}, {type(error).__name__}: {said}")
         return None
     return outcome
 
 
-def _reason(chosen: Fix, error: BaseException) -> str:
-    said = str(error).strip() or "no further text"
-    return f"not applied: {chosen.action}, {type(error).__name__}: {' '.join(said.splitlines()[:3])}"
+def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
+    """The broken model keeps its device's memory for as long as its owner keeps it: the CPU has room beside it."""
+    if chosen.spec is None or chosen.spec.device_map == "cpu" or "OutOfMemoryError" not in reason:
+        return []
+    why = "on the CPU, since the broken model still takes the device's memory; without it, load the spec as it was"
+    return [reload_as(chosen.spec.replace(device_map="cpu"), why)]
 
 
 def _not_fixed(finding: Finding, by_hand: Fix, failed: list[str]) -> DiagError:
-    if not failed:
-        return DiagError(
-            f"{finding.cause} can't be fixed from here.",
-            why="the fix is in the code, the files or the environment, not in the model.",
-            next_step=by_hand.because,
-        )
-    return DiagError(
-        f"{finding.cause} is not fixed: {'the only fix' if len(failed) == 1 else 'each fix'} that can be applied "
-        "failed, and the model is as it was.",
-        why="; ".join(failed) + ".",
-        next_step=by_hand.because,
-    )
-
-
-def require_materialised(model: Model) -> Model:
-    """Returns the model when every tensor has its data, offloaded ones included; raises MetaWithoutDataError else.
-
-    The guard for a service: it refuses only what is really broken. Reads attributes only.
-    """
-    from diag.diagnosis.mending.repairs import not_in_store, without_data
-    from diag.models.snapshot import take
-
-    snapshot = take(model)
-    missing = [entry.name for entry in snapshot.entries if entry.backing.kind == "none"]
-    if missing:
-        raise without_data(snapshot, missing)
-    if sought := [entry.name for entry in snapshot.entries if entry.is_sought_in_vain]:
-        raise not_in_store(snapshot, sought)
-    return model
-
-
-def explain_exception(error: BaseException, model: object = None) -> str:
-    """For an `except` block: logs cause, tensors and fix, and returns an id that is safe to show a client.
-
-    Never raises: where the diagnosis itself fails, the log says so. Logger `diag`, level ERROR.
-    """
-    number = uuid.uuid4().hex[:12]
-    try:
-        from diag.diagnosis.engine import diagnose
-
-        found = diagnose(model, error=error)
-        _log.error("[%s] %s: %s\n%s", number, type(error).__name__, error, found)
-    except Exception as failure:
-        _log.error(
-            "[%s] %s: %s (no diagnosis: %s: %s)", number, type(error).__name__, error, type(failure).__name__, failure
-        )
-    return number
-
-
-def materialise(model: Model, device: torch.device | str | int | None = None) -> Model:
-    """Brings every offloaded tensor in, takes the hooks off and puts the model on one device; returns the model.
-
-    Without `device` it is the device where the model runs, or the CPU where its hooks name several. Takes as much
-    memory there as the whole model. All or nothing: raises MetaWithoutDataError, naming them, when a meta tensor has
-    no data anywhere, or the device's out-of-memory error, and leaves the model as it was then. A forward that was put
-    past its hook goes with the hooks.
-    """
-    from diag.diagnosis.mending import repairs
-    from diag.models.snapshot import take
-
-    repairs.materialise(take(model), device)
-    return model
-
-
-def _taken(model: object) -> Snapshot | None:
-    """The model as it is now: all repairs start from it."""
-    if model is None:
-        return None
-    from diag.models.snapshot import take
-
-    return take(model)
-
-
-def _first_wrong(found: Findings) -> Finding:
-    for finding in found:
-        if finding.severity != "info":
-            return finding
-    raise DiagError(
-        "there is nothing to fix.",
-        why="the model is healthy: every tensor has its data, and no value is known to be wrong.",
-        next_step="if something failed, pass the exception: diag.diagnose(model, error=exc).",
-    )
+    said = "can't be fixed from here."
+    why = "the fix is in the code, the files or the environment, not in the model."
+    if failed:
+        tried = "the only fix" if len(failed) == 1 else "each fix"
+        said = f"is not fixed: {tried} that can be applied failed, and the model is as it was."
+        why = f"{'; '.join(failed)}."
+    return DiagError(f"{finding.cause} {said}", why=why, next_step=by_hand.because)
 
 
 def _apply(chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadSpec | None) -> LoadOutcome:
@@ -217,7 +150,6 @@ def _of_another_kind(snapshot: Snapshot | None, loaded: object) -> str:
 def _not_in_the_files(snapshot: Snapshot | None, finding: Finding, spec: LoadSpec) -> tuple[str, ...]:
     """Says which values of the model, other than the finding's, a reload does not bring back."""
     from diag.proving.weights import verify_weights
-    from diag.values.finding import names_in_words
 
     if snapshot is None or snapshot.is_bundle:
         return ()
@@ -246,3 +178,55 @@ def _spec_for(snapshot: Snapshot | None) -> LoadSpec:
 
     model = None if snapshot is None else snapshot.given
     return LoadSpec(checkpoint_name(model) or type(model).__name__, device_map="none")
+
+
+# --- three lines for a service ---------------------------------------------------------------------------------
+
+
+def require_materialised(model: Model) -> Model:
+    """Returns the model when every tensor has its data, offloaded ones included; raises MetaWithoutDataError else.
+
+    The guard for a service: it refuses only what is really broken. Reads attributes only.
+    """
+    from diag.diagnosis.mending.repairs import not_in_store, without_data
+    from diag.models.snapshot import take
+
+    snapshot = take(model)
+    missing = [entry.name for entry in snapshot.entries if entry.backing.kind == "none"]
+    if missing:
+        raise without_data(snapshot, missing)
+    if sought := [entry.name for entry in snapshot.entries if entry.is_sought_in_vain]:
+        raise not_in_store(snapshot, sought)
+    return model
+
+
+def explain_exception(error: BaseException, model: object = None) -> str:
+    """For an `except` block: logs cause, tensors and fix, and returns an id that is safe to show a client.
+
+    Never raises: where the diagnosis itself fails, the log says so. Logger `diag`, level ERROR.
+    """
+    number = uuid.uuid4().hex[:12]
+    try:
+        from diag.diagnosis.engine import diagnose
+
+        found = diagnose(model, error=error)
+        _log.error("[%s] %s: %s\n%s", number, type(error).__name__, error, found)
+    except Exception as failure:
+        why = f"no diagnosis: {type(failure).__name__}: {failure}"
+        _log.error("[%s] %s: %s (%s)", number, type(error).__name__, error, why)
+    return number
+
+
+def materialise(model: Model, device: torch.device | str | int | None = None) -> Model:
+    """Brings every offloaded tensor in, takes the hooks off and puts the model on one device; returns the model.
+
+    Without `device` it is the device where the model runs, or the CPU where its hooks name several. Takes as much
+    memory there as the whole model. All or nothing: raises MetaWithoutDataError, naming them, when a meta tensor has
+    no data anywhere, or the device's out-of-memory error, and leaves the model as it was then. A forward that was put
+    past its hook goes with the hooks.
+    """
+    from diag.diagnosis.mending import repairs
+    from diag.models.snapshot import take
+
+    repairs.materialise(take(model), device)
+    return model

@@ -23,17 +23,19 @@ def plan(finding: Finding, spec: LoadSpec | None = None) -> tuple[Fix, ...]:
 
 def fixes_for(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
     """Fixes for one finding, safest first; the last is always what a person can do by hand."""
-    answer = causes.CATALOGUE[finding.cause].fixes
-    own = answer(finding, situation) if answer else ()
-    by_hand = [one for one in own if one.by_hand]
-    last = by_hand[0] if by_hand else _by_hand(finding, situation)
-    specs: list[LoadSpec | None] = [None]
-    reloads = []
+    file = causes.CATALOGUE[finding.cause]
+    own = file.fixes(finding, situation) if file.fixes else ()
+    last = next((one for one in own if one.by_hand), None)
+    if last is None and situation.adapter_is_unknown:
+        last = put_the_adapter_on_again(f"{file.cause.fix} Then put the adapter on again.")
+    avoid = file.cause.avoid[0] if file.cause.avoid else ""
+    last = last or Fix(file.cause.fix_kind, because=file.cause.fix, avoid=avoid)
+    in_place = [one for one in own if one.kind == "in-place"]
+    reloads: dict[LoadSpec | None, Fix] = {}
     for one in own:
-        if one.kind == "reload" and one.spec not in specs and can_reload(last, one.spec):
-            reloads.append(one)
-            specs.append(one.spec)
-    return (*(one for one in own if one.kind == "in-place"), *reloads, last)
+        if one.kind == "reload" and can_reload(last, one.spec):
+            reloads.setdefault(one.spec, one)
+    return (*in_place, *reloads.values(), last)
 
 
 def with_fixes(findings: list[Finding], situation: Situation) -> list[Finding]:
@@ -43,11 +45,3 @@ def with_fixes(findings: list[Finding], situation: Situation) -> list[Finding]:
 def can_reload(last: Fix, spec: LoadSpec | None) -> bool:
     """Whether loading this spec can help, going by what the finding's last fix requires."""
     return all(one.is_met_by(spec) for one in last.requires)
-
-
-def _by_hand(finding: Finding, situation: Situation) -> Fix:
-    """What the catalogue advises; with an adapter of unknown origin, to put that on again as well."""
-    cause = causes.get(finding.cause)
-    if situation.adapter_is_unknown:
-        return put_the_adapter_on_again(f"{cause.fix} Then put the adapter on again.")
-    return Fix(cause.fix_kind, because=cause.fix, avoid=cause.avoid[0] if cause.avoid else "")

@@ -1,6 +1,6 @@
 """Repairs of a model in memory. Each is all or nothing: what it needs is fetched first, then the model is changed.
 
-They work on a snapshot and change the model that it was taken of; after that it takes a new snapshot to look again.
+They work on a snapshot and change the model that it was taken of.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from diag.loading.checkpoint.stored import plain_name, sources
 from diag.models.devices import as_device, input_device
 from diag.models.entries import Entry
 from diag.models.forwards import Reach
-from diag.models.snapshot import Snapshot, take
+from diag.models.snapshot import Snapshot
 from diag.models.undo import all_or_nothing
 from diag.proving.buffers import fresh_buffers
 from diag.proving.weights import held_value
@@ -24,28 +24,31 @@ from diag.values.spec import LoadSpec
 
 def materialise(snapshot: Snapshot, device: torch.device | str | int | None = None) -> None:
     """What `diag.materialise` does to a model; says there what it needs and raises."""
+    from accelerate.hooks import remove_hook_from_module
+
     model = snapshot.root
     target = torch.device(device) if device is not None else _own_device(snapshot)
     values = _fetch(snapshot, target)
     with all_or_nothing(snapshot):
-        _unhook(model)
+        remove_hook_from_module(model, recurse=True)
         _put(snapshot, values)
         model.to(target)
         model.__dict__.pop("hf_device_map", None)
 
 
 def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str | None = None) -> None:
-    """Reads these tensors from the checkpoint's files into the model; ties and dtypes are kept.
+    """Reads these tensors from the checkpoint's files into the model, and puts a model without hooks together.
 
-    Buffers that are not saved are computed anew. Raises CouldNotJudgeError when a tensor is in no file.
+    Ties and dtypes are kept, buffers that are not saved computed anew. Raises CouldNotJudgeError when a tensor is in no
+    file.
     """
     chosen = snapshot.named(names)
     files, device = sources(snapshot, checkpoint), input_device(snapshot)
-    fresh = _fresh_buffers(snapshot) if any(e.kind == "non_persistent_buffer" for e in chosen) else {}
+    unsaved = any(entry.kind == "non_persistent_buffer" for entry in chosen)
+    fresh = fresh_buffers(snapshot.base) if unsaved else {}
     values: dict[str, torch.Tensor] = {}
     for entry in chosen:
-        tied_to = plain_name(snapshot.ties.get(entry.name, ""))
-        source = files.get(plain_name(entry.name)) or files.get(tied_to)
+        source = files.get(plain_name(entry.name)) or files.get(plain_name(snapshot.ties.get(entry.name, "")))
         value = source.read() if source is not None else fresh.get(plain_name(entry.name))
         if value is None or tuple(value.shape) != entry.shape:
             raise CouldNotJudgeError(
@@ -55,21 +58,24 @@ def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str 
             )
         values[entry.name] = value.to(device=device if entry.is_meta else entry.device, dtype=entry.dtype)
     _put(snapshot, values)
+    together(snapshot, device)
 
 
-def together(snapshot: Snapshot) -> None:
+def together(snapshot: Snapshot, target: torch.device) -> None:
     """Puts a model that has lost its hooks on the device where it starts: nobody else would move inputs for it.
 
-    A model that still has hooks stays where it is. Raises the device's out-of-memory error, nothing moved then.
+    Looks at the tensors that the model holds now. A model that still has hooks stays where it is. Raises the device's
+    out-of-memory error, nothing moved then.
     """
     if snapshot.hooked:
         return
-    target = input_device(snapshot)
-    elsewhere = [e for e in snapshot.entries if _moves_as_a_copy(e, target)]
-    moved = {id(e.tensor): e.tensor.detach().to(target) for e in {id(e.tensor): e for e in elsewhere}.values()}
-    with all_or_nothing(snapshot):
-        _put(snapshot, {e.name: moved[id(e.tensor)] for e in elsewhere})
-        snapshot.root.__dict__.pop("hf_device_map", None)
+    places = [(_held(entry), entry.local_name) for entry in snapshot.entries if entry.kind != "quant_state"]
+    elsewhere = [(held, name, held[name]) for held, name in places if _moves_as_a_copy(held.get(name), target)]
+    moved = {key: _like(old, old.detach().to(target)) for key, old in {id(t): t for *_, t in elsewhere}.items()}
+    for held, name, old in elsewhere:
+        held[name] = moved[id(old)]
+    _share_ties(snapshot)
+    snapshot.root.__dict__.pop("hf_device_map", None)
 
 
 def put_back(snapshot: Snapshot, names: Iterable[str]) -> None:
@@ -81,14 +87,13 @@ def put_back(snapshot: Snapshot, names: Iterable[str]) -> None:
 
 def restore_buffers(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Gives buffers that are not saved the values that the model's constructor computes."""
-    fresh, device = _fresh_buffers(snapshot), input_device(snapshot)
+    fresh, device = fresh_buffers(snapshot.base), input_device(snapshot)
     values: dict[str, torch.Tensor] = {}
     for entry in snapshot.named(names):
         new = fresh.get(plain_name(entry.name))
         if new is None or tuple(new.shape) != entry.shape:
-            raise CouldNotJudgeError(
-                "these buffers can't be computed anew.", why="the model's constructor does not make them."
-            )
+            why = "the model's constructor does not make them."
+            raise CouldNotJudgeError("these buffers can't be computed anew.", why=why)
         values[entry.name] = new.to(device=device if entry.is_meta else entry.device, dtype=entry.dtype)
     _put(snapshot, values)
 
@@ -130,28 +135,27 @@ def _own_device(snapshot: Snapshot) -> torch.device:
 def _fetch(snapshot: Snapshot, target: torch.device) -> dict[str, torch.Tensor]:
     """All data that is not yet on the target, there; raises before anything was changed."""
     values: dict[str, torch.Tensor] = {}
-    missing = []
     fetched: dict[int, torch.Tensor] = {}
-    for entry in snapshot.entries:
-        if not entry.is_meta and not _moves_as_a_copy(entry, target):
-            continue
+    plain = [entry for entry in snapshot.entries if entry.is_meta or entry.kind != "quant_state"]
+    elsewhere = [entry for entry in plain if entry.is_meta or _moves_as_a_copy(entry.tensor, target)]
+    for entry in elsewhere:
         if id(entry.tensor) not in fetched:
             value = held_value(entry, snapshot, also_bypassed=True) if entry.is_meta else entry.tensor.detach()
             if value is None or value.is_meta:
-                missing.append(entry.name)
                 continue
             fetched[id(entry.tensor)] = value.to(target)
         values[entry.name] = fetched[id(entry.tensor)]
-    missing = [name for name in missing if snapshot.ties.get(name) not in values]
-    if missing:
+    found = {*values, *(follower for follower, source in snapshot.ties.items() if source in values)}
+    if missing := [entry.name for entry in elsewhere if entry.name not in found]:
         raise without_data(snapshot, missing)
     return values
 
 
-def _moves_as_a_copy(entry: Entry, target: torch.device) -> bool:
+def _moves_as_a_copy(tensor: torch.Tensor | None, target: torch.device) -> bool:
     """Whether a tensor is here, on another device, and plain: quantized ones are moved by their own class."""
-    is_plain = type(entry.tensor) in (torch.Tensor, nn.Parameter) and entry.kind != "quant_state"
-    return is_plain and not entry.is_meta and entry.device != target
+    if tensor is None or type(tensor) not in (torch.Tensor, nn.Parameter):
+        return False
+    return not tensor.is_meta and tensor.device != target
 
 
 def without_data(snapshot: Snapshot, missing: list[str]) -> MetaWithoutDataError:
@@ -175,51 +179,40 @@ def not_in_store(snapshot: Snapshot, names: list[str]) -> MetaWithoutDataError:
     )
 
 
-def _unhook(model: nn.Module) -> None:
-    from accelerate.hooks import remove_hook_from_module
-
-    remove_hook_from_module(model, recurse=True)
-
-
 def _put(snapshot: Snapshot, values: Mapping[str, torch.Tensor]) -> None:
     """Sets tensors by name; names that shared a tensor share the new one."""
     made: dict[int, torch.Tensor] = {}
     for entry in snapshot.entries:
         tied_to = snapshot.ties.get(entry.name, "") if entry.is_meta else ""
         value = values.get(entry.name, values.get(tied_to))
-        if value is None:
-            continue
-        is_parameter = entry.kind == "parameter"
-        new = made.setdefault(id(entry.tensor), _like(entry.tensor, value) if is_parameter else value)
-        held: dict[str, Any] = entry.owner._parameters if is_parameter else entry.owner._buffers
-        held[entry.local_name] = new
-    for follower, source in snapshot.ties.items():
-        _share(*snapshot.named((follower, source)))
+        if value is not None:
+            _held(entry)[entry.local_name] = made.setdefault(id(entry.tensor), _like(entry.tensor, value))
+    _share_ties(snapshot)
 
 
-def _like(old: torch.Tensor, value: torch.Tensor) -> nn.Parameter:
-    """A parameter of the new value, with what the old one was marked with."""
+def _held(entry: Entry) -> dict[str, Any]:
+    """Where the module keeps the tensor."""
+    return entry.owner._parameters if entry.kind == "parameter" else entry.owner._buffers
+
+
+def _like(old: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The new value; for a parameter as one, with what the old one was marked with."""
+    if not isinstance(old, nn.Parameter):
+        return value
     new = nn.Parameter(value, requires_grad=old.requires_grad)
     new.__dict__.update(old.__dict__ if type(old) is nn.Parameter else {})
     return new
 
 
-def _share(*tied: Entry) -> None:
+def _share_ties(snapshot: Snapshot) -> None:
     """Makes a declared tie one tensor where follower and source now hold the same values."""
-    left, right = (e.owner._parameters.get(e.local_name) for e in tied) if len(tied) == 2 else (None, None)
-    if left is None or right is None or left is right or left.shape != right.shape:
-        return
-    if not left.is_meta and not right.is_meta and left.device == right.device and torch.equal(left, right):
-        tied[0].owner._parameters[tied[0].local_name] = right
-
-
-def _fresh_buffers(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-    return fresh_buffers(snapshot.base)
-
-
-def _refill_together(snapshot: Snapshot, finding: Finding, spec: LoadSpec | None) -> None:
-    refill(snapshot, finding.tensors, spec)
-    together(take(snapshot.root))
+    for follower, source in snapshot.ties.items():
+        tied = [snapshot.by_name[name] for name in (follower, source) if name in snapshot.by_name]
+        left, right = (e.owner._parameters.get(e.local_name) for e in tied) if len(tied) == 2 else (None, None)
+        if left is None or right is None or left is right or left.is_meta or right.is_meta:
+            continue
+        if left.shape == right.shape and left.device == right.device and torch.equal(left, right):
+            tied[0].owner._parameters[tied[0].local_name] = right
 
 
 # What a `Fix` of kind `in-place` names as its repair. With use-input-device the model is as it should be.
@@ -228,8 +221,8 @@ REPAIRS: dict[str, Callable[[Snapshot, Finding, LoadSpec | None], None]] = {
     "restore-forward": lambda snapshot, finding, spec: restore_forward(snapshot, finding.tensors),
     "restore-buffers": lambda snapshot, finding, spec: restore_buffers(snapshot, finding.tensors),
     "restore-tie": lambda snapshot, finding, spec: restore_tie(snapshot),
-    "refill": _refill_together,
-    "together": lambda snapshot, finding, spec: together(snapshot),
+    "refill": lambda snapshot, finding, spec: refill(snapshot, finding.tensors, spec),
+    "together": lambda snapshot, finding, spec: together(snapshot, input_device(snapshot)),
     "put-back": lambda snapshot, finding, spec: put_back(snapshot, finding.tensors),
     "use-input-device": lambda snapshot, finding, spec: None,
 }

@@ -12,8 +12,6 @@ _FAILURES = re.compile(
 _CONTEXT = re.compile(
     r"because they were offloaded|device_map|bitsandbytes|newly initialized|[Dd]eep[Ss]peed|offload_folder"
 )
-
-
 _BLOB = re.compile(r"[\w+/=-]{1000,}")
 
 

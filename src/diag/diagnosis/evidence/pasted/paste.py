@@ -46,6 +46,7 @@ _PREFIXES = tuple(
         r"[-|] (?=\s*(?:File |Traceback|\w+Error))",
     )
 )
+_STAMPED = re.compile(rf"^{_STAMP}\s*(?:[-|:]\s*)?")
 _QUOTE = re.compile(r"^(?:> ?)+")
 
 
@@ -126,8 +127,10 @@ def _strings(value: object) -> list[str]:
 
 def _strings_of_dict(value: dict[str, object]) -> list[str]:
     """The strings in order; a name and its message become `name: message`, placed after the stack, as in Python."""
-    kind = next((value[k] for k in ("name", "ename", "type", "exception", "error_type") if _is_error(value.get(k))), "")
-    message = next((value[k] for k in ("message", "evalue", "msg", "detail", "error") if _is_text(value.get(k))), "")
+    texts = {key: item for key, item in value.items() if isinstance(item, str) and item.strip()}
+    names = (texts.get(key, "") for key in ("name", "ename", "type", "exception", "error_type"))
+    kind = next((name for name in names if re.fullmatch(r"[\w.]*(?:Error|Exception|Interrupt)", name.strip())), "")
+    message = next((texts[key] for key in ("message", "evalue", "msg", "detail", "error") if key in texts), "")
     if kind and message:
         rest = [v for k, v in value.items() if v not in (kind, message) or k in ("stack", "traceback")]
         return [text for item in rest for text in _strings(item)] + [f"{kind}: {message}"]
@@ -135,14 +138,6 @@ def _strings_of_dict(value: dict[str, object]) -> list[str]:
     if len(named) == 1 and isinstance(named[0][1], str):
         return [named[0][0], *_strings(named[0][1])]
     return [text for _, item in named for text in _strings(item)]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_error(value: object) -> bool:
-    return isinstance(value, str) and bool(re.fullmatch(r"[\w.]*(?:Error|Exception|Interrupt)", value.strip()))
 
 
 def _from_repr(text: str) -> str:
@@ -166,11 +161,8 @@ def _open_boxes(lines: list[str]) -> list[str]:
     for line in lines:
         while (side := _BOX_SIDE.match(line)) and len(line.strip()) > 2:
             line = side[1]
-        if _BOX_EDGE.search(line):
-            title = re.sub(r"[╭╮╰╯─━┏┓┗┛╔╗╚╝═+]|-{3,}", "", line).strip()
-            out.append(title)
-            continue
-        out.append(line)
+        is_edge = _BOX_EDGE.search(line)
+        out.append(re.sub(r"[╭╮╰╯─━┏┓┗┛╔╗╚╝═+]|-{3,}", "", line).strip() if is_edge else line)
     return out
 
 
@@ -188,30 +180,18 @@ def _split_workers(lines: list[str]) -> tuple[tuple[str, ...], ...]:
 
 def _prefixes_in_use(lines: list[str]) -> tuple[re.Pattern[str], ...]:
     """The prefix patterns that this text uses; a pattern that hits a single line of many is no prefix."""
-    used = []
-    for pattern in _PREFIXES:
-        hits = sum(
-            1
-            for line in lines
-            if (m := pattern.match(line)) or ((m := _STAMPED.match(line)) and pattern.match(line[m.end() :]))
-        )
-        if hits >= (2 if len(lines) > 4 else 1):
-            used.append(pattern)
-    return tuple(used)
-
-
-_STAMPED = re.compile(rf"{_STAMP}\s*(?:[-|:]\s*)?")
+    pairs = [(line, _STAMPED.sub("", line)) for line in lines]
+    least = 2 if len(lines) > 4 else 1
+    hits = ((one, sum(bool(one.match(line) or one.match(bare)) for line, bare in pairs)) for one in _PREFIXES)
+    return tuple(pattern for pattern, count in hits if count >= least)
 
 
 def _strip_prefixes(line: str, patterns: tuple[re.Pattern[str], ...]) -> tuple[str | None, str]:
     who: str | None = None
     for _ in range(4):
-        for pattern in patterns:
-            match = pattern.match(line)
-            if match and match.end():
-                who = match.groupdict().get("who") or who
-                line = line[match.end() :]
-                break
-        else:
+        match = next((found for one in patterns if (found := one.match(line)) and found.end()), None)
+        if match is None:
             break
+        who = match.groupdict().get("who") or who
+        line = line[match.end() :]
     return who, line
