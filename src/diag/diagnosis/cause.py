@@ -117,6 +117,8 @@ class Cause:
     texts: tuple[Text, ...] = ()
     cases: tuple[str, ...] = ()
 
+    # Fields of Evidence and ModelFacts: `from_state` is asked where one of them holds something; always without any.
+    looks_at: tuple[str, ...] = ()
     # What a live model must show for a text to count (`orphans`: tensors without data; `offloaded`: those or offloaded
     # ones; `broken`: any finding; `processes`: several processes), and at how many points the text counts without it.
     needs: Needs = ""

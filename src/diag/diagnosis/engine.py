@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from diag.diagnosis import causes
-from diag.diagnosis.evidence import Evidence
+from diag.diagnosis.evidence import Evidence, ModelFacts
 from diag.diagnosis.explain import certainty_of, explain_text
 from diag.diagnosis.gathering import gather, model_nearby
 from diag.diagnosis.ranking import Candidate, rank
@@ -98,9 +98,13 @@ def _judged(e: Evidence) -> list[Finding]:
 
 
 def _from_state(e: Evidence) -> list[Finding]:
+    if not (e.rows or e.inputs_on_meta):
+        return []
+    held = {**vars(e.facts or ModelFacts()), **vars(e)}
     found: list[Finding] = []
     for file in causes.FILES:
-        if file.from_state is not None and (e.rows or e.inputs_on_meta):
+        looks_at = file.cause.looks_at
+        if file.from_state is not None and (not looks_at or any(map(held.__getitem__, looks_at))):
             found += file.from_state(e)
     return found
 

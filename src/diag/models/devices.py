@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diag.models.backing import Device
+from diag.models.backing import Device, execution_device
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot, take
 from diag.models.ties import embedding
@@ -65,13 +65,13 @@ def input_device(model: nn.Module | Snapshot) -> torch.device:
     >>> input_device(nn.Linear(2, 2))
     device(type='cpu')
     """
-    return next((device for device in _candidates(take(model)) if device.type != "meta"), torch.device("cpu"))
+    snapshot = model if isinstance(model, Snapshot) else take(model)
+    return next((device for device in _candidates(snapshot) if device.type != "meta"), torch.device("cpu"))
 
 
 def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
     for path in (_embedding_path(snapshot), snapshot.paths.get(id(snapshot.root))):
-        serving = () if path is None else snapshot.hooks.serving(path)
-        target = next((s.hook.execution_device for s in serving if s.hook.execution_device is not None), None)
+        target = None if path is None else execution_device(snapshot.hooks.serving.get(path, ()))
         if target is not None:
             yield as_device(target, snapshot.accelerator)
         elif path:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from diag.models.backing import Device, Hook, Serving, WeightStore
+from diag.models.backing import Device, Hook, Serving, WeightStore, execution_device
 from diag.models.forwards import Reach, reaches_wrapper
 from diag.models.walk import OnFailure, Visit
 
@@ -43,6 +43,7 @@ class HookIndex:
     """All hooks and device maps of a model, read once. Reads attributes only and changes nothing but the visits.
 
     `device_map` is the model's own, `inner_maps` those of models inside it (as below PEFT's), all under full names.
+    `serving` are the hooks that serve a module's tensors by its path, its own first; a path without any is not in it.
     `hooked` are the paths of modules that carry a hook.
     """
 
@@ -51,16 +52,12 @@ class HookIndex:
         self.device_map: dict[str, Device | None] = {}
         self.inner_maps: dict[str, Device | None] = {}
         self._failed = failed
-        self._serving: dict[str, tuple[Serving, ...]] = {}
+        self.serving: dict[str, tuple[Serving, ...]] = {}
         self._stores: dict[int, WeightStore | None] = {}
         self._reach: dict[int, Reach] = {}
         for at in visits:
             self._enter(at)
         self.hooked = frozenset(hook.carrier_path for hook in self.hooks)
-
-    def serving(self, module_path: str) -> tuple[Serving, ...]:
-        """The hooks that serve this module's tensors, its own first."""
-        return self._serving.get(module_path, ())
 
     def _enter(self, at: Visit) -> None:
         """Reads what one module carries; its parent was entered before."""
@@ -73,9 +70,8 @@ class HookIndex:
         if not above and "_hf_hook" not in attributes:
             return
         below = tuple(Serving(s.hook, f"{s.local_prefix}{at.name}.") for s in above if s.hook.place_submodules)
-        at.serving = self._serving[at.path] = (*self._read_hooks(at.module, at.path), *below)
-        devices = (serving.hook.execution_device for serving in at.serving)
-        at.execution_device = next((device for device in devices if device is not None), None)
+        at.serving = self.serving[at.path] = (*self._read_hooks(at.module, at.path), *below)
+        at.execution_device = execution_device(at.serving)
 
     def _read_map(self, at: Visit) -> None:
         own = at.parent is None
@@ -95,7 +91,7 @@ class HookIndex:
             self._failed(f"the hook on {path or 'the model'}", error)
             return ()
         self.hooks += own
-        return tuple(Serving(one) for one in own)
+        return tuple(map(Serving, own))
 
     def _as_value(self, hook: AlignHook, module: nn.Module, path: str) -> Hook:
         given = getattr(hook, "weights_map", None)

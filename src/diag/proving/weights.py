@@ -89,7 +89,9 @@ def held_value(entry: Entry, snapshot: Snapshot, also_bypassed: bool = False) ->
     backing = entry.backing
     if backing.kind != "offloaded" and not (also_bypassed and backing.reason is Absence.FORWARD_BYPASSED):
         return None
-    found = (one.read(entry.local_name) for one in snapshot.hooks.serving(entry.module_path) if one.hook.offload)
+    found = (
+        one.read(entry.local_name) for one in snapshot.hooks.serving.get(entry.module_path, ()) if one.hook.offload
+    )
     return next((value for value in found if value is not None), None)
 
 

@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="adapter-on-offloaded-base",
     rank=70,
+    looks_at=("lost", "unserved", "rewritten"),
     title="A PEFT adapter was put on, or merged into, an offloaded base",
     versions="peft 0.21.2, accelerate 1.15.0",
     explanation="device_map='auto' offloaded part of the base. Loading an adapter makes PEFT dispatch the model again, "

@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="forward-bypasses-hook",
     rank=120,
+    looks_at=("lost",),
     title="The hook is there, but the module's forward no longer goes through it",
     explanation="accelerate puts its hook in place of module.forward. Fused kernels, patches and some acceleration "
     "libraries assign another forward afterwards, or call the class's forward directly. The hook object is still on "

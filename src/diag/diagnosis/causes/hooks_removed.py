@@ -21,6 +21,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="hooks-removed",
     rank=100,
+    looks_at=("lost",),
     title="Offloaded weights were stranded when their hooks were taken off",
     explanation="accelerate keeps offloaded weights outside the module, on the CPU or on disk, and leaves placeholders "
     "on meta. A hook on each module brings the numbers in just before its forward and takes them out after it. "

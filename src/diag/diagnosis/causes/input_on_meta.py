@@ -11,6 +11,7 @@ from diag.values.finding import Finding, Fix
 CAUSE = Cause(
     id="input-on-meta",
     rank=250,
+    looks_at=("inputs_on_meta",),
     title="The inputs were sent to the model's device, which is meta",
     explanation="model.device, and next(model.parameters()).device, are the device of the first parameter. When the "
     "embedding is offloaded that is 'meta', so inputs.to(model.device) throws the numbers of the inputs away. The "

@@ -10,6 +10,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="missing-weight-data",
     rank=170,
+    looks_at=("lost", "unserved"),
     title="The weight is offloaded, but its data is not where the hook looks",
     explanation="A hook reads a disk-offloaded weight from a file on every forward: for safetensors that is the "
     "original checkpoint. If the checkpoint has no such tensor (a new head, renamed keys), loading succeeds and the "

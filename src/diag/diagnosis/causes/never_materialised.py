@@ -22,6 +22,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="never-materialised",
     rank=190,
+    looks_at=("lost", "bare_meta"),
     title="The model was built without data, and nothing ever filled it",
     versions="transformers 5 refuses torch.device('meta') around from_pretrained, but not init_empty_weights().",
     explanation="A tensor on the device 'meta' has a shape and a dtype, but no numbers. Libraries build a model that "

@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="quantization-state-lost",
     rank=200,
+    looks_at=("lost", "stateless", "off_meta_state"),
     title="Packed weights lost their quantization state",
     versions="bitsandbytes 0.50.2, transformers 5.23.0, accelerate 1.15.0; bitsandbytes 0.50 restores a lost 4-bit "
     "state from the module where it can",

@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="submodule-replaced",
     rank=110,
+    looks_at=("lost", "unserved", "new_names", "strays"),
     title="A module was swapped after loading and stands outside the device map",
     severity="silent",
     explanation="The map and the hooks belong to the modules that were there when the model was dispatched. A module "

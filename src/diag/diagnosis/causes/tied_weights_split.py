@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="tied-weights-split",
     rank=180,
+    looks_at=("lost", "unserved", "broken_ties"),
     title="Tied weights were separated",
     explanation="In many models the output head is the embedding: one tensor under two names. A map that sends the two "
     "names to different places, or code that replaces one of them, breaks the tie. Then the head is missing, random, "

@@ -8,6 +8,7 @@ from diag.values.finding import Finding
 CAUSE = Cause(
     id="training-offloaded-layers",
     rank=80,
+    looks_at=("frozen_out",),
     title="Offloaded layers are not trained",
     severity="silent",
     explanation="Gradients go to the temporary copy that the hook brings in; the registered parameter is a "

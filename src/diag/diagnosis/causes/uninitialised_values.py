@@ -12,6 +12,16 @@ from diag.values.finding import Finding, Fix, Requirement
 CAUSE = Cause(
     id="uninitialised-values",
     rank=220,
+    looks_at=(
+        "wrong_buffers",
+        "not_finite",
+        "wrong_values",
+        "not_stored",
+        "lost_rows",
+        "dead_adapter",
+        "diverged",
+        "never_loaded",
+    ),
     title="Nothing is on meta, but some values were never loaded",
     severity="silent",
     explanation="The model looks complete and every device is real, yet some numbers are whatever was in memory. That "

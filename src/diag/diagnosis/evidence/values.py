@@ -215,6 +215,8 @@ def rewritten(snapshot: Snapshot, name: str) -> list[str]:
 
 def dead_adapter(snapshot: Snapshot) -> list[str]:
     """LoRA matrices of an active adapter that was loaded for inference, all zero: that adapter changes nothing."""
+    if not snapshot.carries_adapter:
+        return []
     dead = []
     parameters = [e for e in snapshot.distinct.values() if e.kind == "parameter"]
     for adapter, config in adapter_configs(snapshot.root).items():

@@ -102,7 +102,9 @@ def restore_forward(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Puts accelerate's hooks back in front of the modules that own these tensors; other forwards are taken off."""
     from accelerate.hooks import add_hook_to_module
 
-    serving = [one for name in names for one in snapshot.hooks.serving(name.rpartition(".")[0]) if one.hook.offload]
+    serving = [
+        one for name in names for one in snapshot.hooks.serving.get(name.rpartition(".")[0], ()) if one.hook.offload
+    ]
     bypassed = {one.hook.carrier_path: one.hook.carrier for one in serving if one.hook.reach is not Reach.YES}
     for module in bypassed.values():
         state = module.__dict__
