@@ -77,16 +77,20 @@ def gather(
 
 
 def _with_model(e: Evidence, snapshot: Snapshot) -> Evidence:
-    from diag.diagnosis.evidence.facts import facts_of, rows_of_snapshot
+    from diag.diagnosis.evidence.facts import Source, facts_of, rows_of_snapshot
     from diag.diagnosis.evidence.lacking import with_state
     from diag.loading.origin import files_on_this_machine, spec_of
+    from diag.models.entries import Unreadable
 
     if snapshot.is_bundle:
         return with_state(e, rows_of_snapshot(snapshot), None)
     spec = e.spec or spec_of(snapshot.root)
-    name, files = files_on_this_machine(snapshot.root, spec)
+    try:
+        source: Source = files_on_this_machine(snapshot.root, spec)
+    except Exception as error:  # a config that raises
+        source = Unreadable.because("where the model came from", error)
     rows = rows_of_snapshot(snapshot)
-    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, name, files))
+    return with_state(replace(e, spec=spec), rows, facts_of(snapshot, rows, source))
 
 
 def _devices(inputs: object, path: str = "inputs") -> list[tuple[str, str]]:

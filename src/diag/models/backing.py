@@ -98,14 +98,6 @@ class Serving:
             return None
 
 
-def execution_device(serving: tuple[Serving, ...]) -> Device | None:
-    """Where these hooks run their module, as accelerate holds it (0, 'cuda:1', torch.device); None without a hook."""
-    for one in serving:
-        if one.hook.execution_device is not None:
-            return one.hook.execution_device
-    return None
-
-
 def backing(serving: tuple[Serving, ...], local_name: str, kind: str) -> Backing:
     """Whether these hooks hold a *meta* tensor of their module; `kind` as in the placement table."""
     verdict = _one_of_each("none", Absence.NO_HOOK)

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diag.models.backing import Device, execution_device
+from diag.models.backing import Device
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot, take
 from diag.models.ties import embedding
@@ -71,7 +71,7 @@ def input_device(model: nn.Module | Snapshot) -> torch.device:
 
 def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
     for path in (_embedding_path(snapshot), snapshot.paths.get(id(snapshot.root))):
-        target = None if path is None else execution_device(snapshot.hooks.serving.get(path, ()))
+        target = None if path is None else snapshot.hooks.execution_devices.get(path)
         if target is not None:
             yield as_device(target, snapshot.accelerator)
         elif path:

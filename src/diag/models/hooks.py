@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from diag.models.backing import Device, Hook, Serving, WeightStore, execution_device
+from diag.models.backing import Device, Hook, Serving, WeightStore
 from diag.models.forwards import Reach, reaches_wrapper
 from diag.models.walk import OnFailure, Visit
 
@@ -43,7 +43,8 @@ class HookIndex:
     """All hooks and device maps of a model, read once. Reads attributes only and changes nothing but the visits.
 
     `device_map` is the model's own, `inner_maps` those of models inside it (as below PEFT's), all under full names.
-    `serving` are the hooks that serve a module's tensors by its path, its own first; a path without any is not in it.
+    `serving` are the hooks that serve a module's tensors by its path, its own first, `execution_devices` where they run
+    it; a path without any is in neither.
     `hooked` are the paths of modules that carry a hook.
     """
 
@@ -53,6 +54,7 @@ class HookIndex:
         self.inner_maps: dict[str, Device | None] = {}
         self._failed = failed
         self.serving: dict[str, tuple[Serving, ...]] = {}
+        self.execution_devices: dict[str, Device | None] = {}
         self._stores: dict[int, WeightStore | None] = {}
         self._reach: dict[int, Reach] = {}
         for at in visits:
@@ -71,7 +73,8 @@ class HookIndex:
             return
         below = tuple(Serving(s.hook, f"{s.local_prefix}{at.name}.") for s in above if s.hook.place_submodules)
         at.serving = self.serving[at.path] = (*self._read_hooks(at.module, at.path), *below)
-        at.execution_device = execution_device(at.serving)
+        devices = [one.hook.execution_device for one in at.serving if one.hook.execution_device is not None]
+        at.execution_device = self.execution_devices[at.path] = devices[0] if devices else None
 
     def _read_map(self, at: Visit) -> None:
         own = at.parent is None

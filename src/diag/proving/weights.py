@@ -89,9 +89,8 @@ def held_value(entry: Entry, snapshot: Snapshot, also_bypassed: bool = False) ->
     backing = entry.backing
     if backing.kind != "offloaded" and not (also_bypassed and backing.reason is Absence.FORWARD_BYPASSED):
         return None
-    found = (
-        one.read(entry.local_name) for one in snapshot.hooks.serving.get(entry.module_path, ()) if one.hook.offload
-    )
+    serving = snapshot.hooks.serving.get(entry.module_path, ())
+    found = (one.read(entry.local_name) for one in serving if one.hook.offload)
     return next((value for value in found if value is not None), None)
 
 

@@ -22,6 +22,7 @@ from diag.models.snapshot import Snapshot
 from diag.models.ties import embedding, ties_of_config
 
 T = TypeVar("T")
+Source = tuple[str, Sequence[Path]] | Unreadable
 _PackedLayer = tuple[str, nn.Module, torch.Tensor]  # the weight's name, the layer, the weight
 _HEADS = ("lm_head", "score", "classifier")  # quantizers leave them out unless they are asked
 
@@ -51,9 +52,10 @@ def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
     )
 
 
-def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], name: str, files: Sequence[Path]) -> ModelFacts:
-    """All facts of one model; `name` is its checkpoint, `files` its weight files as far as they are on this machine."""
-    skipped = list(snapshot.unreadable)
+def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], source: Source) -> ModelFacts:
+    """All facts of one model; `source` is its checkpoint by name, with the weight files that are on this machine."""
+    name, files = ("", ()) if isinstance(source, Unreadable) else source
+    skipped = [*snapshot.unreadable, *([source] if isinstance(source, Unreadable) else [])]
 
     def read(what: str, found: Callable[[Snapshot], Iterable[T]]) -> tuple[T, ...]:
         try:

@@ -102,10 +102,9 @@ def restore_forward(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Puts accelerate's hooks back in front of the modules that own these tensors; other forwards are taken off."""
     from accelerate.hooks import add_hook_to_module
 
-    serving = [
-        one for name in names for one in snapshot.hooks.serving.get(name.rpartition(".")[0], ()) if one.hook.offload
-    ]
-    bypassed = {one.hook.carrier_path: one.hook.carrier for one in serving if one.hook.reach is not Reach.YES}
+    owners = {name.rpartition(".")[0] for name in names}
+    hooks = [one.hook for owner in owners for one in snapshot.hooks.serving.get(owner, ()) if one.hook.offload]
+    bypassed = {hook.carrier_path: hook.carrier for hook in hooks if hook.reach is not Reach.YES}
     for module in bypassed.values():
         state = module.__dict__
         hook, original = state["_hf_hook"], state.pop("_old_forward", None)
