@@ -35,9 +35,10 @@ def make_inputs(base: PreTrainedModel, probe: str | None, folder: str | None, de
     token ids are used. Raises CouldNotJudgeError where no input can be made.
     """
     tokenizer = _tokenizer(folder, base.config) if folder else None
+    sees = takes(base, "pixel_values") and takes(base, "input_ids") and hasattr(base.config, "vision_config")
     if probe is not None and is_saved_request(probe):
         inputs = Inputs(_replayed(base, probe, tokenizer), tokenizer, probe)
-    elif folder and _sees(base) and (processed := _processed(base, probe or DEFAULT_PROMPT, folder)):
+    elif folder and sees and (processed := _processed(base, probe or DEFAULT_PROMPT, folder)):
         inputs = Inputs(processed, tokenizer, f"{probe or DEFAULT_PROMPT} (with an image)")
     else:
         inputs = _plain(base, probe, folder, tokenizer)
@@ -115,11 +116,6 @@ def _tokenizer(folder: str, config: PretrainedConfig) -> PreTrainedTokenizerBase
 def _vocabulary(config: PretrainedConfig) -> int:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(text, "vocab_size", 0) or 100)
-
-
-def _sees(model: PreTrainedModel) -> bool:
-    """Takes text and an image."""
-    return takes(model, "pixel_values") and takes(model, "input_ids") and hasattr(model.config, "vision_config")
 
 
 def _processed(model: PreTrainedModel, prompt: str, folder: str) -> Tensors | None:

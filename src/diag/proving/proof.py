@@ -97,7 +97,10 @@ def proof_of(answer: Answer, reference: Answer, *, exact: bool, dtype: str) -> P
     if not answer.repeatable:
         return replace(proof, reason="two runs of the same input gave different answers")
     if reference.unfilled:
-        return replace(proof, reason=_unfilled_sentence(reference.unfilled))
+        first, count = reference.unfilled[0], len(reference.unfilled)
+        lacking = repr(first) if count == 1 else f"{count} tensors of the model, {first!r} among them"
+        alike = "neither this answer nor that of the same checkpoint on the CPU is the model's"
+        return replace(proof, reason=f"the checkpoint lacks {lacking}: newly initialised, so {alike}")
     if (exact and d.max_abs_diff > 0) or d.relative > tolerance:
         size = f"its answer differs by up to {d.max_abs_diff:.3g} (KL {d.kl_divergence:.3g} nats)"
         return replace(proof, reason=f"{size} from the same checkpoint loaded on the CPU")
@@ -116,15 +119,6 @@ def _with_tokens(proof: Proof, answer: Answer, reference: Answer, exact: bool) -
     how = "bit for bit" if exact else f"within {proof.tolerance:g} of the reference's size"
     count = f"{len(proof.probes)} probe{'s' * (len(proof.probes) != 1)}"
     return replace(proof, proved=True, reason=f"equal to the same checkpoint on the CPU, {how}, for {count}, twice")
-
-
-def _unfilled_sentence(keys: tuple[str, ...]) -> str:
-    """Why an answer that needs these tensors proves nothing."""
-    many = f"{len(keys)} tensors of the model, {keys[0]!r} among them" if len(keys) > 1 else repr(keys[0])
-    return (
-        f"the checkpoint lacks {many}: newly initialised, so neither this answer nor that of the same checkpoint "
-        "on the CPU is the model's"
-    )
 
 
 def runs_cpu_kernels(snapshot: Snapshot) -> bool:

@@ -103,18 +103,14 @@ def missing_from_body(model: nn.Module, missing_keys: Sequence[str]) -> tuple[st
     counted = {name for name, buffer in base.named_buffers() if not buffer.is_floating_point()}  # such as positions
     missing = [key for key in missing_keys if key not in counted and "pooler" not in key.split(".")]
     if prefix and hasattr(base, prefix):  # else the model is all body; an encoder's pooler is beside the hidden state
-        needed = {prefix.split(".")[0], *_language_head(base)}
+        try:
+            head = embedding(base, "output")
+        except (AttributeError, NotImplementedError):
+            head = None
+        heads = (name for name, module in base.named_modules() if module is head)
+        needed = {name.split(".")[0] for name in (prefix, *heads)}
         missing = [key for key in missing if key.split(".")[0] in needed]
     return tuple(missing)
-
-
-def _language_head(base: nn.Module) -> set[str]:
-    """The name of the child that holds the output embedding; nothing for a model without one."""
-    try:
-        head = embedding(base, "output")
-    except (AttributeError, NotImplementedError):
-        return set()
-    return {name.split(".")[0] for name, module in base.named_modules() if head is not None and module is head}
 
 
 _LINE = 64  # bytes: what torch's allocator aligns to on the CPU

@@ -1,7 +1,6 @@
 """Refuses an operation whose tensors are on two devices, in the two sentences that PyTorch has for it."""
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,8 +14,10 @@ _CPU_INDICES = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_in
 
 def refuse_mix(op: Op, args: tuple[object, ...]) -> None:
     """Raises RuntimeError for tensors on several devices, in the words this kind of operation uses."""
-    tensors = list(_named_tensors(op, args))
     schema = private.schema(op)
+    given = zip((argument.name for argument in schema.arguments), args)
+    each = ((name, one) for name, value in given for one in (value if isinstance(value, (list, tuple)) else (value,)))
+    tensors = [(name, one) for name, one in each if isinstance(one, torch.Tensor)]
     takes_indices = schema.name in _CPU_INDICES
     if takes_indices and _indices_may_be_here(tensors):
         return
@@ -63,11 +64,3 @@ def is_structured(name: str, overload: str) -> bool:
         return False
     start = text.find(f"- func: {name}{'.' * bool(overload)}{overload}(")
     return "\n  structured" in text[start : text.find("\n- func:", start + 1)] if start >= 0 else False
-
-
-def _named_tensors(op: Op, args: tuple[object, ...]) -> Iterator[tuple[str, torch.Tensor]]:
-    names = [argument.name for argument in private.schema(op).arguments]
-    for name, value in zip(names, args):
-        for one in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(one, torch.Tensor):
-                yield name, one

@@ -77,10 +77,6 @@ def copy_from(source: _Tensor, target: _Tensor, non_blocking: bool = False) -> _
     return copy_(target, source)
 
 
-def copy_from_and_resize(source: _Tensor, target: _Tensor) -> _Tensor:
-    return copy_(resize_(target, list(source.shape)), source)
-
-
 def _on_cpu(tensor: _Tensor) -> _Tensor:
     return tensor if tensor.is_cpu else private.as_cpu(tensor)[0]
 
@@ -156,7 +152,7 @@ KERNELS: dict[Op, kernels.Kernel] = {
     aten._nested_tensor_from_mask_left_aligned.default: answer_no,  # nested tensors do not live on simulated devices
     aten.copy_.default: copy_,
     aten._copy_from.default: copy_from,
-    aten._copy_from_and_resize.default: copy_from_and_resize,
+    aten._copy_from_and_resize.default: lambda source, target: copy_(resize_(target, list(source.shape)), source),
     aten.resize_.default: resize_,
     aten.set_.default: set_nothing,
     aten.set_.source_Tensor: set_source_tensor,

@@ -171,13 +171,14 @@ def get_max_memory(original: Callable[[MaxMemory | None], MaxMemory]) -> Callabl
     def plan_with(max_memory: MaxMemory | None = None) -> MaxMemory:
         if not backend.visible:
             return original(max_memory)
-        from accelerate.utils.modeling import convert_file_size_to_int
+        from accelerate.utils.modeling import convert_file_size_to_int as to_bytes
 
         if max_memory is None:
             max_memory = {index: memory.free(index) for index in range(backend.visible)}
             max_memory["cpu"] = memory.host_bytes(memory.host)
         gpus = sorted(key for key in max_memory if isinstance(key, int) and key < backend.visible)
-        in_bytes: MaxMemory = {index: convert_file_size_to_int(max_memory[index]) for index in gpus}
+        sizes = ((index, max_memory[index]) for index in gpus)  # quantizers of transformers make them fractions
+        in_bytes: MaxMemory = {index: to_bytes(size) if isinstance(size, str) else size for index, size in sizes}
         # The original warns for every GPU it does not know; it checks and orders the rest.
         return {**in_bytes, **original({key: size for key, size in max_memory.items() if key not in in_bytes})}
 
