@@ -90,11 +90,8 @@ def break_it(stage: Stage) -> None:
     raise DiagError("FILL IN what a person does to stage.model, instead of this line")
 
 
-SCENARIO = Scenario(
-    cause="{id}",
-    teaches="FILL IN what to look at, in one sentence.",
-    steps=(load_with_disk, break_it, run),
-)
+TEACHES = "FILL IN what to look at, in one sentence."
+SCENARIO = Scenario("{id}", TEACHES, (load_with_disk, break_it, run))
 '''
 
 _NEXT = """Three files were written. Each place to fill in says FILL IN:

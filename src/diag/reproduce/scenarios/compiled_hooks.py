@@ -12,8 +12,4 @@ def compile_fully(stage: Stage) -> None:
     compiled(token_ids())
 
 
-SCENARIO = Scenario(
-    cause="compiled-hooks",
-    teaches="Hooks can't be part of one whole graph.",
-    steps=(load_with_disk, compile_fully),
-)
+SCENARIO = Scenario("compiled-hooks", "Hooks can't be part of one whole graph.", (load_with_disk, compile_fully))

@@ -16,8 +16,5 @@ def call_from_threads(stage: Stage) -> str:
     return "all calls answered"
 
 
-SCENARIO = Scenario(
-    cause="concurrent-calls",
-    teaches="The headline error from a healthy model: overlapping calls share its hooks.",
-    steps=(load_with_disk, call_from_threads),
-)
+TEACHES = "The headline error from a healthy model: overlapping calls share its hooks."
+SCENARIO = Scenario("concurrent-calls", TEACHES, (load_with_disk, call_from_threads))

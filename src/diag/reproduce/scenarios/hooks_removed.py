@@ -11,8 +11,5 @@ def remove_hooks(stage: Stage) -> None:
     remove_hook_from_module(stage.model, recurse=True)
 
 
-SCENARIO = Scenario(
-    cause="hooks-removed",
-    teaches="The headline error: the first operand of a norm is a stranded weight.",
-    steps=(load_with_disk, remove_hooks, run),
-)
+TEACHES = "The headline error: the first operand of a norm is a stranded weight."
+SCENARIO = Scenario("hooks-removed", TEACHES, (load_with_disk, remove_hooks, run))
