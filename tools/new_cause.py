@@ -81,8 +81,7 @@ def test_a_healthy_model_does_not():
 _SCENARIO = '''"""{id}: FILL IN what the person does."""
 
 from diag.errors import DiagError
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("break", "FILL IN what this step does.")

@@ -1,10 +1,11 @@
-"""Steps and parts of steps that several scenarios share. The tiny sample, which most play with, has six blocks."""
+"""What scenarios are written with: steps and parts of steps that several share. The tiny sample has six blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from diag.reproduce.scenario import Scenario as Scenario
 from diag.reproduce.scenario import Stage, step
 from diag.values.text import error_line
 

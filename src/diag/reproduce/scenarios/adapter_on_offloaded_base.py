@@ -2,8 +2,7 @@
 
 import contextlib
 
-from diag.reproduce.common import disk_map, load_with_disk, remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_with_disk, remember_answer, run, step
 from diag.values.spec import LoadSpec
 
 

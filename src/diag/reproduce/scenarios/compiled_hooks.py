@@ -1,7 +1,6 @@
 """compiled-hooks: torch.compile is asked for one whole graph of a model with hooks."""
 
-from diag.reproduce.common import load_with_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step, token_ids
 
 
 @step("run", "Compile it with fullgraph=True and run it.")

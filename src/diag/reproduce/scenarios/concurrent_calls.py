@@ -1,7 +1,6 @@
 """concurrent-calls: several threads call one healthy offloaded model."""
 
-from diag.reproduce.common import load_with_disk, logits, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, logits, step, token_ids
 
 
 @step("run", "Call it from eight threads.")

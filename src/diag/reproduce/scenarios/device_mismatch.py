@@ -1,7 +1,6 @@
 """device-mismatch: two real devices meet in one operation."""
 
-from diag.reproduce.common import load_on_gpu, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_on_gpu, step, token_ids
 
 
 @step("run", "Run it with inputs on the CPU.")

@@ -1,7 +1,6 @@
 """forward-bypasses-hook: the hook is still there, but the module's forward was replaced."""
 
-from diag.reproduce.common import load_with_disk, remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, remember_answer, run, step
 
 
 @step("break", "Patch one layer's forward.")

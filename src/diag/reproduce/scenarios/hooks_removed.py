@@ -1,7 +1,6 @@
 """hooks-removed: the hooks that bring offloaded weights in were taken off."""
 
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("break", "Take the hooks off.")

@@ -1,7 +1,6 @@
 """input-on-meta: the inputs were sent to model.device, which is meta."""
 
-from diag.reproduce.common import load_embedding_on_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_embedding_on_disk, step, token_ids
 
 
 @step("run", "Send the inputs to model.device.")

@@ -1,7 +1,6 @@
 """missing-weight-data: the tensor is missing from the checkpoint, or the files that hold it are gone."""
 
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("build", "Remove one tensor from the checkpoint.")

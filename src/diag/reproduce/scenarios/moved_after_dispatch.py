@@ -1,7 +1,6 @@
 """moved-after-dispatch: a dispatched model is moved with .to(), .cpu() or a pipeline's device=."""
 
-from diag.reproduce.common import load_with_disk
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step
 
 
 @step("run", "Move it.")

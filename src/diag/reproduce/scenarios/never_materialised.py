@@ -1,7 +1,6 @@
 """never-materialised: the model was built on meta, and its weights were never filled in."""
 
-from diag.reproduce.common import checkpoint_state, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, checkpoint_state, step, token_ids
 
 
 @step("load", "Load inside accelerate's context for empty models.")

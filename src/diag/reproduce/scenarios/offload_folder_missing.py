@@ -1,7 +1,6 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, step
 
 
 @step("build", "Save the checkpoint as .bin.")

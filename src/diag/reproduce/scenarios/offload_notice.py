@@ -1,7 +1,6 @@
 """offload-notice: accelerate says where it put the weights; that is no error."""
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, step
 
 
 @step("load", "Load with the last two blocks on disk.")

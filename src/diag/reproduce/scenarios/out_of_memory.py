@@ -1,7 +1,6 @@
 """out-of-memory: the model is larger than the device."""
 
-from diag.reproduce.common import load_on_gpu
-from diag.reproduce.scenario import Scenario
+from diag.reproduce.common import Scenario, load_on_gpu
 
 TEACHES = "A device that is smaller than the model."
 STEPS = (load_on_gpu.saying("Load everything on it."),)

@@ -1,7 +1,6 @@
 """quantization-skipped: quantization was asked for, and layers are not quantized."""
 
-from diag.reproduce.common import disk_map, load_plain, remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_plain, remember_answer, run, step
 
 
 @step("load", "Load nf4 with the switch for offload, over CPU and disk.")

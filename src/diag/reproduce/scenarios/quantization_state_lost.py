@@ -1,7 +1,6 @@
 """quantization-state-lost: a packed weight is there without its scales."""
 
-from diag.reproduce.common import run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, run, step
 
 
 @step("load", "Load it in int8.")

@@ -1,7 +1,6 @@
 """quantized-offload-refused: a quantized load gets a map that holds disk."""
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, step
 
 
 @step("load", "Ask for nf4 with a map that holds disk.")

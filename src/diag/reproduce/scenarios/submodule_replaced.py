@@ -1,7 +1,6 @@
 """submodule-replaced: a module was swapped for a new one after loading."""
 
-from diag.reproduce.common import load_with_disk, remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, remember_answer, run, step
 
 
 @step("break", "Put another MLP in.")

@@ -1,7 +1,6 @@
 """tied-weights-split: embedding and head are one tensor, and went to two places or lost their tie."""
 
-from diag.reproduce.common import disk_map, load_plain, remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_plain, remember_answer, run, step
 
 
 @step("load", "Load with the embedding on disk and the head on the CPU.")

@@ -1,7 +1,6 @@
 """training-offloaded-layers: layers on disk get no gradient."""
 
-from diag.reproduce.common import load_with_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step, token_ids
 
 
 @step("run", "Train one step.")

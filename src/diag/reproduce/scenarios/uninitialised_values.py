@@ -1,7 +1,6 @@
 """uninitialised-values: tensors have memory, but nobody filled it."""
 
-from diag.reproduce.common import remember_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, remember_answer, run, step
 
 
 @step("load", "Build on meta, to_empty(), load the state.")

@@ -1,7 +1,6 @@
 """weight-used-outside-hook: an offloaded weight is read directly, outside its module's forward."""
 
-from diag.reproduce.common import load_embedding_on_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_embedding_on_disk, step, token_ids
 
 
 @step("run", "Read the embedding's weight directly.")

@@ -49,11 +49,6 @@ class Choice:
         return chosen.sort_values("name", kind="stable") if self.order == ORDERS[2] else chosen
 
 
-def values_of(table: pd.DataFrame, column: str) -> list[str]:
-    """`any`, then what occurs, most frequent first."""
-    return [ANY, *map(str, table[column].value_counts().index)]
-
-
 def totals_text(chosen: pd.DataFrame, table: pd.DataFrame) -> str:
     """How many tensors and bytes were chosen, of how many; tied tensors count once."""
     some, every = chosen.drop_duplicates("tied_group"), table.drop_duplicates("tied_group")

@@ -22,7 +22,7 @@ from diag.views.markup import View, render
 from diag.views.plots import strips_of
 from diag.views.shown import outcome_view
 from diag.views.strips import place_of
-from diag.views.widgets.choosing import ANY, FILTERS, ORDERS, SIZES, Choice, condensed, totals_text, values_of
+from diag.views.widgets.choosing import ANY, FILTERS, ORDERS, SIZES, Choice, condensed, totals_text
 from diag.views.widgets.live import Live, control, html, row, scoped, status
 
 if TYPE_CHECKING:
@@ -72,10 +72,8 @@ class PlacementExplorer(Live):
     def _totals(self) -> dict[str, object]:
         """Totals in a sentence and per device, and the strip of what was chosen."""
         strip = strips_of({"Layers": condensed(self.chosen)}).html if len(self.chosen) else ""
-        totals = [
-            (device, backing, f"{n:,}", f"{numel:,}", format_size(nbytes))
-            for device, backing, n, numel, nbytes in by_device(self.chosen).itertuples(index=False)
-        ]
+        sums = by_device(self.chosen).to_numpy()
+        totals = [(*place, f"{n:,}", f"{numel:,}", format_size(nbytes)) for *place, n, numel, nbytes in sums]
         return {"words": totals_text(self.chosen, self.table), "strip": strip, "totals": totals}
 
     def _says(self, shown: int) -> str:
@@ -90,8 +88,9 @@ class PlacementExplorer(Live):
         from ipywidgets import VBox
 
         sizes = [(f"{format_size(size)} or more" if size else ANY, size) for size in {*SIZES, self.choice.at_least}]
+        values = {name: self.table[name].value_counts().index for name in FILTERS}  # the most frequent first
         self._controls = {
-            **{name: control("Dropdown", name, options=values_of(self.table, name)) for name in FILTERS},
+            **{name: control("Dropdown", name, options=[ANY, *map(str, values[name])]) for name in FILTERS},
             "module": control("Text", "name", placeholder="layers.3 or *.mlp.*", continuous_update=False),
             "at_least": control("Dropdown", "size", options=sorted(sizes, key=lambda size: size[1])),
             "order": control("Dropdown", "order", options=ORDERS),

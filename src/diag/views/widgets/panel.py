@@ -122,8 +122,6 @@ class MatrixPanel(Live):
         says = f"{len(stored)} of {len(rows)} rows are in {self.results}."
         return summary.overview(frame_of(rows)) + View(render("said", words=says, look="soft"), says)
 
-    # The widgets
-
     def build(self) -> Widget:
         from ipywidgets import IntProgress, Layout, VBox
 

@@ -167,7 +167,9 @@ def changed(before: pd.DataFrame | None, after: pd.DataFrame | None) -> pd.DataF
 
 def _cells(table: pd.DataFrame | None) -> dict[str, dict[str, str]]:
     """Each name's watched columns as text."""
-    return {} if table is None else dict(zip(table["name"], table[_WATCHED].astype(str).to_dict("records")))
+    if table is None:
+        return {}
+    return dict(zip(table["name"], table[_WATCHED].astype(str).to_dict("records")))
 
 
 def changes_view(before: pd.DataFrame | None, after: pd.DataFrame | None) -> View:

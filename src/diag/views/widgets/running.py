@@ -43,7 +43,7 @@ class Interrupts:
         from IPython import get_ipython
 
         self._stop, self._shell, self._on = stop, get_ipython(), False
-        self._loop = getattr(getattr(self._shell, "kernel", None), "io_loop", None)
+        self._loop: Any = getattr(getattr(self._shell, "kernel", None), "io_loop", None)
         self._before: Callable[..., Any] | int | None = None
 
     def start(self) -> None:
