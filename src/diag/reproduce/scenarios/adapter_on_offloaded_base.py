@@ -2,7 +2,7 @@
 
 import contextlib
 
-from diag.reproduce.common import Scenario, Stage, disk_map, load_with_disk, remember_answer, run, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_plain, load_with_disk, remember_answer, run, step
 from diag.values.spec import LoadSpec
 
 
@@ -41,16 +41,9 @@ def rewrite_base(stage: Stage) -> str:
     return f"{len(changed)} of {len(before)} files of the base are other files now: {', '.join(sorted(changed))}"
 
 
-@step("load", "Load the base again, without adapter.")
-def load_base_again(stage: Stage) -> str:
-    from transformers import AutoModelForCausalLM
-
-    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
-    return "loading reported success"
-
-
 PUT_ON_TEACHES = "PEFT dispatches the base a second time."
 PUT_ON = Scenario("adapter-on-offloaded-base", PUT_ON_TEACHES, (make_adapter, load_with_disk, put_adapter_on))
 REWRITTEN_TEACHES = "PEFT writes over the files of the base (here of a copy)."
-REWRITTEN_STEPS = (remember_answer, make_adapter, rewrite_base, load_base_again, run)
+LOAD_AGAIN = load_plain.saying("Load the base again, without adapter.")
+REWRITTEN_STEPS = (remember_answer, make_adapter, rewrite_base, LOAD_AGAIN, run)
 FILES_REWRITTEN = Scenario("adapter-on-offloaded-base/files-rewritten", REWRITTEN_TEACHES, REWRITTEN_STEPS, silent=True)
