@@ -100,13 +100,10 @@ def _no_quantization(situation: str) -> tuple[Try, ...]:
 
 def _dropped(situation: str) -> tuple[Try, ...]:
     if situation == "offloaded":
-        return (
-            Try("blocks are on the CPU and on disk", _spec("offload", ROOM)),
-            Try("everything is on disk", LoadSpec("tiny", (("", "disk"),))),
-        )
-    if situation == "two GPUs":
-        return (Try("the loader makes the map", _spec("balanced", TWO)),)
-    return (Try("the loader makes the map", _spec("auto", ROOM, _packing(situation))),)
+        split = Try("blocks are on the CPU and on disk", _spec("offload", ROOM))
+        return split, Try("everything is on disk", LoadSpec("tiny", (("", "disk"),)))
+    device_map, hardware = ("balanced", TWO) if situation == "two GPUs" else ("auto", ROOM)
+    return (Try("the loader makes the map", _spec(device_map, hardware, _packing(situation))),)
 
 
 DROP_TO = "Dropping the manual .to(...)"

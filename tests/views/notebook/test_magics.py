@@ -45,10 +45,8 @@ def _forget_exception() -> None:
 
 
 def test_the_last_exception_is_explained_without_arguments(shell):
-    run(shell, BROKEN, FAILS)
-    shown, result = run(shell, "%diag")
-    assert result.success
-    assert "never-materialised" in shown and "1.weight" in shown
+    shown, result = run(shell, BROKEN, FAILS, "%diag")
+    assert result.success and "never-materialised" in shown and "1.weight" in shown
     assert "import diag\nfixed = diag.fix(diag.diagnose(model))" in shown
 
 
@@ -95,17 +93,16 @@ def test_errors_that_are_not_ours_pass_untouched(shell, cell):
     assert with_diag.count("\n") == without.count("\n") and "diag" not in with_diag
 
 
-def test_a_foreign_error_gets_one_honest_sentence_when_asked(shell):
-    shown, _ = run(shell, "1/0", "%diag")
-    assert "ZeroDivisionError is not about devices or placement" in shown
-
-
-def test_before_any_failure_it_says_so(shell):
-    assert "No cell of this notebook has failed yet" in run(shell, "%diag")[0]
-
-
-def test_an_unknown_word_shows_the_usage(shell):
-    assert "%diag on" in run(shell, "%diag onn")[0]
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        (["1/0", "%diag"], "ZeroDivisionError is not about devices or placement"),
+        (["%diag"], "No cell of this notebook has failed yet"),
+        (["%diag onn"], "%diag on"),
+    ],
+)
+def test_what_can_not_be_explained_gets_one_honest_sentence(shell, cells, sentence):
+    assert sentence in run(shell, *cells)[0]
 
 
 def test_a_watched_cell_stops_at_the_silent_mistake_and_explains_it(shell):
@@ -133,10 +130,10 @@ def test_an_error_inside_diag_is_a_sentence_and_not_a_second_traceback(shell, mo
     from diag.diagnosis import engine
 
     monkeypatch.setattr(engine, "diagnose", lambda **_: 1 / 0)
-    shown, result = run(shell, BROKEN, "%diag on", FAILS)
-    assert isinstance(result.error_in_exec, Exception) and "diag could not look at this" in shown
-    shown, result = run(shell, "%diag")
-    assert result.success and "diag could not look at this" in shown
+    shown, failed = run(shell, BROKEN, "%diag on", FAILS)
+    again, asked = run(shell, "%diag")
+    assert isinstance(failed.error_in_exec, Exception) and asked.success
+    assert "diag could not look at this" in shown and "diag could not look at this" in again
 
 
 def test_no_tensor_stays_alive_through_diag(shell):

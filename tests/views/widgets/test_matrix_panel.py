@@ -88,9 +88,6 @@ def test_without_a_front_end_the_panel_says_what_it_would_run(tmp_path, still):
     assert "2 rows to run: diag.matrix(specs" in bundle["text/plain"] and WIDGET_MIME not in bundle
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
-
-
 def alive() -> int:
     """How many widgets the kernel, and with it a front end, holds."""
     from ipywidgets.widgets.widget import _instances
@@ -174,9 +171,6 @@ def test_two_machines_and_two_kinds_of_none_are_told_apart(tmp_path, live):
     assert [spec.device_map_text for spec in panel._form.specs()].count("none") == 2
 
 
-# --- while something is at work ---------------------------------------------------------------------------------------
-
-
 def waits_for_cancel(specs, *_, cancelled, **__) -> pd.DataFrame:
     wait_for(cancelled)
     return frame_of([blank_row(spec, "not_run", "Cancelled.") for spec in specs])
@@ -225,7 +219,7 @@ def test_presses_during_a_run_are_answered_and_no_button_is_disabled(tmp_path, l
 def test_the_price_is_planned_beside_the_kernel_and_tells_the_time(tmp_path, live, monkeypatch):
     go_on = threading.Event()
 
-    def price(specs, results) -> Price:
+    def price(*_) -> Price:
         go_on.wait(60)
         raise SpecError("the price was asked for.", next_step="nothing.")
 

@@ -41,9 +41,6 @@ def fifty_thousand(table: pd.DataFrame) -> pd.DataFrame:
     return many.assign(name=[f"model.layers.{n}.weight" for n in range(50_000)], tied_group=range(50_000))
 
 
-# --- choosing ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("choice", "condition"),
     [
@@ -73,9 +70,6 @@ def test_totals_count_a_tied_tensor_once(offloaded):
 def test_a_condensed_table_draws_the_same_strip(offloaded):
     assert units(condensed(offloaded)) == units(offloaded)
     assert totals(condensed(offloaded)) == totals(offloaded)
-
-
-# --- the explorer -----------------------------------------------------------------------------------------------------
 
 
 def test_totals_and_rows_follow_the_filter(offloaded, live):
@@ -151,9 +145,6 @@ def test_names_from_a_checkpoint_are_escaped(offloaded, live):
     many = pd.concat([evil] * 4, ignore_index=True)
     for shown in (explorer.view().html, widgets.placement_explorer(many).view().html):
         assert "<img" not in shown and "<b>" not in shown
-
-
-# --- the step player --------------------------------------------------------------------------------------------------
 
 
 def test_the_player_shows_code_output_and_what_changed(live):

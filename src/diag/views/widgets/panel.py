@@ -46,7 +46,7 @@ class MatrixPanel(Live):
 
     def __init__(self, specs: Sequence[LoadSpec], results: str, timeout: float, workers: int | None) -> None:
         self.specs, self.results = list(specs), results
-        self._options: dict[str, Any] = {"timeout": timeout, "workers": workers}
+        self._options: dict[str, Any] = {"timeout": timeout, "workers": workers, "progress": False}
         self._lock = RLock()
         self._rows: dict[LoadSpec, Row] = {}  # what is listed: stored before, then as the run confirms it
         self._run: Background[pd.DataFrame] | None = None
@@ -184,8 +184,7 @@ class MatrixPanel(Live):
     def _matrix(self) -> pd.DataFrame:
         from diag.sweep.run import matrix
 
-        told = {"progress": False, "cancelled": self._cancelled.is_set, "on_row": self._add}
-        return matrix(self.specs, self.results, **told, **self._options)  # type: ignore[arg-type]
+        return matrix(self.specs, self.results, cancelled=self._cancelled.is_set, on_row=self._add, **self._options)
 
     def _show_price(self) -> None:
         assert self._pricing is not None

@@ -120,10 +120,7 @@ class StepPlayer(Live):
                     self._say(str(error))
 
     def _press_back(self) -> None:
-        if self._views:
-            self.back_to_start()
-        else:
-            self._say(f"{self._where()} This is the start.")
+        self.back_to_start() if self._views else self._say(f"{self._where()} This is the start.")
 
     def _press_diagnose(self) -> None:
         if not self._views:
