@@ -85,9 +85,8 @@ def inputs_to_model_device() -> Settled:
         said = f"forward: {error_line(stage.error)}; generate(): {generating}"
     model = load(LoadSpec("tiny", "auto", hardware=Hardware.parse(ROOM))).model
     works = "fails" if error_of(lambda: model(token_ids().to(model.device))) else "works"
-    because = (
-        f"with the embedding offloaded it fails with other texts: {said}; with the embedding on a device it {works}."
-    )
+    offloaded = f"with the embedding offloaded it fails with other texts: {said}"
+    because = f"{offloaded}; with the embedding on a device it {works}."
     return Settled("true" if HEADLINE in said else "false", because)
 
 

@@ -3,12 +3,10 @@
 import threading
 import time
 
-import pandas as pd
 import pytest
 
 import diag
 from diag.errors import SpecError
-from diag.sweep.pricing import Price
 from diag.sweep.results.rows import blank_row, frame_of
 from diag.views import widgets
 from diag.views.widgets.live import WIDGET_MIME
@@ -171,7 +169,7 @@ def test_two_machines_and_two_kinds_of_none_are_told_apart(tmp_path, live):
     assert [spec.device_map_text for spec in panel._form.specs()].count("none") == 2
 
 
-def waits_for_cancel(specs, *_, cancelled, **__) -> pd.DataFrame:
+def waits_for_cancel(specs, *_, cancelled, **__):
     wait_for(cancelled)
     return frame_of([blank_row(spec, "not_run", "Cancelled.") for spec in specs])
 
@@ -219,7 +217,7 @@ def test_presses_during_a_run_are_answered_and_no_button_is_disabled(tmp_path, l
 def test_the_price_is_planned_beside_the_kernel_and_tells_the_time(tmp_path, live, monkeypatch):
     go_on = threading.Event()
 
-    def price(*_) -> Price:
+    def price(*_):
         go_on.wait(60)
         raise SpecError("the price was asked for.", next_step="nothing.")
 
