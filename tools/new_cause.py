@@ -84,8 +84,7 @@ def test_a_healthy_model_does_not():
 _SCENARIO = '''"""{id}: FILL IN what the person does."""
 
 from diag.errors import DiagError
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("break", "FILL IN what this step does.")
@@ -93,11 +92,8 @@ def break_it(stage: Stage) -> None:
     raise DiagError("FILL IN what a person does to stage.model, instead of this line")
 
 
-SCENARIO = Scenario(
-    cause="{id}",
-    teaches="FILL IN what to look at, in one sentence.",
-    steps=(load_with_disk, break_it, run),
-)
+TEACHES = "FILL IN what to look at, in one sentence."
+SCENARIO = Scenario("{id}", TEACHES, (load_with_disk, break_it, run))
 '''
 
 _NEXT = """Three files were written. Each place to fill in says FILL IN:

@@ -10,60 +10,49 @@ from diag.reproduce import claims, quickfixes
 pytestmark = pytest.mark.slow
 
 
-def _verdict(settle) -> str:
-    return settle().answer
+@pytest.mark.parametrize(
+    ("claim", "verdict"),
+    [
+        (claims.several_threads_call_at_once, "true"),
+        (claims.partial_load_without_bitsandbytes, "false"),
+        (claims.to_empty, "false"),
+        (claims.any_meta_parameter_is_broken, "false"),
+    ],
+    ids=lambda value: getattr(value, "scenario", value),
+)
+def test_each_claim_gets_the_verdict_it_earns(claim, verdict):
+    assert claim.settle().answer == verdict
 
 
-def test_the_blamed_cause_gives_another_text():
-    assert _verdict(claims.inputs_to_model_device) == "false"
-
-
-def test_overlapping_calls_break_an_offloaded_model():
-    assert _verdict(claims.several_threads_call_at_once) == "true"
-
-
-def test_a_load_without_bitsandbytes_is_refused_whole():
-    assert _verdict(claims.partial_load_without_bitsandbytes) == "false"
-
-
-def test_inputs_on_meta_give_two_other_texts():
-    because = claims.inputs_to_model_device().because
+def test_the_blamed_cause_gives_two_other_texts():
+    verdict, because = claims.inputs_to_model_device.settle()
+    assert verdict == "false"
     assert "Cannot copy out of meta tensor" in because and "Tensor.item() cannot be called" in because
     assert because.endswith("with the embedding on a device it works.")
 
 
 def test_a_call_while_loading_breaks_only_a_model_that_is_filled_later():
-    verdict = claims.called_while_loading()
+    verdict = claims.called_while_loading.settle()
     assert verdict.answer.startswith("only when") and claims.HEADLINE in verdict.because
 
 
 @pytest.mark.parametrize("fix", ["DEVICE_MAP=single", "DEVICE_MAP=none"])
 @pytest.mark.parametrize("situation", quickfixes.SITUATIONS)
 def test_one_device_helps_only_when_the_model_fits(fix, situation):
-    answer, because = quickfixes.verdict_over(quickfixes.tries_of(fix, situation))
+    answer, because = quickfixes.verdict_over(quickfixes.FIXES[fix](situation))
     assert answer == "only when a GPU holds the whole model"
     assert "too small" in because and "OutOfMemoryError" in because
 
 
 def test_installing_bitsandbytes_does_not_help_an_offloaded_model():
-    answer, because = quickfixes.verdict_over(
-        quickfixes.tries_of("Removing QUANTIZE or installing bitsandbytes", "offloaded")
-    )
+    tries = quickfixes.FIXES["Removing QUANTIZE or installing bitsandbytes"]("offloaded")
+    answer, because = quickfixes.verdict_over(tries)
     assert answer == "only when QUANTIZE is removed" and "refused before the load" in because
 
 
 def test_every_claim_names_the_scenario_or_the_call_that_shows_it():
+    calls = "diag.load(", "from_pretrained("
     for claim in claims.CLAIMS:
-        assert claim.scenario in reproduce.names() or claim.scenario.startswith(("diag.load(", "from_pretrained(")), (
-            claim
-        )
+        assert claim.scenario in reproduce.names() or claim.scenario.startswith(calls), claim
     quick = [claim.says for claim in claims.CLAIMS if claim.kind == "quick fix"]
     assert len(quick) == len(quickfixes.FIXES) * len(quickfixes.SITUATIONS) == 16
-
-
-def test_to_empty_repairs_nothing():
-    assert _verdict(claims.to_empty) == "false"
-
-
-def test_a_meta_parameter_is_no_sign_of_a_broken_model():
-    assert _verdict(claims.any_meta_parameter_is_broken) == "false"

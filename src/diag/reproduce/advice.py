@@ -5,17 +5,15 @@ The broken model has two blocks on disk whose hooks were taken off: the state be
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from diag.errors import DiagError, MetaWithoutDataError
-from diag.machine.audience import without_bars
+from diag.errors import DiagError
 from diag.reproduce import get
-from diag.reproduce.common import checkpoint_state, logits
-from diag.reproduce.scenario import Stage
+from diag.reproduce.common import checkpoint_state, error_of, logits
+from diag.reproduce.scenario import Stage, quiet
 from diag.reproduce.scenarios import hooks_removed
 from diag.values.finding import Findings
 from diag.values.spec import LoadSpec
@@ -28,10 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What people are told to do. `act` does it and returns the model to use afterwards; `when` says when it is right.
-
-    Both are sentences for the table; `verdict_of` decides by what happens.
-    """
+    """What people are told to do, when that is right, and what does it: `act` returns the model to use afterwards."""
 
     says: str
     when: str
@@ -62,7 +57,7 @@ def _tried(advice: Suggestion) -> tuple[str, str]:
     """The verdict on an advice, and what happened."""
     from diag.proving.proof import prove
 
-    with hooks_removed.SCENARIO.run() as stage, _quiet():
+    with hooks_removed.SCENARIO.run() as stage, quiet(stage.notes):
         spec = LoadSpec(str(stage.checkpoint()), device_map="none")
         try:
             model = advice.act(stage)
@@ -71,7 +66,7 @@ def _tried(advice: Suggestion) -> tuple[str, str]:
         proof = prove(model, spec)
         if proof.proved:
             return "proved", proof.reason
-        return ("fails" if error_when_called(model) else "wrong answer"), proof.reason
+        return ("fails" if error_of(logits, model) else "wrong answer"), proof.reason
 
 
 def try_fixes(names: Iterable[str]) -> pd.DataFrame:
@@ -92,7 +87,7 @@ def apply_fix(found: Findings) -> Fixed:
     from diag.diagnosis.mending.fixes import fix
 
     try:
-        with _quiet():
+        with quiet([]):
             outcome = fix(found)
     except DiagError as error:
         by_hand = found[0].fixes[-1].because if found and found[0].fixes else error.next_step
@@ -112,41 +107,14 @@ def compare_guards(models: Mapping[str, nn.Module]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    def says(refused: bool) -> str:
-        return "refuses it" if refused else "lets it pass"
+    from diag.diagnosis.mending.fixes import require_materialised
 
     rows = []
     for name, model in models.items():
-        has_meta = any(p.is_meta for p in model.parameters())
-        rows.append((name, says(has_meta), says(_is_refused(model)), error_when_called(model) or "answers"))
+        refused = any(p.is_meta for p in model.parameters()), error_of(require_materialised, model)
+        said = ("refuses it" if guard else "lets it pass" for guard in refused)
+        rows.append((name, *said, error_of(logits, model) or "answers"))
     return pd.DataFrame(rows, columns=["model", "any_parameter_on_meta", "require_materialised", "when_called"])
-
-
-def _is_refused(model: nn.Module) -> bool:
-    from diag.diagnosis.mending.fixes import require_materialised
-
-    try:
-        require_materialised(model)
-    except MetaWithoutDataError:
-        return True
-    return False
-
-
-def error_when_called(model: nn.Module) -> str:
-    """The first line of what a call of the model raises; empty where it answers."""
-    try:
-        logits(model)
-    except Exception as error:
-        return error_line(error)
-    return ""
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No warnings and progress bars: what the libraries say while bad advice is tried is part of the verdict."""
-    with warnings.catch_warnings(), without_bars():
-        warnings.simplefilter("ignore")
-        yield
 
 
 # --- the advice -------------------------------------------------------------------------------------------------------
@@ -157,13 +125,8 @@ def _tie(stage: Stage) -> nn.Module:
     return stage.model
 
 
-def _load_state(stage: Stage) -> nn.Module:
-    stage.model.load_state_dict(checkpoint_state(stage), strict=False)
-    return stage.model
-
-
-def _load_and_assign(stage: Stage) -> nn.Module:
-    stage.model.load_state_dict(checkpoint_state(stage), strict=False, assign=True)
+def _load_state(stage: Stage, assign: bool = False) -> nn.Module:
+    stage.model.load_state_dict(checkpoint_state(stage), strict=False, assign=assign)
     return stage.model
 
 
@@ -173,10 +136,13 @@ def _dispatch_again(stage: Stage) -> nn.Module:
     return dispatch_model(stage.model, stage.model.hf_device_map, offload_dir=str(stage.folder / "again"))
 
 
-def _reload(stage: Stage, **arguments: object) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+def _reload(**arguments: object) -> Callable[[Stage], nn.Module]:
+    def act(stage: Stage) -> nn.Module:
+        from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
+        return AutoModelForCausalLM.from_pretrained(str(stage.checkpoint()), trust_remote_code=False, **arguments)
+
+    return act
 
 
 ADVICE = (
@@ -193,7 +159,9 @@ ADVICE = (
     Suggestion("Call model.tie_weights().", "Only a tie was lost.", _tie),
     Suggestion("Load the state dict into it again.", "The parameters have memory: never for meta ones.", _load_state),
     Suggestion(
-        "Load the state dict with assign=True.", "The file holds every tensor, buffers included.", _load_and_assign
+        "Load the state dict with assign=True.",
+        "The file holds every tensor, buffers included.",
+        partial(_load_state, assign=True),
     ),
     Suggestion(
         "Dispatch it again with accelerate.", "The weights are real, before the first dispatch.", _dispatch_again
@@ -201,12 +169,12 @@ ADVICE = (
     Suggestion(
         "Load again with device_map='auto'.",
         "The cause was in what was done after loading.",
-        lambda stage: _reload(stage, device_map="auto"),
+        _reload(device_map="auto"),
     ),
-    Suggestion("Load again without a device_map.", "The whole model fits on one device.", _reload),
+    Suggestion("Load again without a device_map.", "The whole model fits on one device.", _reload()),
     Suggestion(
         "Load with low_cpu_mem_usage=False.",
         "In version 5 it is ignored: this is an ordinary load.",
-        lambda stage: _reload(stage, low_cpu_mem_usage=False),
+        _reload(low_cpu_mem_usage=False),
     ),
 )

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from diag.loading import samples
-from diag.reproduce import quickfixes
-from diag.reproduce.common import logits, token_ids
-from diag.reproduce.quickfixes import ROOM, SMALL, Settled, problem_of
+from diag.reproduce.common import error_of, logits, token_ids
+from diag.reproduce.quickfixes import DROP_TO, FIXES, ROOM, SITUATIONS, SMALL, Settled, problem_of, verdict_over
 from diag.reproduce.scenario import Scenario
 from diag.reproduce.scenarios import (
     concurrent_calls,
@@ -49,31 +49,21 @@ class Claim:
     kind: str = "cause"
 
 
+def claim(says: str, scenario: str, kind: str = "cause") -> Callable[[Callable[[], Settled]], Claim]:
+    """Makes a claim of the function that settles it."""
+    return lambda settle: Claim(says, settle, scenario, kind)
+
+
 def table() -> pd.DataFrame:
     """Runs every claim: a DataFrame with kind, claim, verdict, because, scenario and the versions it ran on."""
     import pandas as pd
 
-    rows = []
-    for claim in CLAIMS:
-        settled = claim.settle()
+    rows, libraries = [], ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
+    for one in CLAIMS:
+        answer, because = one.settle()
         gc.collect()
-        rows.append((claim.kind, claim.says, settled.answer, settled.because, claim.scenario, versions()))
+        rows.append((one.kind, one.says, answer, because, one.scenario, libraries))
     return pd.DataFrame(rows, columns=["kind", "claim", "verdict", "because", "scenario", "versions"])
-
-
-def versions() -> str:
-    from importlib.metadata import version
-
-    return ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "accelerate"))
-
-
-def _error_of(call: Callable[[], object]) -> str:
-    """The first line of what a call raises; empty where it raises nothing."""
-    try:
-        call()
-    except Exception as error:
-        return error_line(error)
-    return ""
 
 
 def _error_in(scenario: Scenario) -> str:
@@ -84,27 +74,27 @@ def _error_in(scenario: Scenario) -> str:
 # --- causes that were named ------------------------------------------------------------------------------------
 
 
+@claim("Mixing inputs.to(model.device) with device_map='auto' gave the reported text", input_on_meta.SCENARIO.name)
 def inputs_to_model_device() -> Settled:
     """Forward and generate() give two texts; with the embedding on a real device the same line works."""
     from diag.loading.recipe import load
 
     with input_on_meta.SCENARIO.run() as stage:
         ids = token_ids().to(stage.model.device)
-        generating = _error_of(lambda: stage.model.generate(ids, max_new_tokens=2))
-        texts = {"forward": error_line(stage.error), "generate()": generating}
+        generating = error_of(lambda: stage.model.generate(ids, max_new_tokens=2))
+        said = f"forward: {error_line(stage.error)}; generate(): {generating}"
     model = load(LoadSpec("tiny", "auto", hardware=Hardware.parse(ROOM))).model
-    works = not _error_of(lambda: model(token_ids().to(model.device)))
-    said = "; ".join(f"{call}: {text}" for call, text in texts.items())
-    return Settled(
-        "true" if any(HEADLINE in text for text in texts.values()) else "false",
-        f"with the embedding offloaded it fails with other texts: {said}; "
-        f"with the embedding on a device it {'works' if works else 'fails'}.",
-    )
+    works = "fails" if error_of(lambda: model(token_ids().to(model.device))) else "works"
+    offloaded = f"with the embedding offloaded it fails with other texts: {said}"
+    because = f"{offloaded}; with the embedding on a device it {works}."
+    return Settled("true" if HEADLINE in said else "false", because)
 
 
+@claim(
+    "A call that comes while the model is still loading gives the reported text", never_materialised.EMPTY_CONTEXT.name
+)
 def called_while_loading() -> Settled:
     """from_pretrained hands the model out when it is whole; a model that is built empty and filled later is not."""
-    import torch
     from accelerate import init_empty_weights
     from accelerate.utils import set_module_tensor_to_device
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -112,43 +102,47 @@ def called_while_loading() -> Settled:
     whole = AutoModelForCausalLM.from_pretrained(samples.path("tiny"))
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(samples.path("tiny")))
-    values, said = list(whole.state_dict().items()), ""
-    for count, (name, value) in enumerate(values):
+    values = list(whole.state_dict().items())
+    for name, value in values[: len(values) // 2 + 1]:
         set_module_tensor_to_device(model, name, "cpu", value)
-        if count == len(values) // 2:
-            with torch.no_grad():
-                said = _error_of(lambda: model(token_ids()))
+    said = error_of(logits, model)
     answer = "only when it can be called before it is whole" if HEADLINE in said else "false"
     half_filled = f"one that was built empty and is half filled fails with {said or 'nothing'}."
     return Settled(answer, f"from_pretrained returns a whole model; {half_filled}")
 
 
+_REFUSED_LOAD = """
+import importlib.metadata as metadata, importlib.util as util, sys
+find_spec, version = util.find_spec, metadata.version
+def version_but_one(name):
+    if name == "bitsandbytes":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+metadata.version = version_but_one
+util.find_spec = lambda name, *more: None if name == "bitsandbytes" else find_spec(name, *more)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+try:
+    config = BitsAndBytesConfig(load_in_4bit=True)
+    AutoModelForCausalLM.from_pretrained(sys.argv[1], quantization_config=config, device_map={"": "cpu"})
+    print("loaded")
+except Exception as error:
+    print(type(error).__name__, str(error).splitlines()[0])
+"""
+
+
+@claim(
+    "A partial 4-bit load without bitsandbytes leaves meta tensors",
+    "from_pretrained('tiny', quantization_config=BitsAndBytesConfig(load_in_4bit=True)), without bitsandbytes",
+)
 def partial_load_without_bitsandbytes() -> Settled:
     """Loads in a process of its own, in which bitsandbytes can't be found."""
-    code = (
-        "import importlib.metadata as m, importlib.util as u\n"
-        "find, version = u.find_spec, m.version\n"
-        "def no(f):\n"
-        "    def g(name, *a):\n"
-        "        if name == 'bitsandbytes': raise m.PackageNotFoundError(name)\n"
-        "        return f(name, *a)\n"
-        "    return g\n"
-        "u.find_spec = lambda n, *a: None if n == 'bitsandbytes' else find(n, *a)\n"
-        "m.version = no(version)\n"
-        "import sys\n"
-        "from transformers import AutoModelForCausalLM, BitsAndBytesConfig\n"
-        "try:\n"
-        "    AutoModelForCausalLM.from_pretrained(sys.argv[1],"
-        " quantization_config=BitsAndBytesConfig(load_in_4bit=True), device_map={'': 'cpu'})\n"
-        "    print('loaded')\n"
-        "except Exception as e: print(type(e).__name__, str(e).splitlines()[0])\n"
-    )
-    command = [sys.executable, "-c", code, str(samples.path("tiny"))]
+    command = [sys.executable, "-c", _REFUSED_LOAD, str(samples.path("tiny"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
     return Settled("true" if said == "loaded" else "false", f"it is refused before a weight is read: {said}")
 
 
+@claim("Retrying in another dtype leaves an incomplete module", out_of_memory.SCENARIO.name)
 def retries_in_another_dtype() -> Settled:
     from diag.diagnosis.engine import diagnose
     from diag.loading.recipe import load
@@ -163,29 +157,29 @@ def retries_in_another_dtype() -> Settled:
     return Settled("false" if whole else "true", f"after {first_error} the second load in bfloat16 is {state}.")
 
 
+@claim("Several threads that call one offloaded model at once break it", concurrent_calls.SCENARIO.name)
 def several_threads_call_at_once() -> Settled:
     from diag.loading.recipe import load
 
     model = load(LoadSpec("tiny", "disk")).model
     right = logits(model)
-    bad: list[str] = []
 
-    def call(_: int) -> None:
+    def problem(_: int) -> str:
         try:
-            if not bool((logits(model) == right).all()):
-                bad.append("a wrong answer")
+            return "" if logits(model).equal(right) else "a wrong answer"
         except Exception as error:
-            bad.append(error_line(error))
+            return error_line(error)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(call, range(64)))
-    after = "right" if bool((logits(model) == right).all()) else "wrong"
+        bad = [text for text in pool.map(problem, range(64)) if text]
+    after = "right" if logits(model).equal(right) else "wrong"
     if not bad:
         return Settled("false", "64 calls from 8 threads on an offloaded model all answered right.")
     failed = f"{len(bad)} of 64 calls from 8 threads on one offloaded model failed, for example with {bad[0]}"
     return Settled("true", f"{failed}; called alone afterwards it is {after}.")
 
 
+@claim("Loading from several threads at once leaves meta tensors", concurrent_load.SCENARIO.name)
 def several_threads_load_at_once() -> Settled:
     text = _error_in(concurrent_load.SCENARIO)
     return Settled("only when one of them uses accelerate's init_empty_weights()", f"then the other fails with {text}")
@@ -195,32 +189,35 @@ def several_threads_load_at_once() -> Settled:
 
 
 def _quick_fix(fix: str, situation: str) -> Claim:
-    tries = quickfixes.tries_of(fix, situation)
-    says = f"{fix} fixes it: {situation}"
-    if (fix, situation) != (quickfixes.DROP_TO, "offloaded"):
-        return Claim(says, lambda: quickfixes.verdict_over(tries), tries[0].call, kind="quick fix")
-    fails_before = moved_after_dispatch.TO
+    tries, fails_before = FIXES[fix](situation), moved_after_dispatch.TO
+    is_shown = (fix, situation) == (DROP_TO, "offloaded")  # by a scenario: the call that is dropped
 
     def settle() -> Settled:
-        answer, because = quickfixes.verdict_over(tries)
-        return Settled(answer, f"with the call: {_error_in(fails_before)}; without: {because}")
+        settled = verdict_over(tries)
+        if not is_shown:
+            return settled
+        return Settled(settled.answer, f"with the call: {_error_in(fails_before)}; without: {settled.because}")
 
-    return Claim(says, settle, fails_before.name, kind="quick fix")
+    shown_by = fails_before.name if is_shown else tries[0].call
+    return Claim(f"{fix} fixes it: {situation}", settle, shown_by, kind="quick fix")
 
 
 # --- the web's advice --------------------------------------------------------------------------------------------
 
 
+@claim(".to('cuda') puts everything in place", moved_after_dispatch.CPU.name, "web advice")
 def move_to_device() -> Settled:
     text = _error_in(moved_after_dispatch.CPU)
     return Settled("only when nothing is offloaded", f"on an offloaded model it fails: {text}")
 
 
+@claim("to_empty() repairs meta tensors", uninitialised_values.TO_EMPTY.name, "web advice")
 def to_empty() -> Settled:
     with uninitialised_values.TO_EMPTY.run() as stage:
         return Settled("false" if stage.is_wrong else "true", f"no error is left, and {stage.played[-1].shows}")
 
 
+@claim("any(p.is_meta) tells broken models from healthy ones", hooks_removed.SCENARIO.name, "web advice")
 def any_meta_parameter_is_broken() -> Settled:
     from diag.loading.recipe import load
 
@@ -232,41 +229,14 @@ def any_meta_parameter_is_broken() -> Settled:
 
 
 CLAIMS = (
-    Claim(
-        "Mixing inputs.to(model.device) with device_map='auto' gave the reported text",
-        inputs_to_model_device,
-        input_on_meta.SCENARIO.name,
-    ),
-    Claim(
-        "A partial 4-bit load without bitsandbytes leaves meta tensors",
-        partial_load_without_bitsandbytes,
-        "from_pretrained('tiny', quantization_config=BitsAndBytesConfig(load_in_4bit=True)), without bitsandbytes",
-    ),
-    Claim(
-        "Retrying in another dtype leaves an incomplete module", retries_in_another_dtype, out_of_memory.SCENARIO.name
-    ),
-    Claim(
-        "Several threads that call one offloaded model at once break it",
-        several_threads_call_at_once,
-        concurrent_calls.SCENARIO.name,
-    ),
-    Claim(
-        "Loading from several threads at once leaves meta tensors",
-        several_threads_load_at_once,
-        concurrent_load.SCENARIO.name,
-    ),
-    Claim(
-        "A call that comes while the model is still loading gives the reported text",
-        called_while_loading,
-        never_materialised.EMPTY_CONTEXT.name,
-    ),
-    *(_quick_fix(fix, situation) for fix in quickfixes.FIXES for situation in quickfixes.SITUATIONS),
-    Claim(".to('cuda') puts everything in place", move_to_device, moved_after_dispatch.CPU.name, kind="web advice"),
-    Claim("to_empty() repairs meta tensors", to_empty, uninitialised_values.TO_EMPTY.name, kind="web advice"),
-    Claim(
-        "any(p.is_meta) tells broken models from healthy ones",
-        any_meta_parameter_is_broken,
-        hooks_removed.SCENARIO.name,
-        kind="web advice",
-    ),
+    inputs_to_model_device,
+    partial_load_without_bitsandbytes,
+    retries_in_another_dtype,
+    several_threads_call_at_once,
+    several_threads_load_at_once,
+    called_while_loading,
+    *(_quick_fix(fix, situation) for fix in FIXES for situation in SITUATIONS),
+    move_to_device,
+    to_empty,
+    any_meta_parameter_is_broken,
 )

@@ -1,10 +1,13 @@
-"""Steps and parts of steps that several scenarios share. The tiny sample, which most play with, has six blocks."""
+"""What scenarios are written with: steps and parts of steps that several share. The tiny sample has six blocks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from diag.reproduce.scenario import Scenario as Scenario
 from diag.reproduce.scenario import Stage, step
+from diag.values.text import error_line
 
 if TYPE_CHECKING:
     import torch
@@ -32,31 +35,38 @@ def logits(model: Any) -> torch.Tensor:
         return model(token_ids()).logits
 
 
+def error_of(call: Callable[..., object], *arguments: object) -> str:
+    """The first line of what a call raises; empty where it raises nothing."""
+    try:
+        call(*arguments)
+    except Exception as error:
+        return error_line(error)
+    return ""
+
+
 def checkpoint_state(stage: Stage) -> dict[str, torch.Tensor]:
     """All tensors of the checkpoint's safetensors files."""
     from safetensors.torch import load_file
 
-    state: dict[str, torch.Tensor] = {}
-    for file in sorted(stage.checkpoint().glob("*.safetensors")):
-        state.update(load_file(file))
-    return state
+    files = sorted(stage.checkpoint().glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 @step("load", "Load it.")
-def load_plain(stage: Stage) -> None:
+def load_plain(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
     stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
+    return "loading reported success"
 
 
 @step("load", "Load with the last two blocks on disk.")
 def load_with_disk(stage: Stage) -> str:
-    """The model with its last two blocks on disk, as device_map='auto' leaves it when memory is short."""
+    """As device_map='auto' leaves it when memory is short."""
     from transformers import AutoModelForCausalLM
 
-    stage.model = AutoModelForCausalLM.from_pretrained(
-        stage.checkpoint(), device_map=disk_map(), offload_folder=stage.folder / "offload"
-    )
+    folder = stage.folder / "offload"
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=disk_map(), offload_folder=folder)
     return f"placed by {stage.model.hf_device_map}"
 
 
@@ -64,10 +74,8 @@ def load_with_disk(stage: Stage) -> str:
 def load_embedding_on_disk(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
-    device_map = {**disk_map(), "model.embed_tokens": "disk", "lm_head": "disk"}
-    stage.model = AutoModelForCausalLM.from_pretrained(
-        stage.checkpoint(), device_map=device_map, offload_folder=stage.folder / "offload"
-    )
+    folder, device_map = stage.folder / "offload", {**disk_map(), "model.embed_tokens": "disk", "lm_head": "disk"}
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=device_map, offload_folder=folder)
     return f"model.device is {stage.model.device}"
 
 
@@ -80,8 +88,7 @@ def load_on_gpu(stage: Stage) -> str:
 
 
 @step("build", "Remember the right answer.")
-def remember_right_answer(stage: Stage) -> str:
-    """Keeps the logits of the undamaged model as the reference."""
+def remember_answer(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
     stage.reference = logits(AutoModelForCausalLM.from_pretrained(stage.checkpoint()))
@@ -90,7 +97,6 @@ def remember_right_answer(stage: Stage) -> str:
 
 @step("run", "Run it.")
 def run(stage: Stage) -> str:
-    """One forward pass; its logits are the answer."""
     import torch
 
     stage.inputs = {"input_ids": token_ids()}

@@ -6,18 +6,21 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+_WIDTH = 8
+
 
 class SmallConfig(PretrainedConfig):
     model_type = "diag-small"
 
-    def __init__(self, width: int = 8, **values) -> None:
-        self.width = width
-        super().__init__(**values)
 
+class WithoutPostInit(PreTrainedModel):
+    """Does not call post_init(), which sets what transformers 5 expects."""
 
-class _Small(PreTrainedModel):
     config_class = SmallConfig
-    linear: nn.Module
+
+    def __init__(self, config: SmallConfig) -> None:
+        super().__init__(config)
+        self.linear = nn.Linear(_WIDTH, _WIDTH)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -27,38 +30,28 @@ class _Small(PreTrainedModel):
         return self.linear(x)
 
 
-class DropPathModel(_Small):
+class DropPathModel(WithoutPostInit):
     """Computes its drop-path rates with tensors, as vision models of the transformers 4 time do."""
 
     def __init__(self, config: SmallConfig) -> None:
         super().__init__(config)
         self.rates = [(rate / 10).item() for rate in torch.arange(3)]
-        self.linear = nn.Linear(config.width, config.width)
         self.post_init()
 
 
-class WithoutPostInit(_Small):
-    """Does not call post_init(), which sets what transformers 5 expects."""
-
-    def __init__(self, config: SmallConfig) -> None:
-        super().__init__(config)
-        self.linear = nn.Linear(config.width, config.width)
-
-
-class UnsavedBufferModel(_Small):
+class UnsavedBufferModel(WithoutPostInit):
     """Keeps a buffer that is not saved, and that its own code never computes again."""
 
     def __init__(self, config: SmallConfig) -> None:
         super().__init__(config)
-        self.linear = nn.Linear(config.width, config.width)
-        self.register_buffer("steps", torch.arange(config.width, dtype=torch.float32) + 1.0, persistent=False)
+        self.register_buffer("steps", torch.arange(_WIDTH, dtype=torch.float32) + 1.0, persistent=False)
         self.post_init()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x) * self.steps
 
 
-def saved_by(model_class: type[_Small], folder: Path) -> str:
+def saved_by(model_class: type[WithoutPostInit], folder: Path) -> str:
     """A checkpoint for one of these models, written with random weights."""
     from safetensors.torch import save_file
 
@@ -66,8 +59,6 @@ def saved_by(model_class: type[_Small], folder: Path) -> str:
     target.mkdir(exist_ok=True)
     SmallConfig(architectures=[model_class.__name__]).save_pretrained(target)
     torch.manual_seed(0)
-    linear = nn.Linear(8, 8)
-    save_file(
-        {f"linear.{k}": v for k, v in linear.state_dict().items()}, target / "model.safetensors", {"format": "pt"}
-    )
+    state = {f"linear.{name}": value for name, value in nn.Linear(_WIDTH, _WIDTH).state_dict().items()}
+    save_file(state, target / "model.safetensors", {"format": "pt"})
     return str(target)

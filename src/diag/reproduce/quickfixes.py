@@ -34,10 +34,6 @@ class Try:
         """The same as code that a person can run."""
         return f"diag.load(diag.{self.spec!r})" + (".model.to('simgpu:0')" if self.moved else "")
 
-    def problem(self) -> str:
-        """Empty where the model is proved; otherwise what happened."""
-        return problem_of(self.spec, self.moved)
-
 
 @cache
 def problem_of(spec: LoadSpec, moved: bool = False) -> str:
@@ -58,18 +54,13 @@ def problem_of(spec: LoadSpec, moved: bool = False) -> str:
 
 def verdict_over(tries: tuple[Try, ...]) -> Settled:
     """`true` where every try is proved, `false` where none is; otherwise `only when` and the conditions that help."""
-    problems = {one.when: one.problem() for one in tries}
+    problems = {one.when: problem_of(one.spec, one.moved) for one in tries}
     good = [when for when, problem in problems.items() if not problem]
     bad = "; ".join(f"{when}: {problem}" for when, problem in problems.items() if problem)
     right = f"right when {', '.join(good)}"
     if not bad:
         return Settled("true", f"{right}.")
     return Settled(f"only when {' or '.join(good)}", f"{right}; {bad}") if good else Settled("false", bad)
-
-
-def tries_of(fix: str, situation: str) -> tuple[Try, ...]:
-    """What is run for one of `FIXES` in one of `SITUATIONS`."""
-    return FIXES[fix](situation)
 
 
 def _spec(device_map: str, hardware: str, quantization: str = "none") -> LoadSpec:
@@ -80,24 +71,18 @@ def _packing(situation: str) -> str:
     return "nf4" if situation == "quantized" else "none"
 
 
-def _with_room_and_without(situation: str, device_map: str, moved: bool = False) -> tuple[Try, ...]:
-    """What was offloaded was so because the GPU is too small, or because others held it: both are tried."""
+def _with_room_and_without(situation: str, device_map: str) -> tuple[Try, ...]:
+    """What was offloaded was so because the GPU is too small, or because others held it: both are tried.
+
+    Without a map the model is on the CPU, from where the caller moves it; packed weights go to the GPU at once.
+    """
     conditions = {"a GPU holds the whole model": ROOM, "the GPU is too small": SMALL}
     if situation == "two GPUs":
         conditions = {"a GPU holds the whole model": TWO, "each GPU is too small for the model alone": TWO_SMALL}
     elif situation == "quantized":
         conditions["the GPU is too small"] = SMALL_PACKED
-    packing = _packing(situation)
+    packing, moved = _packing(situation), device_map == "none" and situation != "quantized"
     return tuple(Try(when, _spec(device_map, hardware, packing), moved) for when, hardware in conditions.items())
-
-
-def _single(situation: str) -> tuple[Try, ...]:
-    return _with_room_and_without(situation, "single")
-
-
-def _no_map(situation: str) -> tuple[Try, ...]:
-    """Without a map the model is on the CPU, from where the caller moves it; packed weights go to the GPU at once."""
-    return _with_room_and_without(situation, "none", moved=situation != "quantized")
 
 
 def _no_quantization(situation: str) -> tuple[Try, ...]:
@@ -115,19 +100,17 @@ def _no_quantization(situation: str) -> tuple[Try, ...]:
 
 def _dropped(situation: str) -> tuple[Try, ...]:
     if situation == "offloaded":
-        return (
-            Try("blocks are on the CPU and on disk", _spec("offload", ROOM)),
-            Try("everything is on disk", LoadSpec("tiny", (("", "disk"),))),
-        )
-    if situation == "two GPUs":
-        return (Try("the loader makes the map", _spec("balanced", TWO)),)
-    return (Try("the loader makes the map", _spec("auto", ROOM, _packing(situation))),)
+        split = Try("blocks are on the CPU and on disk", _spec("offload", ROOM))
+        return split, Try("everything is on disk", LoadSpec("tiny", (("", "disk"),)))
+    device_map, hardware = ("balanced", TWO) if situation == "two GPUs" else ("auto", ROOM)
+    return (Try("the loader makes the map", _spec(device_map, hardware, _packing(situation))),)
 
 
 DROP_TO = "Dropping the manual .to(...)"
+# a fix -> what is run for it in one of SITUATIONS
 FIXES: dict[str, Callable[[str], tuple[Try, ...]]] = {
-    "DEVICE_MAP=single": _single,
+    "DEVICE_MAP=single": lambda situation: _with_room_and_without(situation, "single"),
     "Removing QUANTIZE or installing bitsandbytes": _no_quantization,
-    "DEVICE_MAP=none": _no_map,
+    "DEVICE_MAP=none": lambda situation: _with_room_and_without(situation, "none"),
     DROP_TO: _dropped,
 }

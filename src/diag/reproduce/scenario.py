@@ -40,7 +40,7 @@ class Step:
 
     @property
     def code(self) -> str:
-        """What the step runs, as source lines without the function around them."""
+        """The source lines inside the function."""
         lines = inspect.getsource(self.act).splitlines()
         body = next(n for n, line in enumerate(lines) if line.rstrip().endswith(":")) + 1
         body += lines[body].strip().startswith('"""')
@@ -56,26 +56,25 @@ def step(name: StepName, says: str) -> Callable[[Callable[[Stage], object]], Ste
     return lambda act: Step(name, says, act)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scenario:
     """The real failure behind one cause. It may end in an exception; `silent` ones end in a wrong answer.
 
-    All play with the sample `tiny`. `teaches` says in a sentence what to look at. `variant` tells several scenarios of
-    one cause apart. `hardware` is the simulated machine it needs, None for the CPU alone. `asked` are the LoadSpec
-    fields of the load that fails.
+    All play with the sample `tiny`. `name` is the cause, or `cause/variant` for a further scenario of it. `teaches`
+    says in a sentence what to look at. `hardware` is the simulated machine it needs, None for the CPU alone. `asked`
+    are the LoadSpec fields of the load that fails.
     """
 
-    cause: str
+    name: str
     teaches: str
     steps: tuple[Step, ...]
-    variant: str = ""
     silent: bool = False
     hardware: str | None = None
     asked: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        return f"{self.cause}/{self.variant}" if self.variant else self.cause
+    def cause(self) -> str:
+        return self.name.partition("/")[0]
 
     def start(self) -> Stage:
         """A stage on which the steps can be played one at a time."""
@@ -146,8 +145,9 @@ class Stage:
             raise DiagError("the scenario is over.", next_step="start a new one: reproduce.get(cause).start().")
         step = self.scenario.steps[len(self.played)]
         start, shows, error = time.perf_counter(), "", ""
-        with _quiet(self.notes):
-            use_hardware(self._hardware())
+        hardware = self.scenario.hardware
+        with quiet(self.notes):
+            use_hardware(Hardware.parse(hardware) if hardware else None)
             try:
                 returned = step.act(self)
                 shows = "" if returned is None else str(returned)
@@ -163,14 +163,11 @@ class Stage:
 
         if self.model is None and self.error is None:
             return diagnose(text=self.text)
-        return diagnose(self.model, error=self.error, spec=self.spec or self._asked())
-
-    def _asked(self) -> LoadSpec | None:
-        asked = self.scenario.asked
-        return LoadSpec(str(self.checkpoint()), hardware=self._hardware(), **asked) if asked else None
-
-    def _hardware(self) -> Hardware | None:
-        return Hardware.parse(self.scenario.hardware) if self.scenario.hardware else None
+        spec = self.spec
+        if spec is None and self.scenario.asked:
+            asked = {"hardware": self.scenario.hardware, **self.scenario.asked}
+            spec = LoadSpec(str(self.checkpoint()), **asked)
+        return diagnose(self.model, error=self.error, spec=spec)
 
     @property
     def is_wrong(self) -> bool:
@@ -193,8 +190,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def _quiet(notes: list[str]) -> Iterator[None]:
-    """Collects what the libraries warn about; progress bars are not shown."""
+def quiet(notes: list[str]) -> Iterator[None]:
+    """Collects what the libraries warn about in `notes`; nothing of it is shown, nor are progress bars."""
     from diag.loading.notes import collecting
 
     with collecting(notes), warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), without_bars():

@@ -15,14 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 from diag.errors import DiagError, SpecError
 from diag.values.spec import LoadSpec
 
 if TYPE_CHECKING:
-    import torch
-    from uvicorn import Server
+    from transformers import PreTrainedModel
 
 # `hooks-lost` and `calls-at-once` give the reported text; `inputs-to-model-device`, blamed first, gives another one.
 MISTAKES = {
@@ -37,14 +36,6 @@ _MOST_BYTES = 65_536  # of a request's body
 Message = dict[str, Any]  # as ASGI has it
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-class LanguageModel(Protocol):
-    """The part of a model that the service uses."""
-
-    device: torch.device
-
-    def generate(self, inputs: torch.Tensor, **options: object) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ class Service:
             raise SpecError(f"mistake={mistake!r} is not valid.", next_step=f"use one of: {', '.join(MISTAKES)}.")
         self.spec = LoadSpec.from_env(model, environ, **values)
         self.mistake = mistake
-        self.model: LanguageModel | None = None
+        self.model: PreTrainedModel | None = None
         self.problem: BaseException | None = None
         self._started = threading.Event()
         self._one_at_a_time = threading.Lock()
@@ -87,7 +78,7 @@ class Service:
                 self.problem = error
             self._started.set()
 
-    def _load(self) -> LanguageModel:
+    def _load(self) -> PreTrainedModel:
         from diag.loading.recipe import load
 
         outcome = load(self.spec)
@@ -108,18 +99,16 @@ class Service:
     def generate(self, ids: Sequence[int]) -> list[int]:
         """The next token ids, greedily."""
         import torch
-        from torch import nn
 
         from diag.models.devices import input_device
 
         assert self.model is not None, "requests are refused until the model is loaded"
-        device = (
-            self.model.device if self.mistake == "inputs-to-model-device" else input_device(cast(nn.Module, self.model))
-        )
+        device = self.model.device if self.mistake == "inputs-to-model-device" else input_device(self.model)
         inputs = torch.tensor([list(ids)]).to(device)
         alone = contextlib.nullcontext() if self.mistake == "calls-at-once" else self._one_at_a_time
         with alone, torch.no_grad():
-            out = self.model.generate(inputs, max_new_tokens=_NEW_TOKENS, do_sample=False, attention_mask=inputs != -1)
+            greedily = {"max_new_tokens": _NEW_TOKENS, "do_sample": False, "attention_mask": inputs != -1}
+            out = self.model.generate(inputs, **greedily)  # type: ignore[operator]
         return out[0, len(ids) :].tolist()
 
     async def __call__(self, scope: Mapping[str, object], receive: Receive, send: Send) -> None:
@@ -127,7 +116,11 @@ class Service:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             status, body = await self._respond(scope, receive)
-            await _send_json(send, status, body)
+            data = json.dumps(body).encode()
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+            headers += [(b"retry-after", b"1")] if status == 503 else []
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": data})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -183,14 +176,6 @@ def _ids(data: bytes) -> list[int] | None:
     return ids if is_valid else None
 
 
-async def _send_json(send: Send, status: int, body: Mapping[str, object]) -> None:
-    data = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    headers += [(b"retry-after", b"1")] if status == 503 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
-
-
 @contextlib.contextmanager
 def serving(service: Service, *, port: int = 0) -> Iterator[str]:
     """Runs the service on 127.0.0.1 in a thread and yields its address; stops it at the end.
@@ -205,19 +190,15 @@ def serving(service: Service, *, port: int = 0) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(service, host="127.0.0.1", port=port, log_level="warning", ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    try:
-        yield f"http://127.0.0.1:{_port_of(server, thread)}"
-    finally:
-        server.should_exit = True
-        thread.join(30)
-
-
-def _port_of(server: Server, thread: threading.Thread) -> int:
     while not server.started:
         if not thread.is_alive():
             raise DiagError("the server did not come up.", next_step="choose another port, or port=0 for a free one.")
         time.sleep(0.01)
-    return server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 def ask(url: str, ids: Sequence[int] = (5, 17, 42), *, patience: float = 120) -> Response:

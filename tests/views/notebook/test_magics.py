@@ -45,10 +45,8 @@ def _forget_exception() -> None:
 
 
 def test_the_last_exception_is_explained_without_arguments(shell):
-    run(shell, BROKEN, FAILS)
-    shown, result = run(shell, "%diag")
-    assert result.success
-    assert "never-materialised" in shown and "1.weight" in shown
+    shown, result = run(shell, BROKEN, FAILS, "%diag")
+    assert result.success and "never-materialised" in shown and "1.weight" in shown
     assert "import diag\nfixed = diag.fix(diag.diagnose(model))" in shown
 
 
@@ -80,8 +78,7 @@ def test_nothing_is_run_again(shell):
 def test_on_shows_the_card_under_the_traceback_and_off_ends_it(shell):
     shown, result = run(shell, BROKEN, "%diag on", FAILS)
     assert "never-materialised" in shown and isinstance(result.error_in_exec, Exception)
-    shown, _ = run(shell, "%diag off", FAILS)
-    assert "never-materialised" not in shown
+    assert "never-materialised" not in run(shell, "%diag off", FAILS)[0]
 
 
 @pytest.mark.parametrize("cell", ["1/0", "{}['x']", "undefined_name", "open('/no/such/file')", "for"])
@@ -95,22 +92,20 @@ def test_errors_that_are_not_ours_pass_untouched(shell, cell):
     assert with_diag.count("\n") == without.count("\n") and "diag" not in with_diag
 
 
-def test_a_foreign_error_gets_one_honest_sentence_when_asked(shell):
-    shown, _ = run(shell, "1/0", "%diag")
-    assert "ZeroDivisionError is not about devices or placement" in shown
-
-
-def test_before_any_failure_it_says_so(shell):
-    assert "No cell of this notebook has failed yet" in run(shell, "%diag")[0]
-
-
-def test_an_unknown_word_shows_the_usage(shell):
-    assert "%diag on" in run(shell, "%diag onn")[0]
+@pytest.mark.parametrize(
+    ("cells", "sentence"),
+    [
+        (["1/0", "%diag"], "ZeroDivisionError is not about devices or placement"),
+        (["%diag"], "No cell of this notebook has failed yet"),
+        (["%diag onn"], "%diag on"),
+    ],
+)
+def test_what_can_not_be_explained_gets_one_honest_sentence(shell, cells, sentence):
+    assert sentence in run(shell, *cells)[0]
 
 
 def test_a_watched_cell_stops_at_the_silent_mistake_and_explains_it(shell):
-    shown, plain = run(shell, BROKEN, SILENT)
-    assert plain.success, "without watch there is no error: that is the trap"
+    assert run(shell, BROKEN, SILENT)[1].success, "without watch there is no error: that is the trap"
     shown, watched = run(shell, f"%%diag broken\n{SILENT.splitlines()[1]}")
     assert type(watched.error_in_exec).__name__ == "MetaUseError"
     assert "never-materialised" in shown
@@ -125,18 +120,17 @@ def test_a_watched_cell_that_is_fine_gives_its_value(shell):
 def test_a_foreign_error_in_a_watched_cell_is_the_same_error(shell):
     shown, result = run(shell, "%%diag\n1/0")
     assert type(result.error_in_exec) is ZeroDivisionError and "is not about devices" not in shown
-    shown, _ = run(shell, BROKEN, FAILS)
-    assert "never-materialised" not in shown, "the card of a watched cell must not outlive it"
+    assert "never-materialised" not in run(shell, BROKEN, FAILS)[0], "the card of a watched cell must not outlive it"
 
 
 def test_an_error_inside_diag_is_a_sentence_and_not_a_second_traceback(shell, monkeypatch):
     from diag.diagnosis import engine
 
     monkeypatch.setattr(engine, "diagnose", lambda **_: 1 / 0)
-    shown, result = run(shell, BROKEN, "%diag on", FAILS)
-    assert isinstance(result.error_in_exec, Exception) and "diag could not look at this" in shown
-    shown, result = run(shell, "%diag")
-    assert result.success and "diag could not look at this" in shown
+    shown, failed = run(shell, BROKEN, "%diag on", FAILS)
+    again, asked = run(shell, "%diag")
+    assert isinstance(failed.error_in_exec, Exception) and asked.success
+    assert "diag could not look at this" in shown and "diag could not look at this" in again
 
 
 def test_no_tensor_stays_alive_through_diag(shell):
@@ -154,8 +148,7 @@ def test_no_tensor_stays_alive_through_diag(shell):
 
 def test_loading_twice_registers_one_hook(shell):
     run(shell, "%load_ext diag", "%reload_ext diag", BROKEN, "%diag on")
-    shown, _ = run(shell, FAILS)
-    assert shown.count("The cause of") == 1
+    assert run(shell, FAILS)[0].count("The cause of") == 1
 
 
 def test_an_exception_that_was_caught_is_explained_by_name(shell):

@@ -3,15 +3,13 @@
 import threading
 import time
 
-import pandas as pd
 import pytest
 
 import diag
 from diag.errors import SpecError
-from diag.sweep.pricing import Price
 from diag.sweep.results.rows import blank_row, frame_of
 from diag.views import widgets
-from diag.views.widgets.live import WIDGET_MIME, is_usable
+from diag.views.widgets.live import WIDGET_MIME
 
 ipywidgets = pytest.importorskip("ipywidgets")
 MAPS = ["auto", "balanced", "balanced_low_0", "sequential", "single", "none", "cpu", "disk", "offload"]
@@ -20,7 +18,13 @@ MACHINES = ["this machine", "2x600KiB+8GiB"]
 
 def panel_for(tmp_path, **values):
     chosen = {"device_maps": ["auto", "disk"], "quantizations": ["none"], **values}
-    return widgets.matrix_panel("tiny", results=str(tmp_path / "r.sqlite"), **chosen)
+    panel = widgets.matrix_panel("tiny", results=str(tmp_path / "r.sqlite"), **chosen)
+    assert panel.widget is not None
+    return panel
+
+
+def is_usable(button) -> bool:
+    return "diag-off" not in button._dom_classes
 
 
 def wait_for(condition, seconds: float = 120) -> None:
@@ -32,7 +36,6 @@ def wait_for(condition, seconds: float = 120) -> None:
 
 def test_the_panel_runs_shows_rows_and_opens_one(tmp_path, live):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
     panel._go.click()
     frame = panel.wait(120)
     assert list(frame["status"]) == ["ok", "ok"] and "Done: 2 rows" in panel._status.value
@@ -44,21 +47,19 @@ def test_the_panel_runs_shows_rows_and_opens_one(tmp_path, live):
 
 @pytest.mark.exhaustive
 def test_cancel_keeps_the_rows_that_are_finished(tmp_path, live):
-    panel = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"], quantizations=["none", "nf4"], workers=1)
-    assert panel.widget is not None
+    chosen = {"device_maps": ["auto", "disk", "single", "cpu"], "quantizations": ["none", "nf4"]}
+    panel = panel_for(tmp_path, **chosen, workers=1)
     panel.start()
     wait_for(lambda: len(panel._rows) > 0)
     panel._stop.click()
     frame = panel.wait(60)
     finished = frame[frame.status != "not_run"]
     assert 0 < len(finished) < len(frame) and "They are kept" in panel._status.value
-    again = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"], quantizations=["none", "nf4"])
-    assert f"{len(finished)} of 8 rows are in" in str(again)
+    assert f"{len(finished)} of 8 rows are in" in str(panel_for(tmp_path, **chosen))
 
 
 def test_the_price_is_told_before_a_weight_is_read(tmp_path, live):
     panel = panel_for(tmp_path, quantizations=["none", "nf4"])
-    assert panel.widget is not None
     panel._price.click()
     wait_for(lambda: "Planning" not in panel._status.value)
     assert "4 rows; 3 loads and 2 reference loads" in panel._status.value
@@ -68,7 +69,6 @@ def test_the_price_is_told_before_a_weight_is_read(tmp_path, live):
 
 def test_wrong_values_are_told_in_the_panel(tmp_path, live):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
     panel._form._hardware.value = "2xlots"
     panel._go.click()
     assert "is not a size" in panel._status.value and panel._run is None
@@ -78,16 +78,12 @@ def test_wrong_values_are_told_in_the_panel(tmp_path, live):
 
 def test_the_form_reads_back_what_it_was_given(tmp_path, live):
     panel = panel_for(tmp_path, device_maps=["auto", {"": "cpu"}], hardware=["this machine", "24GiB,80GiB"])
-    assert panel.widget is not None
     assert sorted(map(repr, panel._form.specs())) == sorted(map(repr, panel.specs))
 
 
 def test_without_a_front_end_the_panel_says_what_it_would_run(tmp_path, still):
     bundle = panel_for(tmp_path)._repr_mimebundle_()
     assert "2 rows to run: diag.matrix(specs" in bundle["text/plain"] and WIDGET_MIME not in bundle
-
-
-# --- rows -------------------------------------------------------------------------------------------------------------
 
 
 def alive() -> int:
@@ -97,30 +93,31 @@ def alive() -> int:
     return len(_instances)
 
 
+def row_buttons(panel):
+    return [line.children[0] for line in panel._list.lines.children]
+
+
 def row_button(panel, name: str):
     """The button of the row with this name, open or not."""
-    buttons = [line.children[0] for line in panel._list.lines.children]
-    return next(one for one in buttons if one.description.removeprefix("▾ ") == name)
+    return next(one for one in row_buttons(panel) if one.description.removeprefix("▾ ") == name)
 
 
-def made_rows(panel, status: str = "out_of_memory"):
-    return [blank_row(spec, status, "It did not fit.") for spec in panel.specs]
+def add_rows(panel) -> None:
+    for spec in panel.specs:
+        panel._add(blank_row(spec, "out_of_memory", "It did not fit."))
 
 
 def test_54_rows_take_three_widgets_each(tmp_path, live):
     """Rebuilding all lines at each row once took 11,901 widgets."""
     panel = panel_for(tmp_path, device_maps=MAPS, quantizations=["none", "int8", "nf4"], hardware=MACHINES)
-    assert panel.widget is not None
     before = alive()
-    for found in made_rows(panel):
-        panel._add(found)
+    add_rows(panel)
     assert len(panel._rows) == len(panel._list.lines.children) == 54 and alive() - before <= 3 * 54 + 5
 
 
 def test_a_row_that_arrives_replaces_no_button(tmp_path, live):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
-    first, second = made_rows(panel)
+    first, second = (blank_row(spec, "out_of_memory", "It did not fit.") for spec in panel.specs)
     panel._add(first)
     line = panel._list.lines.children[0]
     held = line.children
@@ -130,7 +127,6 @@ def test_a_row_that_arrives_replaces_no_button(tmp_path, live):
 
 def test_opening_rows_leaves_no_widget_behind(tmp_path, live):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
     panel.start()
     panel.wait(120)
     row_button(panel, "disk · none").click()
@@ -145,21 +141,17 @@ def test_opening_rows_leaves_no_widget_behind(tmp_path, live):
 
 def test_the_open_row_is_marked_and_only_that_one(tmp_path, live):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
-    for found in made_rows(panel):
-        panel._add(found)
+    add_rows(panel)
     for name in ("auto · none", "disk · none"):
         press = row_button(panel, name)
         press.click()
-        buttons = [line.children[0] for line in panel._list.lines.children]
-        marked = [one for one in buttons if "diag-open" in one._dom_classes]
+        marked = [one for one in row_buttons(panel) if "diag-open" in one._dom_classes]
         assert marked == [press] and press.description == f"▾ {name}" and "shown below" in press.tooltip
         assert name.split(" ")[0] in panel._list.details.children[0].value
 
 
 def test_a_load_that_did_not_finish_says_why_it_has_no_placement(tmp_path, live):
     panel = panel_for(tmp_path, device_maps=["single"], hardware="2x600KiB+8GiB")
-    assert panel.widget is not None
     panel.start()
     assert list(panel.wait(120)["status"]) == ["out_of_memory"]
     row_button(panel, "single · none").click()
@@ -169,20 +161,15 @@ def test_a_load_that_did_not_finish_says_why_it_has_no_placement(tmp_path, live)
 
 def test_two_machines_and_two_kinds_of_none_are_told_apart(tmp_path, live):
     panel = panel_for(tmp_path, device_maps=["disk", "none"], hardware=MACHINES)
-    assert panel.widget is not None
-    for found in made_rows(panel):
-        panel._add(found)
-    buttons = [line.children[0] for line in panel._list.lines.children]
+    add_rows(panel)
+    buttons = row_buttons(panel)
     assert len({one.description for one in buttons}) == len({one.tooltip for one in buttons}) == 4
     boxes = [*panel._form._maps._boxes.values(), *panel._form._kinds._boxes.values()]
     assert len({box.description for box in boxes}) == len(boxes)
     assert [spec.device_map_text for spec in panel._form.specs()].count("none") == 2
 
 
-# --- while something is at work ---------------------------------------------------------------------------------------
-
-
-def waits_for_cancel(specs, *_, cancelled, **__) -> pd.DataFrame:
+def waits_for_cancel(specs, *_, cancelled, **__):
     wait_for(cancelled)
     return frame_of([blank_row(spec, "not_run", "Cancelled.") for spec in specs])
 
@@ -191,7 +178,6 @@ def test_rows_stored_before_count_when_a_run_is_cancelled_while_it_plans(tmp_pat
     """It once said 'Cancelled after 0 of 54 rows. They are kept' above a list of 14."""
     diag.matrix(diag.grid("tiny", ["auto", "disk"], ["none"]), str(tmp_path / "r.sqlite"), progress=False)
     panel = panel_for(tmp_path, device_maps=["auto", "disk", "single", "cpu"])
-    assert panel.widget is not None
     monkeypatch.setattr("diag.sweep.run.matrix", waits_for_cancel)
     panel._go.click()
     assert "2 of them are in" in panel._status.value and panel._bar.value == 2
@@ -203,9 +189,7 @@ def test_rows_stored_before_count_when_a_run_is_cancelled_while_it_plans(tmp_pat
 
 def test_rows_of_another_file_are_not_listed(tmp_path, live, monkeypatch):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
-    for found in made_rows(panel):
-        panel._add(found)
+    add_rows(panel)
     panel._form._results.value = str(tmp_path / "other.sqlite")
     monkeypatch.setattr("diag.sweep.run.matrix", waits_for_cancel)
     panel._go.click()
@@ -216,7 +200,6 @@ def test_rows_of_another_file_are_not_listed(tmp_path, live, monkeypatch):
 
 def test_presses_during_a_run_are_answered_and_no_button_is_disabled(tmp_path, live, monkeypatch):
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
     presses = (panel._go, panel._price, panel._stop)
     panel._stop.click()
     assert "Nothing is running" in panel._status.value and not is_usable(panel._stop)
@@ -234,13 +217,12 @@ def test_presses_during_a_run_are_answered_and_no_button_is_disabled(tmp_path, l
 def test_the_price_is_planned_beside_the_kernel_and_tells_the_time(tmp_path, live, monkeypatch):
     go_on = threading.Event()
 
-    def price(specs, results) -> Price:
+    def price(*_):
         go_on.wait(60)
         raise SpecError("the price was asked for.", next_step="nothing.")
 
     monkeypatch.setattr("diag.sweep.run.price", price)
     panel = panel_for(tmp_path)
-    assert panel.widget is not None
     panel._price.click()
     assert "Planning 2 rows" in panel._status.value and not is_usable(panel._go)
     wait_for(lambda: "1 s" in panel._seconds.value, 10)

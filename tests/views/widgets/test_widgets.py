@@ -1,6 +1,8 @@
 """The widgets, driven as a front end drives them, and their static forms; no browser is needed here."""
 
+import gc
 import re
+import weakref
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -10,16 +12,26 @@ from torch import nn
 
 import diag
 from diag.errors import NotAModelError
+from diag.reproduce.scenario import Stage
 from diag.values.units import format_size
 from diag.views import widgets
 from diag.views.strips import totals, units
 from diag.views.widgets import explorer as explorer_module
-from diag.views.widgets.changes import changed, changes_view
 from diag.views.widgets.choosing import Choice, condensed, totals_text
 from diag.views.widgets.explorer import cells_of
-from diag.views.widgets.live import WIDGET_MIME, is_usable
+from diag.views.widgets.live import WIDGET_MIME
+from diag.views.widgets.player import changed, changes_view
 
 pytest.importorskip("ipywidgets")
+
+
+def built(widget):
+    assert widget.widget is not None
+    return widget
+
+
+def is_usable(button) -> bool:
+    return "diag-off" not in button._dom_classes
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +42,6 @@ def offloaded() -> pd.DataFrame:
 def fifty_thousand(table: pd.DataFrame) -> pd.DataFrame:
     many = pd.concat([table] * (50_000 // len(table) + 1), ignore_index=True)[:50_000]
     return many.assign(name=[f"model.layers.{n}.weight" for n in range(50_000)], tied_group=range(50_000))
-
-
-# --- choosing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,16 +66,12 @@ def test_the_largest_come_first_when_asked(offloaded):
 
 def test_totals_count_a_tied_tensor_once(offloaded):
     both = offloaded[offloaded["tied_group"].duplicated(keep=False)]
-    assert len(both) == 2
     assert totals_text(both, both).startswith("2 of 2 names, 1 of 1 tensors, 128 KiB of 128 KiB")
 
 
 def test_a_condensed_table_draws_the_same_strip(offloaded):
     assert units(condensed(offloaded)) == units(offloaded)
     assert totals(condensed(offloaded)) == totals(offloaded)
-
-
-# --- the explorer -----------------------------------------------------------------------------------------------------
 
 
 def test_totals_and_rows_follow_the_filter(offloaded, live):
@@ -80,9 +85,8 @@ def test_totals_and_rows_follow_the_filter(offloaded, live):
 
 
 def test_the_first_4000_of_50000_rows_can_be_sorted_and_every_one_can_be_reached(offloaded, live):
-    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
-    assert explorer.widget is not None and len(explorer.chosen) == 50_000
-    assert len(explorer._sortable.df) == 4000
+    explorer = built(widgets.placement_explorer(fifty_thousand(offloaded)))
+    assert (len(explorer.chosen), len(explorer._sortable.df)) == (50_000, 4000)
     assert "Rows 1–4,000 of 50,000; the others are in the DataFrame" in explorer._rows.value
     explorer._controls["module"].value = "layers.4999"
     assert len(explorer.chosen) == 11 and "All 11 rows." in explorer._rows.value
@@ -96,9 +100,8 @@ def test_sizes_sort_by_their_bytes(offloaded):
 
 def test_without_a_front_end_4000_rows_can_be_sorted_offline(offloaded, still):
     bundle = widgets.placement_explorer(fifty_thousand(offloaded))._repr_mimebundle_()
-    assert WIDGET_MIME not in bundle
     page = bundle["text/html"]
-    assert "Rows 1–4,000 of 50,000; the others are in the DataFrame" in page
+    assert WIDGET_MIME not in bundle and "Rows 1–4,000 of 50,000; the others are in the DataFrame" in page
     assert "model.layers.3999.weight" in page and "model.layers.4000.weight" not in page
     fetched = r"""<(script|link|img|iframe)\b[^>]*(src|href)=|import\(["'](https?:)?//|from ["'](https?:)?//"""
     assert not re.search(fetched, page) and "unpkg" not in page and "jsdelivr" not in page
@@ -106,25 +109,20 @@ def test_without_a_front_end_4000_rows_can_be_sorted_offline(offloaded, still):
 
 def test_without_itables_the_first_rows_are_a_plain_table(offloaded, monkeypatch, live):
     monkeypatch.setattr(explorer_module, "has_itables", lambda: False)
-    explorer = widgets.placement_explorer(fifty_thousand(offloaded))
-    assert explorer.widget is not None
+    explorer = built(widgets.placement_explorer(fifty_thousand(offloaded)))
     for shown in (explorer._rows.value, explorer.view().html):
         assert "Rows 1–200 of 50,000; the others are in the DataFrame" in shown and "diag[explore]" in shown
         assert shown.count("<tr>") >= 200 and "<script" not in shown
 
 
 def test_a_filter_that_fits_nothing_says_so(offloaded, live):
-    explorer = widgets.placement_explorer(offloaded, Choice(module="no.such.module"))
-    assert explorer.widget is not None and "Nothing fits the filter" in explorer._summary.value
+    explorer = built(widgets.placement_explorer(offloaded, Choice(module="no.such.module")))
+    assert "Nothing fits the filter" in explorer._summary.value
 
 
 def test_the_explorer_keeps_no_model_alive(live):
-    import gc
-    import weakref
-
     model = nn.Linear(3, 3)
-    explorer = widgets.placement_explorer(model)
-    assert explorer.widget is not None
+    explorer = built(widgets.placement_explorer(model))
     alive = weakref.ref(model)
     del model
     gc.collect()
@@ -140,20 +138,16 @@ def test_the_explorer_refuses_what_has_no_tensors_and_shows_why_a_load_failed():
 
 def test_names_from_a_checkpoint_are_escaped(offloaded, live):
     evil = offloaded.assign(name="<img src=x onerror=alert(1)>", module="<script>", module_class="<b>")
-    explorer = widgets.placement_explorer(evil)
-    assert explorer.widget is not None
+    explorer = built(widgets.placement_explorer(evil))
     assert "<img" not in explorer._rows.value + explorer._summary.value and "<script" not in explorer._summary.value
     many = pd.concat([evil] * 4, ignore_index=True)
     for shown in (explorer.view().html, widgets.placement_explorer(many).view().html):
         assert "<img" not in shown and "<b>" not in shown
 
 
-# --- the step player --------------------------------------------------------------------------------------------------
-
-
 def test_the_player_shows_code_output_and_what_changed(live):
-    player = widgets.step_player("hooks-removed")
-    assert player.widget is not None and not is_usable(player._why)
+    player = built(widgets.step_player("hooks-removed"))
+    assert not is_usable(player._why)
     for _ in player.scenario.steps:
         player._next.click()
     assert not is_usable(player._next) and "It is over" in player._status.value
@@ -165,13 +159,13 @@ def test_the_player_shows_code_output_and_what_changed(live):
     player._back.click()
     assert player._shown.value.count("<h3>") == 0 and is_usable(player._next)
     player.close()
+    assert player.stage.model is None and not player.stage.folder.exists()
 
 
 def test_without_a_front_end_the_whole_play_is_shown(still):
     player = widgets.step_player("quantized-offload-refused")
     bundle = player._repr_mimebundle_()
     assert "Make sure you have enough GPU RAM" in bundle["text/html"] and WIDGET_MIME not in bundle
-    player.close()
 
 
 def test_a_step_without_effect_on_the_table_says_so(offloaded):
@@ -183,20 +177,15 @@ def test_a_step_without_effect_on_the_table_says_so(offloaded):
 
 
 def test_an_error_inside_the_player_is_shown_in_it(live, monkeypatch):
-    from diag.reproduce.scenario import Stage
-
-    player = widgets.step_player("quantized-offload-refused")
-    assert player.widget is not None
+    player = built(widgets.step_player("quantized-offload-refused"))
     player._next.click()
     monkeypatch.setattr(Stage, "diagnose", lambda _: 1 / 0)
     player._why.click()
     assert "ZeroDivisionError: division by zero" in player._card.value
-    player.close()
 
 
 def test_a_press_that_can_do_nothing_is_answered_and_its_button_keeps_the_focus(live):
-    player = widgets.step_player("quantized-offload-refused")
-    assert player.widget is not None
+    player = built(widgets.step_player("quantized-offload-refused"))
     for press, says in ((player._why, "Play a step first"), (player._back, "This is the start")):
         press.click()
         assert says in player._status.value and not press.disabled
@@ -204,13 +193,11 @@ def test_a_press_that_can_do_nothing_is_answered_and_its_button_keeps_the_focus(
         player._next.click()
         assert not player._next.disabled, "a front end takes the focus from a disabled button"
     assert "There is no further step" in player._status.value
-    player.close()
 
 
 def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monkeypatch):
     """The kernel hears of such a press only when the step is done; the front end's clock tells when it was made."""
-    player = widgets.step_player("hooks-removed")
-    assert player.widget is not None
+    player = built(widgets.step_player("hooks-removed"))
     pressed = datetime(2026, 1, 1, tzinfo=UTC)
     parent = {"header": {"date": pressed}}
     shell = SimpleNamespace(kernel=SimpleNamespace(get_parent=lambda: parent))
@@ -222,4 +209,3 @@ def test_a_press_made_while_a_step_was_played_does_not_play_the_next(live, monke
     parent["header"]["date"] = pressed + timedelta(minutes=5)
     player._next.click()
     assert len(player._views) == 2
-    player.close()

@@ -2,8 +2,7 @@
 
 import contextlib
 
-from diag.reproduce.common import disk_map, load_with_disk, remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_plain, load_with_disk, remember_answer, run, step
 from diag.values.spec import LoadSpec
 
 
@@ -13,8 +12,8 @@ def make_adapter(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    model.save_pretrained(str(stage.folder / "adapter"))
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(str(stage.folder / "adapter"))
     return "an adapter for q_proj"
 
 
@@ -29,7 +28,7 @@ def put_adapter_on(stage: Stage) -> None:
 
 
 @step("break", "Put it on a base at a relative path, two blocks on disk.")
-def put_adapter_on_relative(stage: Stage) -> str:
+def rewrite_base(stage: Stage) -> str:
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -42,23 +41,9 @@ def put_adapter_on_relative(stage: Stage) -> str:
     return f"{len(changed)} of {len(before)} files of the base are other files now: {', '.join(sorted(changed))}"
 
 
-@step("load", "Load the base again, without adapter.")
-def load_base_again(stage: Stage) -> str:
-    from transformers import AutoModelForCausalLM
-
-    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint())
-    return "loading reported success"
-
-
-PUT_ON = Scenario(
-    cause="adapter-on-offloaded-base",
-    teaches="PEFT dispatches the base a second time.",
-    steps=(make_adapter, load_with_disk, put_adapter_on),
-)
-FILES_REWRITTEN = Scenario(
-    cause="adapter-on-offloaded-base",
-    variant="files-rewritten",
-    teaches="PEFT writes over the files of the base (here of a copy).",
-    steps=(remember_right_answer, make_adapter, put_adapter_on_relative, load_base_again, run),
-    silent=True,
-)
+PUT_ON_TEACHES = "PEFT dispatches the base a second time."
+PUT_ON = Scenario("adapter-on-offloaded-base", PUT_ON_TEACHES, (make_adapter, load_with_disk, put_adapter_on))
+REWRITTEN_TEACHES = "PEFT writes over the files of the base (here of a copy)."
+LOAD_AGAIN = load_plain.saying("Load the base again, without adapter.")
+REWRITTEN_STEPS = (remember_answer, make_adapter, rewrite_base, LOAD_AGAIN, run)
+FILES_REWRITTEN = Scenario("adapter-on-offloaded-base/files-rewritten", REWRITTEN_TEACHES, REWRITTEN_STEPS, silent=True)

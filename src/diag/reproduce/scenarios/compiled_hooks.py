@@ -1,7 +1,6 @@
 """compiled-hooks: torch.compile is asked for one whole graph of a model with hooks."""
 
-from diag.reproduce.common import load_with_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step, token_ids
 
 
 @step("run", "Compile it with fullgraph=True and run it.")
@@ -12,8 +11,4 @@ def compile_fully(stage: Stage) -> None:
     compiled(token_ids())
 
 
-SCENARIO = Scenario(
-    cause="compiled-hooks",
-    teaches="Hooks can't be part of one whole graph.",
-    steps=(load_with_disk, compile_fully),
-)
+SCENARIO = Scenario("compiled-hooks", "Hooks can't be part of one whole graph.", (load_with_disk, compile_fully))

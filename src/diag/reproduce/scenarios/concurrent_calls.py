@@ -1,7 +1,6 @@
 """concurrent-calls: several threads call one healthy offloaded model."""
 
-from diag.reproduce.common import load_with_disk, logits, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, logits, step, token_ids
 
 
 @step("run", "Call it from eight threads.")
@@ -16,8 +15,5 @@ def call_from_threads(stage: Stage) -> str:
     return "all calls answered"
 
 
-SCENARIO = Scenario(
-    cause="concurrent-calls",
-    teaches="The headline error from a healthy model: overlapping calls share its hooks.",
-    steps=(load_with_disk, call_from_threads),
-)
+TEACHES = "The headline error from a healthy model: overlapping calls share its hooks."
+SCENARIO = Scenario("concurrent-calls", TEACHES, (load_with_disk, call_from_threads))

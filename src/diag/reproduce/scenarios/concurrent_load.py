@@ -31,8 +31,4 @@ def load_in_two_threads(stage: Stage) -> None:
         pool.submit(load_model).result()
 
 
-SCENARIO = Scenario(
-    cause="concurrent-load",
-    teaches="One thread's context reaches into the other's load.",
-    steps=(load_in_two_threads,),
-)
+SCENARIO = Scenario("concurrent-load", "One thread's context reaches into the other's load.", (load_in_two_threads,))

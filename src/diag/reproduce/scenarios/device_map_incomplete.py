@@ -10,9 +10,8 @@ GAP = {"model.embed_tokens": "cpu"} | {f"model.layers.{n}": "disk" if n > 3 else
 def load_with_gap(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
-    stage.model = AutoModelForCausalLM.from_pretrained(
-        stage.checkpoint(), device_map=GAP, offload_folder=stage.folder / "offload"
-    )
+    offload = stage.folder / "offload"
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=GAP, offload_folder=offload)
 
 
 @step("load", "Dispatch with a map that leaves out norm and head.")
@@ -24,15 +23,7 @@ def dispatch_with_gap(stage: Stage) -> None:
     dispatch_model(stage.model, {"model.embed_tokens": "cpu", "model.layers": "disk"}, offload_dir=str(stage.folder))
 
 
-LOAD = Scenario(
-    cause="device-map-incomplete",
-    teaches="With several devices in it, a map has to name everything.",
-    steps=(load_with_gap,),
-    asked={"device_map": GAP},
-)
-DISPATCH = Scenario(
-    cause="device-map-incomplete",
-    variant="dispatch",
-    teaches="accelerate's own dispatch says it in other words.",
-    steps=(dispatch_with_gap,),
-)
+LOAD_TEACHES = "With several devices in it, a map has to name everything."
+LOAD = Scenario("device-map-incomplete", LOAD_TEACHES, (load_with_gap,), asked={"device_map": GAP})
+DISPATCH_TEACHES = "accelerate's own dispatch says it in other words."
+DISPATCH = Scenario("device-map-incomplete/dispatch", DISPATCH_TEACHES, (dispatch_with_gap,))

@@ -1,11 +1,10 @@
 """device-mismatch: two real devices meet in one operation."""
 
-from diag.reproduce.common import load_on_gpu, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_on_gpu, step, token_ids
 
 
 @step("run", "Run it with inputs on the CPU.")
-def run_with_inputs_on_cpu(stage: Stage) -> None:
+def run_from_cpu(stage: Stage) -> None:
     stage.inputs = {"input_ids": token_ids()}
     stage.model(**stage.inputs)
 
@@ -21,16 +20,9 @@ def run_on_gpu(stage: Stage) -> None:
     stage.model(**stage.inputs)
 
 
+GPU = "300MiB+8GiB"
 INPUTS = Scenario(
-    cause="device-mismatch",
-    teaches="Without hooks nobody moves the inputs.",
-    steps=(load_on_gpu, run_with_inputs_on_cpu),
-    hardware="300MiB+8GiB",
+    "device-mismatch", "Without hooks nobody moves the inputs.", (load_on_gpu, run_from_cpu), hardware=GPU
 )
-PARKED = Scenario(
-    cause="device-mismatch",
-    variant="parked",
-    teaches="A layer that was parked on the CPU.",
-    steps=(load_on_gpu, park_a_layer, run_on_gpu),
-    hardware="300MiB+8GiB",
-)
+PARKED_STEPS = (load_on_gpu, park_a_layer, run_on_gpu)
+PARKED = Scenario("device-mismatch/parked", "A layer that was parked on the CPU.", PARKED_STEPS, hardware=GPU)

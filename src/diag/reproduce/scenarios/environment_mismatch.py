@@ -4,14 +4,11 @@ from diag.reproduce.scenario import Scenario, Stage, step
 
 
 @step("load", "Load it under transformers 5.")
-def load_code_for_version_4(stage: Stage) -> None:
+def load_old_code(stage: Stage) -> None:
     from diag.reproduce.older_code import WithoutPostInit, saved_by
 
     stage.model = WithoutPostInit.from_pretrained(saved_by(WithoutPostInit, stage.folder))
 
 
-SCENARIO = Scenario(
-    cause="environment-mismatch",
-    teaches="Model code for transformers 4 does not call post_init().",
-    steps=(load_code_for_version_4,),
-)
+TEACHES = "Model code for transformers 4 does not call post_init()."
+SCENARIO = Scenario("environment-mismatch", TEACHES, (load_old_code,))

@@ -1,7 +1,6 @@
 """forward-bypasses-hook: the hook is still there, but the module's forward was replaced."""
 
-from diag.reproduce.common import load_with_disk, remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, remember_answer, run, step
 
 
 @step("break", "Patch one layer's forward.")
@@ -22,15 +21,8 @@ def patch_norm(stage: Stage) -> None:
     norm.forward = types.MethodType(type(norm).forward, norm)
 
 
-SILENT = Scenario(
-    cause="forward-bypasses-hook",
-    teaches="A Linear without bias computes with random memory, and nothing is raised.",
-    steps=(remember_right_answer, load_with_disk, patch_linear, run),
-    silent=True,
-)
-NORM = Scenario(
-    cause="forward-bypasses-hook",
-    variant="norm",
-    teaches="The same patch on a norm raises the headline error.",
-    steps=(load_with_disk, patch_norm, run),
-)
+SILENT_TEACHES = "A Linear without bias computes with random memory, and nothing is raised."
+SILENT_STEPS = (remember_answer, load_with_disk, patch_linear, run)
+SILENT = Scenario("forward-bypasses-hook", SILENT_TEACHES, SILENT_STEPS, silent=True)
+NORM_TEACHES = "The same patch on a norm raises the headline error."
+NORM = Scenario("forward-bypasses-hook/norm", NORM_TEACHES, (load_with_disk, patch_norm, run))

@@ -1,7 +1,6 @@
 """hooks-removed: the hooks that bring offloaded weights in were taken off."""
 
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("break", "Take the hooks off.")
@@ -11,8 +10,5 @@ def remove_hooks(stage: Stage) -> None:
     remove_hook_from_module(stage.model, recurse=True)
 
 
-SCENARIO = Scenario(
-    cause="hooks-removed",
-    teaches="The headline error: the first operand of a norm is a stranded weight.",
-    steps=(load_with_disk, remove_hooks, run),
-)
+TEACHES = "The headline error: the first operand of a norm is a stranded weight."
+SCENARIO = Scenario("hooks-removed", TEACHES, (load_with_disk, remove_hooks, run))

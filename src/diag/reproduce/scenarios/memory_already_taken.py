@@ -4,7 +4,7 @@ from diag.reproduce.scenario import Scenario, Stage, step
 
 
 @step("load", "Load nf4 with device_map='auto' beside another worker.")
-def load_nf4_beside_others(stage: Stage) -> None:
+def load_nf4(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from diag.machine.accelerators import free_memory
@@ -15,10 +15,6 @@ def load_nf4_beside_others(stage: Stage) -> None:
     )
 
 
-SCENARIO = Scenario(
-    cause="memory-already-taken",
-    teaches="The card is large enough; what is free is not.",
-    steps=(load_nf4_beside_others,),
-    hardware="3MiB-2900KiB+8GiB",
-    asked={"device_map": "auto", "quantization": "nf4"},
-)
+ASKED = {"device_map": "auto", "quantization": "nf4"}
+TEACHES = "The card is large enough; what is free is not."
+SCENARIO = Scenario("memory-already-taken", TEACHES, (load_nf4,), hardware="3MiB-2900KiB+8GiB", asked=ASKED)

@@ -1,7 +1,6 @@
 """missing-weight-data: the tensor is missing from the checkpoint, or the files that hold it are gone."""
 
-from diag.reproduce.common import load_with_disk, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, run, step
 
 
 @step("build", "Remove one tensor from the checkpoint.")
@@ -28,14 +27,7 @@ def remove_files(stage: Stage) -> str:
     return "the checkpoint's files are gone, as a cleaned cache leaves them"
 
 
-KEY_GONE = Scenario(
-    cause="missing-weight-data",
-    teaches="Loading succeeds, and the first forward fails.",
-    steps=(drop_a_key, load_with_disk.saying("Load with that block on disk."), run),
-)
-FILES_GONE = Scenario(
-    cause="missing-weight-data",
-    variant="files-gone",
-    teaches="Disk offload reads the checkpoint on every forward.",
-    steps=(load_with_disk, remove_files, run),
-)
+KEY_GONE_STEPS = (drop_a_key, load_with_disk.saying("Load with that block on disk."), run)
+KEY_GONE = Scenario("missing-weight-data", "Loading succeeds, and the first forward fails.", KEY_GONE_STEPS)
+FILES_GONE_TEACHES = "Disk offload reads the checkpoint on every forward."
+FILES_GONE = Scenario("missing-weight-data/files-gone", FILES_GONE_TEACHES, (load_with_disk, remove_files, run))

@@ -1,7 +1,6 @@
 """moved-after-dispatch: a dispatched model is moved with .to(), .cpu() or a pipeline's device=."""
 
-from diag.reproduce.common import load_with_disk
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step
 
 
 @step("run", "Move it.")
@@ -21,20 +20,9 @@ def make_pipeline(stage: Stage) -> None:
     TextGenerationPipeline(model=stage.model, tokenizer=None, device="cpu")
 
 
-TO = Scenario(
-    cause="moved-after-dispatch",
-    teaches="accelerate guards .to() of the whole model; the model is unharmed.",
-    steps=(load_with_disk, move_whole_model),
-)
-CPU = Scenario(
-    cause="moved-after-dispatch",
-    variant="cpu",
-    teaches=".cpu() is not guarded and reaches the placeholders.",
-    steps=(load_with_disk, call_cpu),
-)
-PIPELINE = Scenario(
-    cause="moved-after-dispatch",
-    variant="pipeline",
-    teaches="A pipeline's device= moves as well.",
-    steps=(load_with_disk, make_pipeline),
-)
+TO_TEACHES = "accelerate guards .to() of the whole model; the model is unharmed."
+TO = Scenario("moved-after-dispatch", TO_TEACHES, (load_with_disk, move_whole_model))
+CPU_TEACHES = ".cpu() is not guarded and reaches the placeholders."
+CPU = Scenario("moved-after-dispatch/cpu", CPU_TEACHES, (load_with_disk, call_cpu))
+PIPELINE_TEACHES = "A pipeline's device= moves as well."
+PIPELINE = Scenario("moved-after-dispatch/pipeline", PIPELINE_TEACHES, (load_with_disk, make_pipeline))

@@ -1,7 +1,6 @@
 """never-materialised: the model was built on meta, and its weights were never filled in."""
 
-from diag.reproduce.common import checkpoint_state, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, checkpoint_state, step, token_ids
 
 
 @step("load", "Load inside accelerate's context for empty models.")
@@ -43,25 +42,13 @@ def build_empty(stage: Stage) -> None:
 
 
 @step("load", "Load the checkpoint without assign=True.")
-def load_state_without_assign(stage: Stage) -> object:
-    state = checkpoint_state(stage)
-    return stage.model.load_state_dict(state, strict=False)  # without assign=True nothing is copied
+def load_state(stage: Stage) -> object:
+    return stage.model.load_state_dict(checkpoint_state(stage), strict=False)  # without assign=True nothing is copied
 
 
-EMPTY_CONTEXT = Scenario(
-    cause="never-materialised",
-    teaches="Loading reports success, and every parameter is on meta.",
-    steps=(load_without_data, generate),
-)
-META_MAP = Scenario(
-    cause="never-materialised",
-    variant="meta-map",
-    teaches="device_map='meta' is accepted, and gives shapes without data.",
-    steps=(load_with_meta_map, move_to_cpu),
-)
-NO_ASSIGN = Scenario(
-    cause="never-materialised",
-    variant="no-assign",
-    teaches="'All keys matched', and nothing was loaded.",
-    steps=(build_empty, load_state_without_assign, generate),
-)
+EMPTY_TEACHES = "Loading reports success, and every parameter is on meta."
+EMPTY_CONTEXT = Scenario("never-materialised", EMPTY_TEACHES, (load_without_data, generate))
+META_MAP_TEACHES = "device_map='meta' is accepted, and gives shapes without data."
+META_MAP = Scenario("never-materialised/meta-map", META_MAP_TEACHES, (load_with_meta_map, move_to_cpu))
+NO_ASSIGN_TEACHES = "'All keys matched', and nothing was loaded."
+NO_ASSIGN = Scenario("never-materialised/no-assign", NO_ASSIGN_TEACHES, (build_empty, load_state, generate))

@@ -1,7 +1,6 @@
 """offload-folder-missing: the map needs disk, and no folder was given."""
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, step
 
 
 @step("build", "Save the checkpoint as .bin.")
@@ -17,15 +16,11 @@ def write_bin_checkpoint(stage: Stage) -> str:
 
 
 @step("load", "Load with disk in the map and no folder.")
-def load_to_disk_without_folder(stage: Stage) -> None:
+def load_to_disk(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM
 
     stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=disk_map())
 
 
-SCENARIO = Scenario(
-    cause="offload-folder-missing",
-    teaches="A .bin checkpoint can't be read in place.",
-    steps=(write_bin_checkpoint, load_to_disk_without_folder),
-    asked={"device_map": disk_map()},
-)
+TEACHES, ASKED = "A .bin checkpoint can't be read in place.", {"device_map": disk_map()}
+SCENARIO = Scenario("offload-folder-missing", TEACHES, (write_bin_checkpoint, load_to_disk), asked=ASKED)

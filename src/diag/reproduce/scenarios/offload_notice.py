@@ -1,17 +1,14 @@
 """offload-notice: accelerate says where it put the weights; that is no error."""
 
-from diag.reproduce.common import disk_map
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, step
 
 
 @step("load", "Load with the last two blocks on disk.")
 def notice(stage: Stage) -> str:
     from transformers import AutoModelForCausalLM
 
-    AutoModelForCausalLM.from_pretrained(
-        stage.checkpoint(), device_map=disk_map(), offload_folder=stage.folder / "offload"
-    )
-    stage.text = "\n".join(stage.notes)
+    offload = stage.folder / "offload"
+    AutoModelForCausalLM.from_pretrained(stage.checkpoint(), device_map=disk_map(), offload_folder=offload)
     return "accelerate says where it put the weights"
 
 
@@ -21,8 +18,4 @@ def keep_the_notice(stage: Stage) -> str:
     return stage.text
 
 
-SCENARIO = Scenario(
-    cause="offload-notice",
-    teaches="A notice, and no error.",
-    steps=(notice, keep_the_notice),
-)
+SCENARIO = Scenario("offload-notice", "A notice, and no error.", (notice, keep_the_notice))

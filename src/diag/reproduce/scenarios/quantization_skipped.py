@@ -1,7 +1,6 @@
 """quantization-skipped: quantization was asked for, and layers are not quantized."""
 
-from diag.reproduce.common import disk_map, load_plain, remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, disk_map, load_plain, remember_answer, run, step
 
 
 @step("load", "Load nf4 with the switch for offload, over CPU and disk.")
@@ -18,7 +17,7 @@ def load_nf4_allowing_cpu(stage: Stage) -> str:
 
 
 @step("run", "Put a Linear4bit in and call it.")
-def call_a_layer_that_was_never_packed(stage: Stage) -> None:
+def call_unpacked_layer(stage: Stage) -> None:
     import bitsandbytes as bnb
     import torch
 
@@ -26,19 +25,13 @@ def call_a_layer_that_was_never_packed(stage: Stage) -> None:
     stage.model.model.layers[0].mlp.up_proj(torch.ones(1, 64))
 
 
-OFFLOADED = Scenario(
-    cause="quantization-skipped",
-    teaches="The switch that allows offload leaves the modules unquantized.",
-    steps=(
-        remember_right_answer.saying("Remember the unquantized answer."),
-        load_nf4_allowing_cpu,
-        run.saying("Run it: the answer is the unquantized one."),
-    ),
-    silent=True,
+OFFLOADED_TEACHES = "The switch that allows offload leaves the modules unquantized."
+OFFLOADED_STEPS = (
+    remember_answer.saying("Remember the unquantized answer."),
+    load_nf4_allowing_cpu,
+    run.saying("Run it: the answer is the unquantized one."),
 )
-NEVER_PACKED = Scenario(
-    cause="quantization-skipped",
-    variant="never-packed",
-    teaches="A packed class around a weight that was never packed.",
-    steps=(load_plain.saying("Load it unquantized."), call_a_layer_that_was_never_packed),
-)
+OFFLOADED = Scenario("quantization-skipped", OFFLOADED_TEACHES, OFFLOADED_STEPS, silent=True)
+NEVER_PACKED_TEACHES = "A packed class around a weight that was never packed."
+NEVER_PACKED_STEPS = (load_plain.saying("Load it unquantized."), call_unpacked_layer)
+NEVER_PACKED = Scenario("quantization-skipped/never-packed", NEVER_PACKED_TEACHES, NEVER_PACKED_STEPS)

@@ -1,17 +1,14 @@
 """quantization-state-lost: a packed weight is there without its scales."""
 
-from diag.reproduce.common import run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, run, step
 
 
 @step("load", "Load it in int8.")
 def load_int8(stage: Stage) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(load_in_8bit=True)
-    stage.model = AutoModelForCausalLM.from_pretrained(
-        stage.checkpoint(), quantization_config=config, device_map={"": "cpu"}
-    )
+    on_cpu = {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": "cpu"}}
+    stage.model = AutoModelForCausalLM.from_pretrained(stage.checkpoint(), **on_cpu)
 
 
 @step("break", "Rebuild one weight as a plain parameter.")
@@ -22,8 +19,5 @@ def rebuild_parameter(stage: Stage) -> None:
     layer.weight = nn.Parameter(layer.weight.data.clone(), requires_grad=False)  # the scales are not copied
 
 
-SCENARIO = Scenario(
-    cause="quantization-state-lost",
-    teaches="The bytes are there, and their scales are not.",
-    steps=(load_int8, rebuild_parameter, run),
-)
+TEACHES = "The bytes are there, and their scales are not."
+SCENARIO = Scenario("quantization-state-lost", TEACHES, (load_int8, rebuild_parameter, run))

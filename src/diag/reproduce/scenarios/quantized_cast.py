@@ -18,8 +18,4 @@ def cast_to_half(stage: Stage) -> None:
     stage.model.half()
 
 
-SCENARIO = Scenario(
-    cause="quantized-cast",
-    teaches="Packed weights have no dtype to cast.",
-    steps=(load_nf4, cast_to_half),
-)
+SCENARIO = Scenario("quantized-cast", "Packed weights have no dtype to cast.", (load_nf4, cast_to_half))

@@ -17,8 +17,5 @@ def save(stage: Stage) -> None:
     stage.model.save_pretrained(str(stage.folder / "saved"))
 
 
-SCENARIO = Scenario(
-    cause="saving-offloaded-model",
-    teaches="The state dict of a model under cpu_offload holds placeholders.",
-    steps=(offload_to_cpu, save),
-)
+TEACHES = "The state dict of a model under cpu_offload holds placeholders."
+SCENARIO = Scenario("saving-offloaded-model", TEACHES, (offload_to_cpu, save))

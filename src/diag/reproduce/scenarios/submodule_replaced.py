@@ -1,7 +1,6 @@
 """submodule-replaced: a module was swapped for a new one after loading."""
 
-from diag.reproduce.common import load_with_disk, remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, remember_answer, run, step
 
 
 @step("break", "Put another MLP in.")
@@ -13,9 +12,5 @@ def replace_mlp(stage: Stage) -> None:
     layer.mlp = type(layer.mlp)(stage.model.config)
 
 
-SCENARIO = Scenario(
-    cause="submodule-replaced",
-    teaches="The answer is finite, fluent and wrong.",
-    steps=(remember_right_answer, load_with_disk, replace_mlp, run),
-    silent=True,
-)
+STEPS = (remember_answer, load_with_disk, replace_mlp, run)
+SCENARIO = Scenario("submodule-replaced", "The answer is finite, fluent and wrong.", STEPS, silent=True)

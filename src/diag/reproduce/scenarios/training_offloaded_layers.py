@@ -1,7 +1,6 @@
 """training-offloaded-layers: layers on disk get no gradient."""
 
-from diag.reproduce.common import load_with_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_with_disk, step, token_ids
 
 
 @step("run", "Train one step.")
@@ -17,9 +16,5 @@ def train_a_step(stage: Stage) -> str:
     return f"loss was {before:.3f}; {trained} of {len(list(stage.model.parameters()))} parameters got a gradient"
 
 
-SCENARIO = Scenario(
-    cause="training-offloaded-layers",
-    teaches="The step succeeds, and a third of the model learned nothing.",
-    steps=(load_with_disk, train_a_step),
-    silent=True,
-)
+TEACHES = "The step succeeds, and a third of the model learned nothing."
+SCENARIO = Scenario("training-offloaded-layers", TEACHES, (load_with_disk, train_a_step), silent=True)

@@ -1,7 +1,6 @@
 """uninitialised-values: tensors have memory, but nobody filled it."""
 
-from diag.reproduce.common import remember_right_answer, run
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, remember_answer, run, step
 
 
 @step("load", "Build on meta, to_empty(), load the state.")
@@ -19,24 +18,15 @@ def load_through_to_empty(stage: Stage) -> str:
 
 
 @step("load", "Load a model with such a buffer.")
-def load_code_with_unsaved_buffer(stage: Stage) -> str:
+def load_unsaved_buffer(stage: Stage) -> str:
     from diag.reproduce.older_code import UnsavedBufferModel, saved_by
 
-    folder = saved_by(UnsavedBufferModel, stage.folder)
-    stage.model = UnsavedBufferModel.from_pretrained(folder)
+    stage.model = UnsavedBufferModel.from_pretrained(saved_by(UnsavedBufferModel, stage.folder))
     return f"its buffer should count 1 2 3 4 ... and holds {stage.model.steps[:4].tolist()}"
 
 
-TO_EMPTY = Scenario(
-    cause="uninitialised-values",
-    teaches="Every key matched, and the rotary frequencies are garbage.",
-    steps=(remember_right_answer, load_through_to_empty, run),
-    silent=True,
-)
-BUFFER = Scenario(
-    cause="uninitialised-values",
-    variant="buffer",
-    teaches="A buffer that is not saved comes back as whatever was in memory.",
-    steps=(load_code_with_unsaved_buffer,),
-    silent=True,
-)
+TO_EMPTY_TEACHES = "Every key matched, and the rotary frequencies are garbage."
+TO_EMPTY_STEPS = (remember_answer, load_through_to_empty, run)
+TO_EMPTY = Scenario("uninitialised-values", TO_EMPTY_TEACHES, TO_EMPTY_STEPS, silent=True)
+BUFFER_TEACHES = "A buffer that is not saved comes back as whatever was in memory."
+BUFFER = Scenario("uninitialised-values/buffer", BUFFER_TEACHES, (load_unsaved_buffer,), silent=True)

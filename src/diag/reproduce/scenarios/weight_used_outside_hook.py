@@ -1,11 +1,10 @@
 """weight-used-outside-hook: an offloaded weight is read directly, outside its module's forward."""
 
-from diag.reproduce.common import load_embedding_on_disk, token_ids
-from diag.reproduce.scenario import Scenario, Stage, step
+from diag.reproduce.common import Scenario, Stage, load_embedding_on_disk, step, token_ids
 
 
 @step("run", "Read the embedding's weight directly.")
-def mask_padding_with_weight(stage: Stage) -> None:
+def use_weight_directly(stage: Stage) -> None:
     import torch
 
     stage.inputs = {"input_ids": token_ids()}
@@ -14,8 +13,5 @@ def mask_padding_with_weight(stage: Stage) -> None:
     torch.where(hidden > 0, hidden, embedding.weight[0])  # past the module: the placeholder
 
 
-SCENARIO = Scenario(
-    cause="weight-used-outside-hook",
-    teaches="The same model answers right when its modules are called.",
-    steps=(load_embedding_on_disk, mask_padding_with_weight),
-)
+TEACHES = "The same model answers right when its modules are called."
+SCENARIO = Scenario("weight-used-outside-hook", TEACHES, (load_embedding_on_disk, use_weight_directly))

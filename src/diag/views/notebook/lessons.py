@@ -26,33 +26,31 @@ class NotAsTaughtError(DiagError, AssertionError):
 
 
 def check(learned: Mapping[str, object]) -> View:
-    """The end of a notebook: each sentence, and whether it holds here; shows all before it raises.
+    """The end of a notebook: each sentence, and whether it holds here.
 
-    Raises NotAsTaughtError that names those that do not hold.
+    Raises NotAsTaughtError, which names those that do not hold, after it has shown all.
 
     >>> check({"two and two are four": 2 + 2 == 4})
     All of it holds here:
     ✓ two and two are four
     """
-    wrong = [says for says, holds in learned.items() if not holds]
-    if not wrong:
-        return _checked("good", "All of it holds here:", learned)
     from IPython.display import display
 
+    wrong = [says for says, holds in learned.items() if not holds]
     of_all = f"{len(wrong)} of {count_text(len(learned), 'statement')}"
-    display(_checked("bad", f"{of_all} did not hold here:", learned))
+    head = f"{of_all} did not hold here:" if wrong else "All of it holds here:"
+    marks = [("✓" if holds else "✗", "good" if holds else "bad", says) for says, holds in learned.items()]
+    html = render("notebook/checked", tone="bad" if wrong else "good", head=head, marks=marks)
+    checked = View(html, "\n".join([head, *(f"{mark} {says}" for mark, _, says in marks)]))
+    if not wrong:
+        return checked
+    display(checked)
     raise NotAsTaughtError(
         f"{of_all} did not hold: {'; '.join(wrong)}.",
         why="a parameter was changed or a cell was skipped, so the cells above gave something else.",
         next_step="for a model of your own, read the cell that each statement is about. With the notebook's defaults, "
         "restart the kernel and run all cells: then every statement holds.",
     )
-
-
-def _checked(tone: str, head: str, learned: Mapping[str, object]) -> View:
-    marks = [("✓" if holds else "✗", "good" if holds else "bad", says) for says, holds in learned.items()]
-    text = "\n".join([head, *(f"{mark} {says}" for mark, _, says in marks)])
-    return View(render("notebook/checked", tone=tone, head=head, marks=marks), text)
 
 
 def in_full(frame: pd.DataFrame) -> View:
@@ -72,13 +70,12 @@ def held() -> View:
     if not models:
         words = "This kernel holds no model: nothing of an earlier load takes memory."
         return View(render("said", words=words, look="soft"), words)
-    lines = []
+    lines, unnamed = [], "without a name of its own, perhaps in an output of this notebook"
     for model, nbytes in models:
-        own = names.get(id(model), [])
-        unnamed = "without a name of its own, perhaps in an output of this notebook"
-        lines.append(f"{type(model).__name__}, {format_size(nbytes)}, {f'as {list_text(own)}' if own else unnamed}")
-    total = format_size(sum(nbytes for _, nbytes in models))
-    title = f"This kernel already holds {count_text(len(models), 'model')} of earlier cells, {total}"
+        own = f"as {list_text(names[id(model)])}" if id(model) in names else unnamed
+        lines.append(f"{type(model).__name__}, {format_size(nbytes)}, {own}")
+    total, count = format_size(sum(nbytes for _, nbytes in models)), count_text(len(models), "model")
+    title = f"This kernel already holds {count} of earlier cells, {total}"
     html = render("notice", tone="warn", title=title, paragraphs=[*lines, _FREE])
     return View(html, "\n".join([title, *lines, _FREE]))
 
@@ -91,13 +88,9 @@ def _models_with_data() -> list[tuple[nn.Module, int]]:
     gc.collect()
     modules = [one for one in gc.get_objects() if issubclass(type(one), torch.nn.Module)]
     inner = {id(part) for one in modules for part in one._modules.values() if part is not None}
-    outer = [(one, _nbytes(one)) for one in modules if id(one) not in inner]
-    return [(model, nbytes) for model, nbytes in outer if nbytes]
-
-
-def _nbytes(model: nn.Module) -> int:
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers()) if not t.is_meta}
-    return sum(tensor.nbytes for tensor in tensors.values())
+    outer = [one for one in modules if id(one) not in inner]
+    sizes = [sum(t.nbytes for t in (*one.parameters(), *one.buffers()) if not t.is_meta) for one in outer]
+    return [(model, nbytes) for model, nbytes in zip(outer, sizes) if nbytes]
 
 
 def _names_of_models() -> dict[int, list[str]]:

@@ -7,9 +7,10 @@ no exception, frame, model or tensor is kept.
 from __future__ import annotations
 
 import ast
+import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from diag.errors import MetaUseError, MetaWithoutDataError, UnsupportedError
@@ -29,22 +30,21 @@ _USAGE = (
     "operation that mixes meta and real data (%%diag model names the modules of that model)."
 )
 _NOTHING = "No cell of this notebook has failed yet, so there is nothing to explain."
-_AWAITS = (
-    "%%diag can't run a cell that awaits at its top: put `with diag.watch(model):` around the awaited call instead."
-)
-_WATCHED = "Watched: no operation of this cell mixed meta and real data."
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Registers `%diag` and `%%diag`; a second load changes nothing."""
     if _loaded(shell) is None:
-        _Diag(shell).attach()
+        made = _Diag(shell)
+        shell.register_magic_function(made.diag, "line_cell", "diag")  # type: ignore[arg-type]
+        shell.events.register("post_run_cell", made.after_cell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    loaded = _loaded(shell)
-    if loaded is not None:
-        loaded.remove()
+    if (loaded := _loaded(shell)) is not None:
+        shell.events.unregister("post_run_cell", loaded.after_cell)
+        for kind in ("line", "cell"):
+            shell.magics_manager.magics[kind].pop("diag", None)
 
 
 def _loaded(shell: InteractiveShell) -> _Diag | None:
@@ -57,15 +57,6 @@ class _Diag:
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell, self._always, self._once = shell, False, False
 
-    def attach(self) -> None:
-        self._shell.register_magic_function(self.diag, "line_cell", "diag")  # type: ignore[arg-type]
-        self._shell.events.register("post_run_cell", self.after_cell)
-
-    def remove(self) -> None:
-        self._shell.events.unregister("post_run_cell", self.after_cell)
-        for kind in ("line", "cell"):
-            self._shell.magics_manager.magics[kind].pop("diag", None)
-
     def diag(self, line: str, cell: str | None = None) -> object:
         """%diag [error] | %diag on | %diag off | %%diag [model]: explains an exception, or runs a cell under watch."""
         __tracebackhide__ = True
@@ -75,12 +66,11 @@ class _Diag:
         if asked.lower() in ("on", "off"):
             self._always = asked.lower() == "on"
             _say("diag is on: a card follows every device-related traceback." if self._always else "diag is off.")
-        elif asked:
+            return None
+        error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+        if asked:
             error = self._error_named(asked)
-            _say(_USAGE) if error is None else self._explain(error)
-        else:
-            error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
-            _say(_NOTHING) if error is None else self._explain(error)
+        _say(_USAGE if asked else _NOTHING) if error is None else self._explain(error)
         return None
 
     def after_cell(self, result: object) -> None:
@@ -91,7 +81,9 @@ class _Diag:
             self._explain(error)
 
     def _explain(self, error: BaseException) -> None:
-        _show(_safely(lambda said: card(said, self._shell.user_ns), error))
+        from IPython.display import display
+
+        display(_safely(lambda said: card(said, self._shell.user_ns), error))
 
     def _error_named(self, expression: str) -> BaseException | None:
         """An exception that was caught, by name: `%diag error`, `%diag outcome.error`."""
@@ -111,28 +103,33 @@ class _Diag:
         with watch(model):
             value = _run(self._shell, cell)
         self._once = False
-        _say(_WATCHED)
+        _say("Watched: no operation of this cell mixed meta and real data.")
         return value
 
 
-def card(error: BaseException, names: Mapping[str, object] | None = None) -> View:
+def card(error: BaseException, names: Mapping[str, object]) -> View:
     """What diag says about an exception: its cause with the model that its frames hold, or that it is none of ours.
 
     `names` is the notebook's namespace; where it holds the model, the card says how to go on with it.
     """
-    ours = is_ours(error)
-    if not ours and "torch" not in sys.modules:
-        return _not_ours(error)
-    from diag.diagnosis.engine import diagnose
+    ours, found = is_ours(error), None
+    if ours or "torch" in sys.modules:
+        from diag.diagnosis.engine import diagnose
 
-    found = diagnose(error=error)
+        found = diagnose(error=error)
     if not found or (not ours and all(item.is_unknown for item in found)):
-        return _not_ours(error)
+        words = f"{type(error).__name__} is not about devices or placement, as far as diag can see."
+        more = "If you think it is: diag.diagnose(model) looks at the model itself."
+        return View(render("notice", tone="warn", title=words, paragraphs=[more]), f"{words}\n{more}")
     what = error_line(error)[:_LONGEST]
     words = f"The cause of {what}" if ours else f"{what} is not about devices; the model near it shows this:"
     shown = View(render("notebook/card_head", words=words), words) + findings_view(found)
-    name = _name_of(found.subject.model, names or {})
-    return shown + _how_to_go_on(name) if name else shown
+    name = _name_of(found.subject.model, names)
+    if not name:
+        return shown
+    code = f"import diag\nfixed = diag.fix(diag.diagnose({name}))\nfixed.proof"
+    how = "To apply the first fix and see its proof:"
+    return shown + View(render("notebook/how_to_go_on", words=how, code=code), f"{how}\n{code}")
 
 
 def is_ours(error: BaseException) -> bool:
@@ -146,32 +143,14 @@ def is_ours(error: BaseException) -> bool:
     return not explain_text("".join(traceback.format_exception(error, limit=-30)))[0].is_unknown
 
 
-def _not_ours(error: BaseException) -> View:
-    words = f"{type(error).__name__} is not about devices or placement, as far as diag can see."
-    more = "If you think it is: diag.diagnose(model) looks at the model itself."
-    return View(render("notice", tone="warn", title=words, paragraphs=[more]), f"{words}\n{more}")
-
-
-def _how_to_go_on(model: str) -> View:
-    """The two calls that apply the first fix to the model of this name."""
-    words = "To apply the first fix and see its proof:"
-    code = f"import diag\nfixed = diag.fix(diag.diagnose({model}))\nfixed.proof"
-    return View(render("notebook/how_to_go_on", words=words, code=code), f"{words}\n{code}")
-
-
 def _name_of(model: object, names: Mapping[str, object]) -> str:
     """The name that the notebook has for a model, or for what carries it as `.model`; empty where it has none."""
-    own = [(key, value) for key, value in names.items() if not key.startswith("_")] if model is not None else []
-    held = [key for key, value in own if value is model]
-    held += [f"{key}.model" for key, value in own if _attribute(value, "model") is model]
+    own = {} if model is None else {key: value for key, value in names.items() if not key.startswith("_")}
+    held = [key for key, value in own.items() if value is model]
+    for key, value in own.items():
+        with contextlib.suppress(Exception):  # `model` may be a property of somebody else's class
+            held += [f"{key}.model"] if getattr(value, "model", None) is model else []
     return held[0] if held else ""
-
-
-def _attribute(value: object, name: str) -> object:
-    try:
-        return getattr(value, name, None)
-    except Exception:  # a property of somebody else's class
-        return None
 
 
 def _run(shell: InteractiveShell, cell: str) -> object:
@@ -181,7 +160,8 @@ def _run(shell: InteractiveShell, cell: str) -> object:
     if shell.should_run_async(cell, transformed_cell=source):
         from IPython.core.error import UsageError
 
-        raise UsageError(_AWAITS)
+        instead = "put `with diag.watch(model):` around the awaited call instead."
+        raise UsageError(f"%%diag can't run a cell that awaits at its top: {instead}")
     tree = cast(ast.Module, shell.compile.ast_parse(source))
     name = shell.compile.cache(source, max(1, shell.execution_count - 1), raw_code=cell)  # it counts on first
     last = tree.body[-1] if tree.body else None
@@ -190,28 +170,22 @@ def _run(shell: InteractiveShell, cell: str) -> object:
     exec(shell.compile(tree, name, "exec"), shell.user_ns)  # type: ignore[arg-type]
     if not isinstance(last, ast.Expr):
         return None
-    expression = ast.Expression(last.value)
-    value = eval(shell.compile(expression, name, "eval"), shell.user_ns)  # type: ignore[arg-type]
+    value = eval(shell.compile(ast.Expression(last.value), name, "eval"), shell.user_ns)  # type: ignore[arg-type]
     return None if source.rstrip().endswith(";") else value
 
 
 def _only_model(names: Mapping[str, object]) -> nn.Module | None:
     """The one model of the notebook, to name its modules; None where there are none or several."""
-    found = {id(model): model for model in _models(names)}
-    parts = {id(part) for model in found.values() for part in model.modules() if part is not model}
-    outermost = [model for key, model in found.items() if key not in parts]
-    return outermost[0] if len(outermost) == 1 else None
-
-
-def _models(names: Mapping[str, object]) -> Iterator[nn.Module]:
     from torch import nn
 
     from diag.values.outcome import LoadOutcome
 
-    for name, value in list(names.items()):
-        model = value.model if isinstance(value, LoadOutcome) else value
-        if isinstance(model, nn.Module) and not name.startswith("_"):
-            yield model
+    own = [value for name, value in list(names.items()) if not name.startswith("_")]
+    carried = [value.model if isinstance(value, LoadOutcome) else value for value in own]
+    found = {id(model): model for model in carried if isinstance(model, nn.Module)}
+    parts = {id(part) for model in found.values() for part in model.modules() if part is not model}
+    outermost = [model for key, model in found.items() if key not in parts]
+    return outermost[0] if len(outermost) == 1 else None
 
 
 def _safely(act: Callable[[BaseException], T], error: BaseException) -> T | View:
@@ -223,11 +197,7 @@ def _safely(act: Callable[[BaseException], T], error: BaseException) -> T | View
         return View(render("notice", tone="warn", title=words, paragraphs=()), words)
 
 
-def _show(view: View) -> None:
+def _say(words: str) -> None:
     from IPython.display import display
 
-    display(view)
-
-
-def _say(words: str) -> None:
-    _show(View(render("status", words=words), words))
+    display(View(render("status", words=words), words))

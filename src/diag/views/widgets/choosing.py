@@ -19,8 +19,7 @@ _LAYER = r"^((?:.*?\.)?\d+)(?=\.|$)"
 class Choice:
     """Rows whose columns equal the chosen values, whose name holds `module`, and that are `at_least` bytes large.
 
-    `module` is any part of the name, or a pattern with `*`; upper and lower case are the same. `order` is one of
-    ORDERS.
+    `module` is any part of the name, or a pattern with `*`, in upper or lower case. `order` is one of ORDERS.
     """
 
     device: str = ANY
@@ -39,8 +38,9 @@ class Choice:
             wanted = getattr(self, column)
             if wanted != ANY:
                 keep &= table[column].astype(str) == wanted
-        if self.module.strip():
-            keep &= table["name"].str.contains(_pattern(self.module.strip()), case=False, regex=True)
+        if part := self.module.strip():
+            pattern = fnmatch.translate(f"*{part}*") if "*" in part else re.escape(part)
+            keep &= table["name"].str.contains(pattern, case=False, regex=True)
         if self.at_least:
             keep &= table["nbytes"] >= self.at_least
         chosen = table[keep]
@@ -49,17 +49,12 @@ class Choice:
         return chosen.sort_values("name", kind="stable") if self.order == ORDERS[2] else chosen
 
 
-def values_of(table: pd.DataFrame, column: str) -> list[str]:
-    """`any`, then what occurs, most frequent first."""
-    return [ANY, *map(str, table[column].value_counts().index)]
-
-
 def totals_text(chosen: pd.DataFrame, table: pd.DataFrame) -> str:
     """How many tensors and bytes were chosen, of how many; tied tensors count once."""
-    n, nbytes = _once(chosen)
-    n_all, nbytes_all = _once(table)
-    names = f"{len(chosen):,} of {len(table):,} names, {n:,} of {n_all:,} tensors"
-    return f"{names}, {format_size(nbytes)} of {format_size(nbytes_all)}"
+    some, every = chosen.drop_duplicates("tied_group"), table.drop_duplicates("tied_group")
+    size, whole = format_size(int(some["nbytes"].sum())), format_size(int(every["nbytes"].sum()))
+    names = f"{len(chosen):,} of {len(table):,} names, {len(some):,} of {len(every):,} tensors"
+    return f"{names}, {size} of {whole}"
 
 
 def condensed(table: pd.DataFrame) -> pd.DataFrame:
@@ -69,12 +64,3 @@ def condensed(table: pd.DataFrame) -> pd.DataFrame:
     nbytes = table["nbytes"].where(~table["tied_group"].duplicated(), 0)
     sums = table.assign(nbytes=nbytes).groupby(keys, sort=False, dropna=False)["nbytes"].sum().reset_index()
     return sums.assign(name=sums["module"], tied_group=range(len(sums)))
-
-
-def _once(table: pd.DataFrame) -> tuple[int, int]:
-    once = table.drop_duplicates("tied_group")
-    return len(once), int(once["nbytes"].sum())
-
-
-def _pattern(text: str) -> str:
-    return fnmatch.translate(f"*{text}*") if "*" in text else re.escape(text)

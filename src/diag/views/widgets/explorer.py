@@ -1,10 +1,17 @@
-"""placement_explorer(): a placement table to filter, with totals that follow, and its rows to sort and search."""
+"""placement_explorer(): a placement table to filter, with totals that follow, and its rows to sort and search.
+
+itables, an optional library (`pip install "diag[explore]"`), sorts and searches. It needs no network: its script
+travels with the table, in a saved notebook too. Source: itables 2.9.1, whose `to_html_datatable(connected=False)`
+leaves the script to the caller.
+"""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from markupsafe import Markup
 
 from diag.models.table import by_device
 from diag.values.outcome import LoadOutcome
@@ -15,14 +22,15 @@ from diag.views.markup import View, render
 from diag.views.plots import strips_of
 from diag.views.shown import outcome_view
 from diag.views.strips import place_of
-from diag.views.widgets.choosing import ANY, FILTERS, ORDERS, SIZES, Choice, condensed, totals_text, values_of
+from diag.views.widgets.choosing import ANY, FILTERS, ORDERS, SIZES, Choice, condensed, totals_text
 from diag.views.widgets.live import Live, control, html, row, scoped, status
-from diag.views.widgets.sortable import MOST_ROWS, has_itables, sortable_html, sortable_widget
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
 
 _TEXT_ROWS, _PLAIN_ROWS = 20, 200
+MOST_ROWS = 4000  # a saved notebook grows by half a megabyte with them, and by one for the script
+_LOOKS = {"maxBytes": 0, "showIndex": False, "autoWidth": False, "classes": "display compact", "style": "width:100%"}
 _HINT = f' `pip install "diag[explore]"` lets you sort and search {MOST_ROWS:,} of them here.'
 
 
@@ -34,7 +42,11 @@ def placement_explorer(what: object, choice: Choice | None = None) -> PlacementE
     """
     if isinstance(what, LoadOutcome) and not what.ok:
         return outcome_view(what)
-    return PlacementExplorer(_table_of(what), choice or Choice())
+    if not isinstance(what, pd.DataFrame):
+        from diag.models.table import placement
+
+        what = placement(what.model if isinstance(what, LoadOutcome) else what)
+    return PlacementExplorer(what, choice or Choice())
 
 
 class PlacementExplorer(Live):
@@ -50,25 +62,19 @@ class PlacementExplorer(Live):
         shown = self.chosen[: MOST_ROWS if is_sortable else _PLAIN_ROWS]
         says = self._says(len(shown))
         rows = sortable_html(cells_of(shown)) if is_sortable else render("widgets/explorer_rows", **_plain(shown, says))
-        summary = render("widgets/explorer_summary", **self._totals())
-        return View(summary + render("widgets/folded", summary=says, content=rows), self._text())
+        summary, text = render("widgets/explorer_summary", **self._totals()), [totals_text(self.chosen, self.table)]
+        if len(shown):
+            first = shown[["name", "device", "backing", "nbytes", "shape", "dtype"]][:_TEXT_ROWS]
+            text += [strips_of({"Layers": self.chosen}).text, by_device(self.chosen).to_string(index=False)]
+            text.append(f"{self._says(len(first))}\n{first.to_string(index=False)}")
+        return View(summary + render("widgets/folded", summary=says, content=rows), "\n\n".join(text))
 
     def _totals(self) -> dict[str, object]:
         """Totals in a sentence and per device, and the strip of what was chosen."""
         strip = strips_of({"Layers": condensed(self.chosen)}).html if len(self.chosen) else ""
-        totals = [
-            (device, backing, f"{n:,}", f"{numel:,}", format_size(nbytes))
-            for device, backing, n, numel, nbytes in by_device(self.chosen).itertuples(index=False)
-        ]
+        sums = by_device(self.chosen).to_numpy()
+        totals = [(*place, f"{n:,}", f"{numel:,}", format_size(nbytes)) for *place, n, numel, nbytes in sums]
         return {"words": totals_text(self.chosen, self.table), "strip": strip, "totals": totals}
-
-    def _text(self) -> str:
-        words, first = totals_text(self.chosen, self.table), self.chosen[:_TEXT_ROWS]
-        if not len(first):
-            return words
-        strip, totals = strips_of({"Layers": self.chosen}).text, by_device(self.chosen).to_string(index=False)
-        rows = first[["name", "device", "backing", "nbytes", "shape", "dtype"]].to_string(index=False)
-        return "\n\n".join([words, strip, totals, f"{self._says(len(first))}\n{rows}"])
 
     def _says(self, shown: int) -> str:
         """Which rows are shown, and how to get the others."""
@@ -82,8 +88,9 @@ class PlacementExplorer(Live):
         from ipywidgets import VBox
 
         sizes = [(f"{format_size(size)} or more" if size else ANY, size) for size in {*SIZES, self.choice.at_least}]
+        values = {name: self.table[name].value_counts().index for name in FILTERS}  # the most frequent first
         self._controls = {
-            **{name: control("Dropdown", name, options=values_of(self.table, name)) for name in FILTERS},
+            **{name: control("Dropdown", name, options=[ANY, *map(str, values[name])]) for name in FILTERS},
             "module": control("Text", "name", placeholder="layers.3 or *.mlp.*", continuous_update=False),
             "at_least": control("Dropdown", "size", options=sorted(sizes, key=lambda size: size[1])),
             "order": control("Dropdown", "order", options=ORDERS),
@@ -95,8 +102,8 @@ class PlacementExplorer(Live):
         self._summary, self._rows = html(), html()
         self._sortable = sortable_widget(cells_of(self.table[:0])) if has_itables() else None
         self._show()
-        shown = [row(*self._controls.values()), self._summary, self._rows, self._sortable]
-        return VBox([widget for widget in shown if widget is not None])
+        shown = [row(*self._controls.values()), self._summary, self._rows]
+        return VBox(shown if self._sortable is None else [*shown, self._sortable])
 
     def _filter(self) -> None:
         self.choice = Choice(**{name: widget.value for name, widget in self._controls.items()})
@@ -112,14 +119,6 @@ class PlacementExplorer(Live):
         else:
             self._rows.value = status(says)
             self._sortable.df = cells_of(shown)
-
-
-def _table_of(what: object) -> pd.DataFrame:
-    if isinstance(what, pd.DataFrame):
-        return what
-    from diag.models.table import placement
-
-    return placement(what.model if isinstance(what, LoadOutcome) else what)
 
 
 def _plain(table: pd.DataFrame, caption: str) -> dict[str, object]:
@@ -146,3 +145,25 @@ def cells_of(table: pd.DataFrame) -> pd.DataFrame:
     cells = cells.map(lambda text: visible(redact(str(text))))
     sizes = table["nbytes"].sort_values().map(format_size).unique()
     return cells.assign(size=pd.Categorical(cells["size"], sizes, ordered=True))
+
+
+def has_itables() -> bool:
+    """Whether itables is installed, and what its widget is made with."""
+    return find_spec("itables") is not None and find_spec("anywidget") is not None
+
+
+def sortable_html(frame: pd.DataFrame) -> Markup:
+    """The rows, escaped, with the script that sorts and searches them; where no script may run, a plain table."""
+    from itables import options, to_html_datatable
+    from itables.javascript import generate_init_offline_itables_html
+
+    script = generate_init_offline_itables_html(options.dt_bundle)
+    looks = {**_LOOKS, "display_logo_when_loading": False}
+    return Markup(script + to_html_datatable(frame, connected=False, **looks))  # type: ignore[arg-type]
+
+
+def sortable_widget(frame: pd.DataFrame) -> Widget:
+    """The same as a widget; give its `df` another frame to show that one."""
+    from itables.widget import ITable
+
+    return ITable(frame, **_LOOKS)  # type: ignore[arg-type]

@@ -21,14 +21,13 @@ class Form:
         self._shared = {name: getattr(first, name) for name in _SHARED}
         self._model = control("Combobox", "model", value=first.model, options=samples.names(), ensure_option=False)
         machines = "; ".join(dict.fromkeys(spec.hardware_text for spec in specs)) or THIS_MACHINE
-        hint = "this machine; 2x300MiB+8GiB"
-        self._hardware = control("Text", "hardware", value=machines, placeholder=hint)
+        self._hardware = control("Text", "hardware", value=machines, placeholder="this machine; 2x300MiB+8GiB")
         self._results = control("Text", "results", value=results)
         self._maps = _Boxes("device maps", PRESETS, (spec.device_map_text for spec in specs), none="no map")
         chosen = (spec.quantization for spec in specs)
         self._kinds = _Boxes("quantizations", QUANTIZATIONS, chosen, none="not quantized")
-        first_row = row(self._model, self._hardware, self._results)
-        self.widget = VBox([first_row, self._maps.widget, self._kinds.widget])
+        texts = row(self._model, self._hardware, self._results)
+        self.widget = VBox([texts, self._maps.widget, self._kinds.widget])
 
     @property
     def results(self) -> str:
@@ -53,14 +52,11 @@ class _Boxes:
 
         ticked = set(chosen)
         looks = {"indent": False, "layout": Layout(width="auto", flex="0 0 auto")}
-        self._boxes = {
-            name: Checkbox(name in ticked, description=f"none ({none})" if name == "none" else name, **looks)
-            for name in dict.fromkeys([*options, *sorted(ticked)])
-        }
+        names = {name: f"none ({none})" if name == "none" else name for name in (*options, *sorted(ticked))}
+        self._boxes = {name: Checkbox(name in ticked, description=says, **looks) for name, says in names.items()}
         boxes = row(*self._boxes.values())
         boxes.layout.flex, boxes.layout.width = "1 1 16rem", "auto"
-        heading = html(scoped("widgets/heading", title=title), layout={"width": "9rem"})
-        self.widget = row(heading, boxes)
+        self.widget = row(html(scoped("widgets/heading", title=title), layout={"width": "9rem"}), boxes)
 
     def chosen(self) -> list[str]:
         return [name for name, box in self._boxes.items() if box.value]

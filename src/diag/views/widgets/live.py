@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -51,9 +51,6 @@ class Live:
         return self.beside().text
 
 
-# What is shown
-
-
 def html(content: str = "", **looks: object) -> HTML:
     """A widget that shows HTML, such as `scoped` makes it."""
     from ipywidgets import HTML
@@ -66,18 +63,15 @@ def scoped(template: str, /, **values: object) -> str:
     return render("widgets/scoped", content=render(template, **values))
 
 
-def status(words: str) -> str:
-    """A line that a screen reader reads out when it changes."""
-    return scoped("status", words=words)
+def status(words: str, notes: Sequence[str] = ()) -> str:
+    """A line that a screen reader reads out when it changes, and notes below it."""
+    return scoped("status", words=words, notes=notes)
 
 
 def failure(error: BaseException) -> str:
     """An error inside a widget as a notice: a front end hides what a callback raises."""
     rest = str(error).strip().splitlines()[1:]
     return scoped("notice", tone="bad", title=error_line(error), paragraphs=rest)
-
-
-# Controls
 
 
 def control(kind: str, description: str, **traits: object) -> Widget:
@@ -91,34 +85,29 @@ def control(kind: str, description: str, **traits: object) -> Widget:
 
 def button(description: str, act: Callable[[], object], *, primary: bool = False, **looks: object) -> Button:
     """A button that calls `act()`; `looks` are a layout and a style that it shares with another one."""
-    from ipywidgets import Button, Layout
+    from ipywidgets import Button
 
-    looks = looks or {"layout": Layout(width="auto")}
-    made = Button(description=description, tooltip=description, button_style="primary" if primary else "", **looks)
+    style, looks = "primary" if primary else "", looks or {"layout": {"width": "auto"}}
+    made = Button(description=description, tooltip=description, button_style=style, **looks)
     made.on_click(lambda _: act())
     return made
 
 
 def row(*children: Widget, **looks: object) -> Box:
     """Children side by side, wrapping."""
-    from ipywidgets import Box, Layout
+    from ipywidgets import Box
 
     wrapping = {"display": "flex", "flex_flow": "row wrap", "align_items": "center", "grid_gap": ".25rem"}
-    return Box(list(children), **(looks or {"layout": Layout(width="100%", **wrapping)}))
+    return Box(list(children), **(looks or {"layout": {"width": "100%", **wrapping}}))
 
 
 def mark_usable(button: Button, why_not: str = "") -> None:
     """Marks a button as one that would do nothing now, and says why; without a reason it is usable again.
 
-    It is never disabled: a front end takes the focus from a disabled button, and whoever works with the keyboard
-    then starts from the top of the page. What it calls has to answer instead.
+    It is never disabled: that would take the keyboard's focus from it. What it calls has to answer instead.
     """
     (button.add_class if why_not else button.remove_class)("diag-off")
     button.tooltip = f"{button.description}: {why_not}" if why_not else button.description
-
-
-def is_usable(button: Button) -> bool:
-    return "diag-off" not in button._dom_classes
 
 
 def close(*widgets: Widget) -> None:
@@ -137,7 +126,6 @@ class Clicks:
     """Tells clicks that come too late: made while the one before was still at work, and heard only afterwards.
 
     How long the work of each click took is held against the front end's clock, so that two clocks are never compared.
-    A button is not disabled meanwhile: the front end would take the keyboard's focus from it.
     """
 
     def __init__(self) -> None:
@@ -157,9 +145,7 @@ class Clicks:
     def too_early(self) -> bool:
         """Whether this click was made before the work of the last one was done; False where nobody sent it."""
         sent = _sent_at()
-        if sent is None or self._began is None:
-            return False
-        return (sent - self._began).total_seconds() < self._seconds
+        return sent is not None and self._began is not None and (sent - self._began).total_seconds() < self._seconds
 
 
 def _sent_at() -> datetime | None:
@@ -167,6 +153,6 @@ def _sent_at() -> datetime | None:
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
-    sent = {} if kernel is None else (kernel.get_parent() or {}).get("header", {})
-    date = sent.get("date")
+    parent = None if kernel is None else kernel.get_parent()
+    date = (parent or {}).get("header", {}).get("date")
     return date if isinstance(date, datetime) else None

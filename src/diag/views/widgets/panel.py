@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from threading import Event, RLock
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,9 @@ from diag.errors import DiagError
 from diag.values.spec import PRESETS, LoadSpec, grid
 from diag.views.markup import View, render
 from diag.views.report import summary
-from diag.views.widgets.details import Row, details_of
 from diag.views.widgets.form import Form
 from diag.views.widgets.live import Live, button, failure, html, mark_usable, row, scoped, status
-from diag.views.widgets.rowlist import RowList
+from diag.views.widgets.rowlist import Row, RowList
 from diag.views.widgets.running import Background, Clock, Interrupts
 from diag.views.wording import map_text
 
@@ -48,7 +46,7 @@ class MatrixPanel(Live):
 
     def __init__(self, specs: Sequence[LoadSpec], results: str, timeout: float, workers: int | None) -> None:
         self.specs, self.results = list(specs), results
-        self._options: dict[str, Any] = {"timeout": timeout, "workers": workers}
+        self._options: dict[str, Any] = {"timeout": timeout, "workers": workers, "progress": False}
         self._lock = RLock()
         self._rows: dict[LoadSpec, Row] = {}  # what is listed: stored before, then as the run confirms it
         self._run: Background[pd.DataFrame] | None = None
@@ -83,8 +81,7 @@ class MatrixPanel(Live):
         self._cancelled.clear()
         self._run = Background(self._matrix, self._end)
         kept = f" {before} of them are in {self.results} from before." if before else ""
-        self._say(f"Planning {len(self.specs)} rows, without reading a weight …{kept}")
-        self._show_buttons(running=True)
+        self._tell(f"Planning {len(self.specs)} rows, without reading a weight …{kept}", running=True)
         self._show_rows()
         self._interrupts.start()
         self._run.start()
@@ -101,10 +98,10 @@ class MatrixPanel(Live):
         if self._run is None:
             return self.frame
         try:
-            self._run.wait(timeout)
+            self._run.join(timeout)
         except KeyboardInterrupt:
             self.cancel()
-            self._run.wait(10)
+            self._run.join(10)
             raise
         if self._run.error is not None:
             raise self._run.error
@@ -112,16 +109,18 @@ class MatrixPanel(Live):
 
     def view(self) -> View:
         """What is stored of this grid, or else what it would run."""
-        stored = stored_rows(self.specs, self.results)
-        if not stored:
-            return _offer(self.specs, self.results)
         from diag.sweep.results.rows import blank_row, frame_of
 
+        stored = stored_rows(self.specs, self.results)
+        if not stored:
+            call = f"diag.matrix(specs, results={self.results!r})"
+            says = f"{len(self.specs)} rows to run: {call} runs them without this panel."
+            cells = [(map_text(spec.device_map_text), spec.quantization, spec.hardware_text) for spec in self.specs]
+            words = [f"{device_map} · {quantization} on {hardware}" for device_map, quantization, hardware in cells]
+            return View(render("widgets/matrix_offer", says=says, rows=cells), "\n".join([says, *words]))
         rows = [dict(stored.get(spec) or blank_row(spec, "not_run", "Not run yet.")) for spec in self.specs]
         says = f"{len(stored)} of {len(rows)} rows are in {self.results}."
         return summary.overview(frame_of(rows)) + View(render("said", words=says, look="soft"), says)
-
-    # The widgets
 
     def build(self) -> Widget:
         from ipywidgets import IntProgress, Layout, VBox
@@ -131,8 +130,8 @@ class MatrixPanel(Live):
         self._stop = button("Cancel", self._press_cancel)
         self._bar = IntProgress(min=0, max=len(self.specs), layout=Layout(flex="1 1 10rem", width="auto"))
         self._status, self._seconds = html(), html()
-        self._clock = Clock(lambda seconds: self._tell_time(f"{seconds} s"))
-        self._list = RowList(lambda spec, found: details_of(spec, found, self.results))
+        self._clock = Clock(self._show_seconds)
+        self._list = RowList()
         self._built = True
         self._show_buttons(running=bool(self._busy()))
         self._show_rows()
@@ -149,24 +148,23 @@ class MatrixPanel(Live):
             from diag.sweep.run import price
 
             specs, results = self.specs, self.results
-            self._say(f"Planning {len(specs)} rows, without reading a weight …")
-            self._show_buttons(running=True)
+            self._tell(f"Planning {len(specs)} rows, without reading a weight …", running=True)
             self._pricing = Background(lambda: price(specs, results), self._show_price)
             self._pricing.start()
 
     def _press_cancel(self) -> None:
-        self._say("Cancelling …" if self._is_running() else self._busy() or "Nothing is running.")
+        self._tell("Cancelling …" if self._is_running() else self._busy() or "Nothing is running.")
         self.cancel()
 
     def _is_ready(self) -> bool:
         """Reads the form and returns True; while something runs, or for wrong values, says so and returns False."""
         if busy := self._busy():
-            self._say(busy)
+            self._tell(busy)
             return False
         try:
             self.specs, self.results = self._form.specs(), self._form.results
         except (DiagError, ValueError) as error:
-            self._status.value = failure(error)
+            self._tell(error)
             return False
         return True
 
@@ -174,63 +172,57 @@ class MatrixPanel(Live):
         """What is going on, in a sentence; empty where nothing is."""
         if self._is_running():
             return "The matrix is running; press Cancel to stop it."
-        if self._pricing is not None and self._pricing.running:
+        if self._pricing is not None and self._pricing.is_alive():
             return "The price is still being planned; wait until it is there."
         return ""
 
     def _is_running(self) -> bool:
-        return self._run is not None and self._run.running
+        return self._run is not None and self._run.is_alive()
 
     # These are called beside the notebook, in the thread of the run or of the price
 
     def _matrix(self) -> pd.DataFrame:
         from diag.sweep.run import matrix
 
-        told = {"progress": False, "cancelled": self._cancelled.is_set, "on_row": self._add}
-        return matrix(self.specs, self.results, **told, **self._options)  # type: ignore[arg-type]
+        return matrix(self.specs, self.results, cancelled=self._cancelled.is_set, on_row=self._add, **self._options)
 
     def _show_price(self) -> None:
         assert self._pricing is not None
-        if self._pricing.error is not None:
-            self._status.value = failure(self._pricing.error)
-        elif (found := self._pricing.value) is not None:
-            notes = (*found.hindrances, *found.refusals)
-            self._status.value = scoped("status", words=str(found), notes=notes)
-        self._show_buttons(running=False)
+        found, error = self._pricing.value, self._pricing.error
+        notes = () if found is None else (*found.hindrances, *found.refusals)
+        self._tell(str(found) if error is None else error, running=False, notes=notes)
 
     def _add(self, found: dict[str, Any]) -> None:
-        spec = next(spec for spec in self.specs if _is_row_of(found, spec))
+        texts = [(one.model, one.device_map_text, one.quantization, one.hardware_text) for one in self.specs]
+        facts = tuple(found[name] for name in ("model", "device_map", "quantization", "hardware"))
         with self._lock:
-            self._rows[spec] = found
+            self._rows[self.specs[texts.index(facts)]] = found
             self._show_rows()
             known = len(self._rows)
-        self._say(f"{known} of {len(self.specs)} rows")
+        self._tell(f"{known} of {len(self.specs)} rows")
 
     def _end(self) -> None:
         assert self._run is not None
         self._interrupts.end()
-        error, done = self._run.error, len(self._rows)
-        if error is not None and self._built:
-            self._status.value = failure(error)
-        elif self._cancelled.is_set():
-            self._say(f"Cancelled at {done} of {len(self.specs)} rows. They are kept; Run goes on from there.")
-        else:
-            self._say(f"Done: {done} rows. Choose one for its placement and cause.")
-        self._show_buttons(running=False)
+        done, words = len(self._rows), f"Done: {len(self._rows)} rows. Choose one for its placement and cause."
+        if self._cancelled.is_set():
+            words = f"Cancelled at {done} of {len(self.specs)} rows. They are kept; Run goes on from there."
+        self._tell(words if self._run.error is None else self._run.error, running=False)
 
-    def _say(self, words: str) -> None:
+    def _tell(self, said: str | BaseException, running: bool | None = None, notes: Sequence[str] = ()) -> None:
+        """Shows words or an error as the status; `running` says that something began or ended."""
         if self._built:
-            self._status.value = status(words)
+            self._status.value = failure(said) if isinstance(said, BaseException) else status(said, notes)
+            if running is not None:
+                self._show_buttons(running)
 
-    def _tell_time(self, words: str) -> None:
+    def _show_seconds(self, seconds: int) -> None:
         """Beside the bar and apart from the status, which a screen reader would read out every second."""
-        self._seconds.value = scoped("widgets/seconds", words=words)
+        self._seconds.value = scoped("widgets/seconds", words=f"{seconds} s")
 
     def _show_buttons(self, running: bool) -> None:
-        if not self._built:
-            return
         if running:
-            self._tell_time("")
+            self._seconds.value = ""
             self._clock.start()
         else:
             self._clock.stop()
@@ -243,7 +235,7 @@ class MatrixPanel(Live):
             return
         with self._lock:
             several = len({spec.hardware_text for spec in self.specs}) > 1
-            self._list.show(dict(self._rows), several)
+            self._list.show(dict(self._rows), self.results, several)
             self._bar.max, self._bar.value = len(self.specs), len(self._rows)
 
 
@@ -251,25 +243,9 @@ def stored_rows(specs: Sequence[LoadSpec], results: str) -> Mapping[LoadSpec, Ro
     """The rows that the results file holds for these specs; none where there is no such file, or it can't be read."""
     from diag.sweep.results.store import Store
 
-    if not Path(results).is_file():
-        return {}
     try:
-        with Store(Path(results), must_exist=True) as store:
-            rows = store.rows()
-            keys = {spec: store.find(spec.to_json()) for spec in specs}
+        with Store(results, must_exist=True) as store:
+            rows, keys = store.rows(), {spec: store.find(spec.to_json()) for spec in specs}
     except DiagError:
         return {}
     return {spec: rows[key] for spec, key in keys.items() if key is not None}
-
-
-def _is_row_of(found: Row, spec: LoadSpec) -> bool:
-    facts = (spec.model, spec.device_map_text, spec.quantization, spec.hardware_text)
-    return facts == tuple(found[name] for name in ("model", "device_map", "quantization", "hardware"))
-
-
-def _offer(specs: Sequence[LoadSpec], results: str) -> View:
-    """What the panel would run, for whoever can't click."""
-    says = f"{len(specs)} rows to run: diag.matrix(specs, results={results!r}) runs them without this panel."
-    rows = [(map_text(spec.device_map_text), spec.quantization, spec.hardware_text) for spec in specs]
-    words = [f"{device_map} · {quantization} on {hardware}" for device_map, quantization, hardware in rows]
-    return View(render("widgets/matrix_offer", says=says, rows=rows), "\n".join([says, *words]))

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from diag.errors import DiagError
+from diag.models.table import by_device
 from diag.reproduce.scenario import Played, Scenario
-from diag.values.units import format_seconds
+from diag.values.text import count_text
+from diag.values.units import format_seconds, format_size
 from diag.views.markup import View, render
 from diag.views.shown import findings_view
-from diag.views.widgets.changes import changes_view
 from diag.views.widgets.live import Clicks, Live, button, failure, html, mark_usable, row, scoped, status
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
+
+
+_WATCHED = ["device", "backing", "dtype", "quantization", "shape"]  # columns of a placement table
+_SHOWN = 8  # names of a kind
 
 
 def step_player(scenario: str | Scenario) -> StepPlayer:
@@ -39,10 +44,16 @@ class StepPlayer(Live):
 
     def next(self) -> Played:
         """Plays the next step. Raises DiagError after the last."""
-        played = self.stage.play()
-        before, self._table = self._table, _table_of(self.stage.model)
-        step = _step_view(len(self._views) + 1, len(self.scenario.steps), played)
-        self._views.append(step + changes_view(before, self._table))
+        from diag.models.table import placement
+
+        played, before = self.stage.play(), self._table
+        try:
+            self._table = None if self.stage.model is None else placement(self.stage.model)
+        except DiagError:
+            self._table = None
+        number, total, took = len(self._views) + 1, len(self.scenario.steps), format_seconds(played.seconds)
+        html = render("widgets/player_step", number=number, total=total, played=played, took=took)
+        self._views.append(View(html, f"{number}/{total} {played}") + changes_view(before, self._table))
         self._refresh()
         return played
 
@@ -109,10 +120,7 @@ class StepPlayer(Live):
                     self._say(str(error))
 
     def _press_back(self) -> None:
-        if self._views:
-            self.back_to_start()
-        else:
-            self._say(f"{self._where()} This is the start.")
+        self.back_to_start() if self._views else self._say(f"{self._where()} This is the start.")
 
     def _press_diagnose(self) -> None:
         if not self._views:
@@ -140,18 +148,55 @@ class StepPlayer(Live):
         self._status.value = status(words)
 
 
-def _step_view(number: int, total: int, played: Played) -> View:
-    took = format_seconds(played.seconds)
-    return View(
-        render("widgets/player_step", number=number, total=total, played=played, took=took),
-        f"{number}/{total} {played}",
-    )
+def changed(before: pd.DataFrame | None, after: pd.DataFrame | None) -> pd.DataFrame:
+    """One row per tensor name and column that differs: `name`, `what`, `before`, `after`; new names have no before."""
+    old, new = _cells(before), _cells(after)
+    rows = []
+    for name in dict.fromkeys([*new, *old]):
+        was, now = old.get(name), new.get(name)
+        if was is None or now is None:
+            places = ("not there" if one is None else f"{one['device']} ({one['backing']})" for one in (was, now))
+            rows.append((name, "tensor", *places))
+        else:
+            rows += [(name, what, was[what], now[what]) for what in _WATCHED if was[what] != now[what]]
+    return pd.DataFrame(rows, columns=["name", "what", "before", "after"])
 
 
-def _table_of(model: object) -> pd.DataFrame | None:
-    from diag.models.table import placement
+def _cells(table: pd.DataFrame | None) -> dict[str, dict[str, str]]:
+    """Each name's watched columns as text."""
+    if table is None:
+        return {}
+    return dict(zip(table["name"], table[_WATCHED].astype(str).to_dict("records")))
 
-    try:
-        return None if model is None else placement(model)
-    except DiagError:
-        return None
+
+def changes_view(before: pd.DataFrame | None, after: pd.DataFrame | None) -> View:
+    """What a step changed in a placement table: tensors that appeared, or what changed of how many."""
+    if after is None:
+        return _said("There is no model yet, so there is no table.")
+    if before is None:
+        return _totals(after)
+    found = changed(before, after)
+    if not len(found):
+        return _said("Nothing changed in the table.")
+    groups = found.groupby(["what", "before", "after"], sort=False)["name"].agg(_names).reset_index()
+    rows = list(groups.itertuples(index=False))
+    says = f"{found['name'].nunique():,} of {count_text(len(after), 'name')} changed."
+    words = [f"  {what}: {was} -> {now}: {names}" for what, was, now, names in rows]
+    html = render("table", columns=("what", "before", "after", "tensors"), rows=rows, caption=says)
+    return View(html, "\n".join([says, *words]))
+
+
+def _totals(after: pd.DataFrame) -> View:
+    says, totals = f"The table appeared, {count_text(len(after), 'name')} long.", by_device(after)
+    rows = [(device, backing, f"{n:,}", format_size(nbytes)) for device, backing, n, _, nbytes in totals.to_numpy()]
+    html = render("table", columns=("device", "backing", "tensors", "size"), rows=rows, caption=says)
+    return View(html, f"{says}\n{totals.to_string(index=False)}")
+
+
+def _said(words: str) -> View:
+    return View(render("said", words=words, look="soft"), words)
+
+
+def _names(names: pd.Series) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -10,29 +10,19 @@ T = TypeVar("T")
 _EVERY = 0.2  # seconds between looks at the handler: a cell puts the old one back when it ends
 
 
-class Background(Generic[T]):
+class Background(threading.Thread, Generic[T]):
     """A function called once in a thread: `value` is what it returned, `error` what it raised; one of them at the end.
 
     `on_end` is called last, in that thread.
     """
 
     def __init__(self, function: Callable[[], T], on_end: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
         self.value: T | None = None
         self.error: BaseException | None = None
         self._function, self._on_end = function, on_end
-        self._thread = threading.Thread(target=self._work, daemon=True)
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wait(self, timeout: float | None = None) -> None:
-        self._thread.join(timeout)
-
-    def _work(self) -> None:
+    def run(self) -> None:
         try:
             self.value = self._function()
         except BaseException as error:
@@ -52,9 +42,8 @@ class Interrupts:
     def __init__(self, stop: Callable[[], None]) -> None:
         from IPython import get_ipython
 
-        self._stop, self._shell = stop, get_ipython()
-        self._loop = getattr(getattr(self._shell, "kernel", None), "io_loop", None)
-        self._on = False
+        self._stop, self._shell, self._on = stop, get_ipython(), False
+        self._loop: Any = getattr(getattr(self._shell, "kernel", None), "io_loop", None)
         self._before: Callable[..., Any] | int | None = None
 
     def start(self) -> None:
@@ -64,7 +53,7 @@ class Interrupts:
             self._loop.add_callback(self._keep_handler)
 
     def end(self) -> None:
-        if self._on and self._shell is not None and self._loop is not None:
+        if self._on and self._shell is not None:
             self._on = False
             self._shell.events.unregister("post_run_cell", self._after_cell)
             self._loop.add_callback(self._put_back)
@@ -74,8 +63,7 @@ class Interrupts:
             return
         if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
             self._before = signal.signal(signal.SIGINT, self._handle)
-        if self._loop is not None:
-            self._loop.call_later(_EVERY, self._keep_handler)
+        self._loop.call_later(_EVERY, self._keep_handler)
 
     def _put_back(self) -> None:
         if self._before is not None and signal.getsignal(signal.SIGINT) == self._handle:
@@ -93,8 +81,7 @@ class Clock:
     """Calls `tick` with the seconds since `start`, once a second until `stop`."""
 
     def __init__(self, tick: Callable[[int], None]) -> None:
-        self._tick = tick
-        self._stopped = threading.Event()
+        self._tick, self._stopped = tick, threading.Event()
 
     def start(self) -> None:
         self.stop()
