@@ -32,7 +32,7 @@ def row(device_map="auto", status="ok", *, model="tiny", placed=None, outputs=AN
 def gate(rows, old=None, **attrs) -> Gate:
     frame = frame_of(rows)
     frame.attrs.update(attrs)
-    return gate_of(frame, None if old is None else Baseline(tuple(old), {}, "", "b.json"))
+    return gate_of(frame, None if old is None else Baseline(tuple(old), {}, "b.json"))
 
 
 def test_equal_rows_are_as_expected():

@@ -51,7 +51,8 @@ def test_a_database_of_another_program_is_refused_and_left_alone(path):
 
 
 def test_a_file_of_a_newer_diag_is_refused(path):
-    Store(path).close()
+    with Store(path):
+        pass
     with sqlite3.connect(path) as database:
         database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
     database.close()
@@ -175,7 +176,8 @@ def test_a_writer_killed_at_any_moment_loses_at_most_the_row_it_was_writing(path
 
 
 def test_reading_works_while_another_process_writes(path):
-    Store(path).close()
+    with Store(path):
+        pass
     writer = start("save_forever", path, "w", 0.05)
     try:
         seen = 0
