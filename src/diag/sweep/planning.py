@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diag.errors import DiagError
+from diag.sweep import keys
 from diag.sweep.cell import prepare
+from diag.sweep.cell.prepare import Before
 from diag.sweep.cell.records import Failure, Planned, Request, Survey, failure_of
 from diag.sweep.isolate.deaths import Death
 from diag.sweep.isolate.pool import Ended, Task, run
-from diag.sweep.preflight import Before, look_before
 from diag.sweep.state import Sweep
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
@@ -41,7 +42,12 @@ def survey(sweep: Sweep, outlines: Path | None = None) -> None:
 
     Models that are not in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them.
     """
-    before = _first_look(sweep)
+    before = Before()
+    for ended in _run(sweep, [Task("look", prepare.look_before, tuple(sweep.specs), _LOOK_SECONDS)]):
+        if isinstance(ended.value, Before):
+            before = ended.value
+        elif ended.death is not None and not sweep.is_over():
+            sweep.progress.say(f"the check before the first load gave no result: {last_words(ended.death)}")
     for note in before.notes:
         sweep.progress.say(note)
     sweep.pinned.update(before.folders)
@@ -62,7 +68,7 @@ def loads_to_do(sweep: Sweep) -> list[Load]:
     for spec in sweep.specs:
         plan = sweep.plans.get(spec)
         if spec not in sweep.rows and plan is not None and plan.failure is None:
-            groups.setdefault(sweep.load_key(plan), []).append(plan)
+            groups.setdefault(keys.load_key(plan, sweep.machine), []).append(plan)
     loads = [Load(key, tuple(plans)) for key, plans in groups.items()]
     if loads:
         sweep.workers = sweep.options.workers or _workers(sweep, loads)
@@ -79,16 +85,6 @@ def failure_by(death: Death, when: str) -> Failure:
 def last_words(death: Death) -> str:
     """The last line that a dead process left."""
     return last_line(death.text)[:300] or "it left no message"
-
-
-def _first_look(sweep: Sweep) -> Before:
-    task = Task("look", look_before, tuple(sweep.specs), _LOOK_SECONDS)
-    (ended,) = _run(sweep, [task])
-    if isinstance(ended.value, Before):
-        return ended.value
-    if ended.death is not None and not sweep.is_over():
-        sweep.progress.say(f"the check before the first load gave no result: {last_words(ended.death)}")
-    return Before()
 
 
 def _not_judged(error: DiagError | None) -> Failure | None:

@@ -103,13 +103,10 @@ class Sweep:
     def past_deadline(self) -> bool:
         return self.options.deadline is not None and time.monotonic() - self.started > self.options.deadline
 
-    def load_key(self, plan: Planned) -> str:
-        return keys.load_key(plan, self.machine)
-
     def keep(self, plan: Planned, row: Row, table: pd.DataFrame | None = None) -> None:
         """One more row is known: in memory, in the file, and to whoever watches."""
         key = keys.row_key(plan, self.machine)
-        row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
+        row = {**row, "load_key": None if plan.failure is not None else keys.load_key(plan, self.machine)}
         row = self.rows[plan.spec] = counted(row, self.tries.get(key, 0))
         with self.saving():
             self.store.save(key, plan.spec.to_json(), row, table, {"versions": keys.versions()})
@@ -149,7 +146,7 @@ class Sweep:
                 self.rows[spec] = usable[own]
                 taken.append(own)
                 self.progress.row(usable[own], from_file=True)
-            elif plan.failure is None and (same := by_load.get(self.load_key(plan))) is not None:
+            elif plan.failure is None and (same := by_load.get(keys.load_key(plan, self.machine))) is not None:
                 self.keep(plan, shared_row(usable[same], spec), self.store.placement(same))
         with contextlib.suppress(DiagError):  # only a page of a run that died needs to know
             self.store.note_use(taken)

@@ -12,7 +12,7 @@ import pytest
 
 import diag
 from diag.sweep.cell import neighbours
-from diag.sweep.cell.neighbours import Other
+from diag.sweep.cell.records import Other
 from diag.values.spec import LoadSpec
 
 MIB = 2**20
