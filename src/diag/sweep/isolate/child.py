@@ -42,7 +42,7 @@ def _end_with_caller(orders: int) -> None:
     os._exit(1)
 
 
-def perform(call: Call, reply_fd: int, folder: str | None) -> int:
+def perform(call: Call, reply_fd: int, folder: str) -> int:
     """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code.
 
     File descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever
@@ -63,9 +63,9 @@ def perform(call: Call, reply_fd: int, folder: str | None) -> int:
     return 0
 
 
-def _prepare(call: Call, folder: str | None) -> None:
+def _prepare(call: Call, folder: str) -> None:
     os.environ.update(call.environ)
-    if folder is not None:
+    if folder:
         os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder))
         tempfile.tempdir = None
     with open(os.devnull) as nothing:
@@ -87,11 +87,10 @@ def _prepare(call: Call, folder: str | None) -> None:
 def _function(name: str) -> Callable[[object], object]:
     module, _, path = name.partition(":")
     if module == "__main__":
-        raise DiagError(
-            f"{name!r} can't be called in a process of its own.",
-            why="that process never runs your script or notebook, so nothing that is defined there exists in it.",
-            next_step=f"put the function into a file of its own and name it 'that_file:{path}'.",
-        )
+        what = f"{name!r} can't be called in a process of its own."
+        why = "that process never runs your script or notebook, so nothing that is defined there exists in it."
+        hint = f"put the function into a file of its own and name it 'that_file:{path}'."
+        raise DiagError(what, why=why, next_step=hint)
     return resolve(name)
 
 
