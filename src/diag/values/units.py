@@ -56,11 +56,8 @@ def parse_size(value: object, field: str) -> int:
     match = _SIZE.match(value.strip()) if isinstance(value, str) else None
     factor = _BYTES_BY_CAPITALS.get(match[2].upper()) if match else None
     if match is None or factor is None:
-        raise SpecError(
-            f"{field}: {value!r} is not a size.",
-            why="a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B.",
-            next_step="write for example '24GiB'.",
-        )
+        why = "a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B."
+        raise SpecError(f"{field}: {value!r} is not a size.", why=why, next_step="write for example '24GiB'.")
     return round(float(match[1]) * factor)
 
 
@@ -89,11 +86,8 @@ def parse_seconds(value: object, field: str) -> float:
     """
     match = _TIME.match(str(value).strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise SpecError(
-            f"{field} {str(value)!r} is not a time.",
-            why="a time is a number above zero with s, m or h.",
-            next_step=f"write for example {field} 30m",
-        )
+        why, hint = "a time is a number above zero with s, m or h.", f"write for example {field} 30m"
+        raise SpecError(f"{field} {str(value)!r} is not a time.", why=why, next_step=hint)
     return float(match[1]) * _SECONDS[match[2]]
 
 
