@@ -10,8 +10,7 @@ import psutil
 
 # A notebook server or an editor in the command line of the process that started the kernel.
 _FRONT_ENDS = re.compile(
-    r"jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron",
-    re.IGNORECASE,
+    r"(?i)jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron"
 )
 
 
@@ -41,10 +40,8 @@ def somebody_watches() -> bool:
 
 @contextlib.contextmanager
 def without_bars() -> Iterator[None]:
-    """Switches transformers' loading bars off, and back to what they were.
-
-    In a notebook they are widgets, which redirecting stderr does not catch.
-    """
+    """Switches transformers' loading bars off, and back to what they were. In a notebook they are widgets, which
+    redirecting stderr does not catch."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

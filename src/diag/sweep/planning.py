@@ -38,10 +38,8 @@ class Load:
 
 
 def survey(sweep: Sweep, outlines: Path | None = None) -> None:
-    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds.
-
-    Models that are not in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them.
-    """
+    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds. Models that are not
+    in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them."""
     before = Before()
     for ended in _run(sweep, [Task("look", prepare.look_before, tuple(sweep.specs), _LOOK_SECONDS)]):
         if isinstance(ended.value, Before):

@@ -18,11 +18,6 @@ def is_function_name(text: str) -> bool:
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def module_of(name: str) -> str:
-    """The module's part of `package.module:function`."""
-    return name.partition(":")[0]
-
-
 def resolve(name: str) -> Callable[..., Any]:
     """What `package.module:path` names; the path may have dots. Raises ImportError and AttributeError."""
     module, _, path = name.partition(":")

@@ -195,10 +195,8 @@ def _homes(*named: str) -> tuple[re.Pattern[str], ...]:
 
 @lru_cache(maxsize=4)
 def _secrets_among(items: frozenset[tuple[str, str]]) -> tuple[str, ...]:
-    """Values that the environment itself calls secret, longest first; short and plain words would hit other text.
-
-    Kept, because a page holds thousands of texts and the environment seldom changes between them.
-    """
+    """Values that the environment itself calls secret, longest first; short and plain words would hit other text. Kept,
+    because a page holds thousands of texts and the environment seldom changes between them."""
     found = {value for name, value in items if is_secret_name(name)}
     for name, value in items:
         if name.lower().endswith("_proxy") and "@" in value:

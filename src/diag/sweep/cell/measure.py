@@ -87,10 +87,8 @@ def _loaded(outcome: LoadOutcome, host_bytes: int) -> Measured:
 
 
 def _causes_of(model: nn.Module | None, error: BaseException | None, spec: LoadSpec) -> tuple[Finding, ...]:
-    """What a diagnosis finds wrong, the first cause first; nothing for a healthy model, and where a diagnosis fails.
-
-    A cell's row must not depend on whether the diagnosis of it works.
-    """
+    """What a diagnosis finds wrong, the first cause first; nothing for a healthy model, and where a diagnosis fails. A
+    cell's row must not depend on whether the diagnosis of it works."""
     from diag.diagnosis.engine import diagnose  # most cells are healthy and never need it
 
     try:

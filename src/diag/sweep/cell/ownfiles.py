@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diag.proving.savedrequest import is_saved_request
 from diag.sweep.isolate.deaths import chain_of
-from diag.values.functions import is_function_name, module_of
+from diag.values.functions import is_function_name
 from diag.values.spec import LoadSpec
 
 _DIAG = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
 
 
 def _own_modules(spec: LoadSpec) -> list[str]:
-    return [module_of(name) for name in (spec.loader, spec.probe) if name is not None and is_function_name(name)]
+    return [name.partition(":")[0] for name in (spec.loader, spec.probe) if name is not None and is_function_name(name)]
 
 
 def _with_imports(module: str) -> list[Path]:

@@ -93,10 +93,8 @@ def devices_in_the_way() -> DiagError | None:
 
 
 def fetch(request: tuple[str, str | None]) -> str | Failure:
-    """Downloads a hub model into the cache, or below a folder only its settings and headers, enough to plan it.
-
-    Gives the folder where it now is, or why that failed. `request`: the model, and the folder for its outline.
-    """
+    """Downloads a hub model into the cache, or below a folder only its settings and headers, enough to plan it. Gives
+    the folder where it now is, or why that failed. `request`: the model, and the folder for its outline."""
     from diag.loading.checkpoint import hub  # imports huggingface_hub, which the caller of matrix need not wait for
 
     model, folder = request

@@ -119,10 +119,8 @@ class Measured:
 
 
 def failure_of(error: BaseException, otherwise: str) -> Failure:
-    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory.
-
-    The reason of a refusal is its rule; that of any other DiagError ends with what to do next.
-    """
+    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory. The
+    reason of a refusal is its rule; that of any other DiagError ends with what to do next."""
     status = "unsupported" if isinstance(error, UnsupportedError) else otherwise
     status = "out_of_memory" if is_out_of_memory(error) else status
     reason = first_line(error)

@@ -22,9 +22,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 def main() -> None:
     """The whole life of a cell's process where there is no fork: the call comes on stdin, the reply goes to stdout.
-
-    Stdin stays open as long as the caller lives; when it closes, this process ends.
-    """
+    Stdin stays open as long as the caller lives; when it closes, this process ends."""
     orders, replies = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     frame = read_frame(orders)

@@ -29,9 +29,7 @@ _FOREVER = 1e8  # seconds, about three years; the system's clocks do not take mu
 @dataclass(frozen=True)
 class Task:
     """One call. `function` is a function of a module, or "package.module:function"; the child calls it with `argument`.
-
-    `timeout` is in seconds.
-    """
+    `timeout` is in seconds."""
 
     key: str
     function: str | Callable[..., object]

@@ -33,10 +33,8 @@ class GateFailed(DiagError):
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`.
-
-    `news` are the sentences of its reason that the baseline's row does not have.
-    """
+    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`. `news`
+    are the sentences of its reason that the baseline's row does not have."""
 
     name: str
     status: str

@@ -13,10 +13,8 @@ _NATIVE = ("bool", "int64", "float64", "boolean", "Int64", "Float64", "string", 
 
 
 def table_to_bytes(table: pd.DataFrame) -> bytes:
-    """The table without its index: rows are numbered from 0 again when it is read.
-
-    Raises TypeError for a column type or a value that JSON can't hold.
-    """
+    """The table without its index: rows are numbered from 0 again when it is read. Raises TypeError for a column type
+    or a value that JSON can't hold."""
     columns = [_column(str(name), table[name]) for name in table.columns]
     return zlib.compress(json.dumps({"rows": len(table), "columns": columns}, separators=(",", ":")).encode(), 3)
 
