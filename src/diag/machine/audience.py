@@ -10,7 +10,7 @@ import psutil
 
 # A notebook server or an editor in the command line of the process that started the kernel.
 _FRONT_ENDS = re.compile(
-    r"(?i)jupyter[-_ ]?(lab|notebook|server|hub|labhub|nbclassic)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron"
+    r"(?i)jupyter[-_ ]?(lab|notebook|server|hub|labhub)\b|jupyterlab|nbclassic|voila|vscode|code-server|positron"
 )
 
 

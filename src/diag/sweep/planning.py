@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diag.errors import DiagError
 from diag.sweep import keys
 from diag.sweep.cell import prepare
 from diag.sweep.cell.prepare import Before
@@ -52,11 +51,12 @@ def survey(sweep: Sweep, outlines: Path | None = None) -> None:
     refused = {model: failure_of(error, "load_error") for model, error in before.refused.items()}
     refused |= _fetched(sweep, before, outlines)
     for spec in sweep.specs:
-        failure = refused.get(spec.model)
-        failure = failure or _not_judged(before.probes.get(spec.probe or ""))
-        failure = failure or _not_judged(None if spec.simulated else before.machine)
-        if failure is not None:
-            sweep.plans[spec] = Planned(spec, failure=failure)
+        error = before.probes.get(spec.probe or "") or (None if spec.simulated else before.machine)
+        if spec.model in refused:
+            sweep.plans[spec] = Planned(spec, failure=refused[spec.model])
+        elif error is not None:
+            reason = f"Could not be judged: {failure_of(error, 'not_run').reason}"
+            sweep.plans[spec] = Planned(spec, failure=Failure("not_run", type(error).__name__, str(error), reason))
     _plan(sweep, [spec for spec in sweep.specs if spec not in sweep.plans])
 
 
@@ -83,13 +83,6 @@ def failure_by(death: Death, when: str) -> Failure:
 def last_words(death: Death) -> str:
     """The last line that a dead process left."""
     return last_line(death.text)[:300] or "it left no message"
-
-
-def _not_judged(error: DiagError | None) -> Failure | None:
-    if error is None:
-        return None
-    reason = failure_of(error, "not_run").reason
-    return Failure("not_run", type(error).__name__, str(error), f"Could not be judged: {reason}")
 
 
 def _fetched(sweep: Sweep, before: Before, outlines: Path | None) -> dict[str, Failure]:

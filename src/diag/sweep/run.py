@@ -251,23 +251,20 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
 def _keep_what_is_known(sweep: Sweep, waiting: dict[str, Load]) -> None:
     """Judges and keeps the rows of each load that died, or whose references are all there."""
     for key in [key for key in waiting if key in sweep.ended]:
-        needed = list(_references_of(sweep, waiting[key]))
-        is_dead = sweep.ended[key].death is not None
-        if is_dead or (needed and all(reference in sweep.references for reference in needed)):
-            _keep(sweep, waiting.pop(key), needed)
-
-
-def _keep(sweep: Sweep, load: Load, references: list[str]) -> None:
-    ended, first = sweep.ended.pop(load.key), load.plans[0]
-    table = None
-    if isinstance(ended.value, Measured):
-        twin, unquantized = sweep.references[references[0]], sweep.references[references[-1]]
-        row, table = measured_row(first, ended.value, twin, unquantized), ended.value.placement
-    elif ended.death is None or ended.death.status == "not_run":
-        return
-    else:
-        row = failed_row(first.spec, failure_by(ended.death, "while loading or running"))
-    row["cell_seconds"] = ended.seconds
-    sweep.keep(first, row, table)
-    for plan in load.plans[1:]:
-        sweep.keep(plan, shared_row(row, plan.spec), table)
+        load, ended = waiting[key], sweep.ended[key]
+        references = list(_references_of(sweep, load))
+        known = [sweep.references[reference] for reference in references if reference in sweep.references]
+        if ended.death is None and (not known or len(known) < len(references)):
+            continue
+        del waiting[key], sweep.ended[key]
+        first, table = load.plans[0], None
+        if isinstance(ended.value, Measured):
+            row, table = measured_row(first, ended.value, known[0], known[-1]), ended.value.placement
+        elif ended.death is None or ended.death.status == "not_run":
+            continue
+        else:
+            row = failed_row(first.spec, failure_by(ended.death, "while loading or running"))
+        row["cell_seconds"] = ended.seconds
+        sweep.keep(first, row, table)
+        for plan in load.plans[1:]:
+            sweep.keep(plan, shared_row(row, plan.spec), table)

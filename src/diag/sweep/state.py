@@ -123,30 +123,26 @@ class Sweep:
                 self.progress.say(f"rows are no longer saved: {error.what}")
 
     def take_known_rows(self) -> None:
-        """Rows that the file holds, and those whose plan already says how they end."""
-        if not self.options.fresh:
-            self._take_stored()
-        for spec in self.specs:
-            plan = self.plans.get(spec)
-            if spec not in self.rows and plan is not None and plan.failure is not None:
-                self.keep(plan, failed_row(spec, plan.failure))
-
-    def _take_stored(self) -> None:
-        """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
-        stored = self.store.rows()
+        """Rows that the file holds, or one of a load that comes to the same, and those whose plan says how they end."""
+        stored = {} if self.options.fresh else self.store.rows()
         self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
         for key, row in usable.items():
             by_load.setdefault(row.get("load_key") or "", key)
         taken: list[str] = []
-        for spec, plan in self.plans.items():
+        for spec in self.specs:
+            plan = self.plans.get(spec)
+            if plan is None:
+                continue
             own = keys.row_key(plan, self.machine)
             if own in usable:
                 self.rows[spec] = usable[own]
                 taken.append(own)
                 self.progress.row(usable[own], from_file=True)
-            elif plan.failure is None and (same := by_load.get(keys.load_key(plan, self.machine))) is not None:
+            elif plan.failure is not None:
+                self.keep(plan, failed_row(spec, plan.failure))
+            elif (same := by_load.get(keys.load_key(plan, self.machine))) is not None:
                 self.keep(plan, shared_row(usable[same], spec), self.store.placement(same))
         with contextlib.suppress(DiagError):  # only a page of a run that died needs to know
             self.store.note_use(taken)

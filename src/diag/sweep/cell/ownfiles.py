@@ -83,10 +83,10 @@ def _imported(path: Path, package: str) -> set[str]:
 
 def _is_own(path: Path, root: Path) -> bool:
     """Below the user's folder, and nothing that was installed there, nor diag itself."""
-    if root.name in ("site-packages", "dist-packages") or path.is_relative_to(_DIAG) or not path.is_file():
+    installed = {"site-packages", "dist-packages"}
+    if not path.is_file() or not path.is_relative_to(root) or path.is_relative_to(_DIAG):
         return False
-    below = path.parts[len(root.parts) :] if path.is_relative_to(root) else None
-    return below is not None and not {"site-packages", "dist-packages"} & set(below)
+    return not installed & {root.name, *path.relative_to(root).parts}
 
 
 def _file_of(module: str) -> Path | None:
