@@ -68,8 +68,8 @@ def _cgroups(root: Path) -> Iterator[tuple[str, Path]]:
     for kind, inside, mount in _mounts(root):
         if kind not in own:
             continue
-        path = PurePosixPath(own[kind])
-        below = path.relative_to(inside) if path.is_relative_to(inside) else PurePosixPath()
+        place = PurePosixPath(own[kind])
+        below = place.relative_to(inside) if place.is_relative_to(inside) else PurePosixPath()
         for folder in [below, *below.parents]:
             yield kind, root / mount.relative_to("/") / folder
 

@@ -19,10 +19,9 @@ from diag.sweep.cell.records import Measured, Request
 from diag.sweep.isolate.pool import Ended, Task, run
 from diag.sweep.planning import Load, failure_by, last_words, loads_to_do, survey
 from diag.sweep.pricing import Price, most_informative_first, price_of
-from diag.sweep.progress import Progress
 from diag.sweep.results.rows import blank_row, failed_row, frame_of, measured_row, shared_row
 from diag.sweep.results.store import Row, Store
-from diag.sweep.state import Options, Sweep
+from diag.sweep.state import Options, Progress, Sweep
 from diag.values.spec import LoadSpec
 from diag.values.units import format_seconds, format_size
 

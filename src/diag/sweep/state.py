@@ -1,23 +1,31 @@
-"""What one call of matrix() knows so far, and the two ways a row becomes known: measured, or read from the file."""
+"""What one call of matrix() knows so far, the two ways a row becomes known, and how its progress is told."""
+
+from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diag.errors import DiagError
+from diag.machine.audience import somebody_watches
 from diag.proving.probing import Answer
 from diag.sweep import keys
 from diag.sweep.cell.records import Free, Planned
 from diag.sweep.isolate.pool import Ended
-from diag.sweep.progress import Progress
+from diag.sweep.results.comparison import row_name
 from diag.sweep.results.finality import counted, is_final, may_be_chance, tries_of
 from diag.sweep.results.rows import failed_row, shared_row
 from diag.sweep.results.store import Row, Store
 from diag.values.spec import LoadSpec
 from diag.values.units import format_seconds
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _TOO_SHORT = 1.5  # times as long as was said
 
@@ -36,6 +44,45 @@ class Options:
     fresh: bool = False
     yes: bool = True
     cancelled: Callable[[], bool] | None = None
+
+
+class Progress:
+    """Counts rows: as a bar that tqdm draws where somebody watches, elsewhere as one plain line per finished row."""
+
+    def __init__(self, total: int, shown: bool, on_row: Callable[[Row], None] | None = None) -> None:
+        self._total, self.shown, self._on_row = total, shown, on_row
+        self._done = 0
+        self._start = time.perf_counter()
+        self._bar: tqdm | None = None
+        if shown and somebody_watches():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit="row")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def row(self, row: Row, from_file: bool = False) -> None:
+        """One row is known."""
+        self._done += 1
+        text = f"{row_name(row)}: {row['status']}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+        else:
+            self.say(f"{self._done}/{self._total} {text}{' (stored)' * from_file}")
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def say(self, text: str) -> None:
+        if self.shown and self._bar is not None:
+            self._bar.write(text)
+        elif self.shown:
+            print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -69,21 +69,12 @@ def _loaded(outcome: LoadOutcome, host_bytes: int) -> Measured:
     found: tuple[Finding, ...] = (NEVER_LOADED.finding("shown", missing),) if missing else ()
     if spec.loader is not None or error is not None or (answer is not None and answer.problem):
         found += _causes_of(model, error, spec)
-    return Measured(
-        load_seconds=outcome.seconds,
-        peak_bytes=peaks,
-        placement=table,
-        answer=None if answer is None else answer.to_bytes(),
-        exact=runs_cpu_kernels(model),
-        dtype=main_dtype(model),
-        n_linear=len(linear_layers(model)),
-        notes=tuple(notes),
-        missing_keys=outcome.missing_keys,
-        failure=failure,
-        packed=packed_layers(model),
-        causes=found,
-        adapter="" if answer is None or spec.adapter is None else _adapter_effect(model, spec, answer),
-    )
+    adapter = "" if answer is None or spec.adapter is None else _adapter_effect(model, spec, answer)
+    given = None if answer is None else answer.to_bytes()
+    packed, n_linear = packed_layers(model), len(linear_layers(model))
+    seen = Measured(outcome.seconds, peaks, table, given, runs_cpu_kernels(model), main_dtype(model), n_linear)
+    seen = replace(seen, notes=tuple(notes), missing_keys=outcome.missing_keys, packed=packed, adapter=adapter)
+    return replace(seen, failure=failure, causes=found)
 
 
 def _causes_of(model: nn.Module | None, error: BaseException | None, spec: LoadSpec) -> tuple[Finding, ...]:

@@ -5,7 +5,7 @@ What the first look finds ends in "could not judge": nothing is known about the 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diag.errors import CouldNotJudgeError, DiagError
@@ -125,18 +125,10 @@ def _planned(spec: LoadSpec, free: Free) -> Planned:
     except Exception as error:
         return Planned(spec, fingerprint, failure=failure_of(error, "load_error"), loader_fingerprint=own)
     kind, sizes = accelerator_name(), plan.nbytes or {}
-    return Planned(
-        spec,
-        fingerprint,
-        nbytes=checkpoint.nbytes,
-        resolved_map=None if plan.resolved_map is None else json.dumps(dict(sorted(plan.resolved_map.items()))),
-        packed=plan.packed,
-        n_linear=plan.n_linear,
-        spilled=plan.spilled,
-        loader_fingerprint=own,
-        placed={device_name(int(key) if key.isdigit() else key, kind): size for key, size in sizes.items()},
-        written=written,
-    )
+    placed = {device_name(int(key) if key.isdigit() else key, kind): size for key, size in sizes.items()}
+    resolved = None if plan.resolved_map is None else json.dumps(dict(sorted(plan.resolved_map.items())))
+    found = Planned(spec, fingerprint, checkpoint.nbytes, resolved, plan.packed, plan.n_linear, plan.spilled)
+    return replace(found, loader_fingerprint=own, placed=placed, written=written)
 
 
 def _bytes_written(plan: Plan) -> int:

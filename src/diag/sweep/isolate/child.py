@@ -28,16 +28,16 @@ def main() -> None:
     frame = read_frame(orders)
     if frame is None:
         os._exit(1)
-    threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
+
+    def end_with_caller() -> None:
+        read_frame(orders)
+        os._exit(1)
+
+    threading.Thread(target=end_with_caller, daemon=True).start()
     call, folder, began = pickle.loads(frame)
     if call.timeout is not None:  # its time began before this interpreter did
         call = replace(call, timeout=max(0.1, call.timeout - (time.time() - began)))
     os._exit(perform(call, replies, folder))
-
-
-def _end_with_caller(orders: int) -> None:
-    read_frame(orders)
-    os._exit(1)
 
 
 def perform(call: Call, reply_fd: int, folder: str) -> int:

@@ -49,8 +49,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
-        self.path = Path(path)
-        self.read_only = must_exist
+        self.path, self.read_only = Path(path), must_exist
         self._check_place()
         with self._named("opened"):
             self._database = self._connect()

@@ -48,15 +48,13 @@ def _column(name: str, series: pd.Series) -> dict[str, Any]:
 
 
 def _series(column: dict[str, Any]) -> pd.Series:
-    dtype = column["dtype"]
+    dtype, values = column["dtype"], column.get("values", [])
     if dtype in ("string", "str"):
         labels = [*column["labels"], None]  # the code of a missing value is -1
         values = [labels[code] for code in column["codes"]]
         return pd.Series(values, dtype=dtype if dtype == "string" or _TEXT == "str" else "object")
-    values = column["values"]
     if dtype == "object":
-        tuples = column["tuples"]
-        for i in range(len(values)) if tuples == "all" else tuples:
+        for i in range(len(values)) if column["tuples"] == "all" else column["tuples"]:
             values[i] = _tuple(values[i])
         for i in column["na"]:
             values[i] = pd.NA
