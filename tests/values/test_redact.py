@@ -362,8 +362,8 @@ HOLD_SECRETS = """HF_TOKEN TOKEN hf_token SECRET MY_SECRET_1 PASSWORD db.passwor
     SSH_KEY AUTH Authorization credential CREDENTIALS HFToken GITHUB_TOKEN_PROD NPM_AUTH accessToken
     AWS_SECRET_ACCESS_KEY""".split()
 HOLD_NONE = """token_ids TOKENIZERS_PARALLELISM tokenizer max_new_tokens eos_token pad_token_id key k_proj
-    past_key_values author HF_TOKEN_PATH SSH_AUTH_SOCK key_states model.layers.0.weight monkey HF_HOME CUDA_VISIBLE_DEVICES
-    passive""".split()
+    past_key_values author HF_TOKEN_PATH SSH_AUTH_SOCK key_states model.layers.0.weight monkey HF_HOME
+    CUDA_VISIBLE_DEVICES passive""".split()
 
 
 @pytest.mark.parametrize("name", [*HOLD_SECRETS, *HOLD_NONE])

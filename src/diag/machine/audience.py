@@ -15,12 +15,9 @@ _FRONT_ENDS = re.compile(
 
 
 def has_front_end() -> bool:
-    """True in a kernel that a notebook server or an editor started, where somebody can click.
-
-    A kernel that papermill or nbconvert started has none: a widget there would be a dead picture in the report, and
-    pull scripts from the network when it is opened. `DIAG_WIDGETS=1` or `0` decides it for front ends that are not
-    recognised.
-    """
+    """True in a kernel that a notebook server or an editor started, where somebody can click. A kernel that papermill
+    or nbconvert started has none: a widget there would be a dead picture in the report, and pull scripts from the
+    network when it is opened. `DIAG_WIDGETS=1` or `0` decides it for front ends that are not recognised."""
     forced = os.environ.get("DIAG_WIDGETS", "")
     if forced in ("0", "1"):
         return forced == "1"

@@ -103,11 +103,8 @@ def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
 
 
 def most_informative_first(loads: Sequence[Load]) -> list[Load]:
-    """Greedy: each next load is the one that shows most that none before it showed.
-
-    A load shows its model, machine, quantization, the places its weights go to, and answers as many rows as share it.
-    Ties keep the order given.
-    """
+    """Greedy: each next load is the one that shows most that none before it showed. A load shows its model, machine,
+    quantization, the places its weights go to, and answers as many rows as share it. Ties keep the order given."""
     left, ordered = list(loads), list[Load]()
     seen: set[tuple[object, ...]] = set()
 

@@ -22,11 +22,8 @@ _FRAME_COLUMNS = ("cause", "certainty", "severity", "title", "module", "tensors"
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a fix needs that diag does not have.
-
-    `adapter-folder`: where the adapter's files are. `trained-adapter`: an adapter that changes something.
-    `complete-files`: a checkpoint with the tensors that `judged` lacks.
-    """
+    """What a fix needs that diag does not have. `adapter-folder`: where the adapter's files are. `trained-adapter`: an
+    adapter that changes something. `complete-files`: a checkpoint with the tensors that `judged` lacks."""
 
     what: Literal["adapter-folder", "trained-adapter", "complete-files"]
     judged: str = ""

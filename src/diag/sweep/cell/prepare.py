@@ -26,12 +26,9 @@ from diag.values.units import format_size
 
 @dataclass(frozen=True)
 class Before:
-    """What was found before the first cell.
-
-    `refused` maps a model to why it can't be read, `probes` a probe to why it can't be asked; `folders` a hub model to
-    its snapshot in the cache; `to_fetch` one that is not there to the bytes to download; `machine` is why nothing can
-    be judged on this machine's own devices.
-    """
+    """What was found before the first cell. `refused` maps a model to why it can't be read, `probes` a probe to why it
+    can't be asked; `folders` a hub model to its snapshot in the cache; `to_fetch` one that is not there to the bytes to
+    download; `machine` is why nothing can be judged on this machine's own devices."""
 
     refused: Mapping[str, DiagError] = field(default_factory=dict)
     folders: Mapping[str, str] = field(default_factory=dict)
@@ -132,11 +129,9 @@ def _planned(spec: LoadSpec, free: Free) -> Planned:
 
 
 def _bytes_written(plan: Plan) -> int:
-    """What offloading to disk copies: nothing for plain safetensors, which accelerate reads where they are.
-
-    Tensors of a `.bin` file, and those that a converter puts together (experts), are written to the offload folder.
-    Source: offload_and_maybe_resave_param in transformers/core_model_loading.py, 5.23.0.
-    """
+    """What offloading to disk copies: nothing for plain safetensors, which accelerate reads where they are. Tensors of
+    a `.bin` file, and those that a converter puts together (experts), are written to the offload folder. Source:
+    offload_and_maybe_resave_param in transformers/core_model_loading.py, 5.23.0."""
     counts = ("num_experts", "num_local_experts", "n_routed_experts")
     experts = any(getattr(plan.config, name, None) for name in counts)
     copied = experts or any(path.suffix == ".bin" for path in plan.checkpoint.files)

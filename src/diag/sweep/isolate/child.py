@@ -41,11 +41,9 @@ def main() -> None:
 
 
 def perform(call: Call, reply_fd: int, folder: str) -> int:
-    """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code.
-
-    File descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever
-    started this process removes it. Exit handlers are not run.
-    """
+    """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code. File
+    descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever started
+    this process removes it. Exit handlers are not run."""
     _prepare(call, folder)
     try:
         reply = Reply(_function(call.function)(pickle.loads(call.argument)))

@@ -19,11 +19,9 @@ _TEXT_LIMIT = 16 * 1024
 
 @dataclass(frozen=True)
 class Death:
-    """Why there is no value: `status` is killed, timeout, out_of_memory, raised or not_run.
-
-    `error_type` is `SIGKILL`, `SIGSEGV`, `exit 3`, `TimeoutError` or the class of what was raised; `text` is the
-    traceback, or a sentence on what happened and the last lines that the cell wrote.
-    """
+    """Why there is no value: `status` is killed, timeout, out_of_memory, raised or not_run. `error_type` is `SIGKILL`,
+    `SIGSEGV`, `exit 3`, `TimeoutError` or the class of what was raised; `text` is the traceback, or a sentence on what
+    happened and the last lines that the cell wrote."""
 
     status: str
     error_type: str
@@ -40,11 +38,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """What was seen of the process of one call, and its pickled `Reply` (None: it never sent one).
-
-    `exitcode` is minus the signal's number for a signal, None when the process could not even be killed. `oom_kill`
-    says that the kernel's count of processes it ended for lack of memory rose.
-    """
+    """What was seen of the process of one call, and its pickled `Reply` (None: it never sent one). `exitcode` is minus
+    the signal's number for a signal, None when the process could not even be killed. `oom_kill` says that the kernel's
+    count of processes it ended for lack of memory rose."""
 
     ident: int
     reply: bytes | None
@@ -86,11 +82,9 @@ def death_by(error: BaseException) -> Death:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what it was raised from, means that the host or a device had no memory left.
-
-    True for MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's:
-    "DefaultCPUAllocator: can't allocate memory"), which only their texts tell from others.
-    """
+    """Whether an exception, or what it was raised from, means that the host or a device had no memory left. True for
+    MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's: "DefaultCPUAllocator:
+    can't allocate memory"), which only their texts tell from others."""
     for one in chain_of(error):
         classes = {c.__name__ for c in type(one).__mro__}
         if classes & {"MemoryError", "OutOfMemoryError"} or getattr(one, "errno", None) == errno.ENOMEM:

@@ -71,10 +71,8 @@ def main() -> NoReturn:
 
 def preload(modules: Sequence[str]) -> None:
     """Import what all cells need. What can't be imported is left to the cells, which say so where it matters.
-
-    PYTORCH_NVML_BASED_CUDA_CHECK keeps an import that asks whether there is a CUDA device from initialising CUDA,
-    which a forked process could not use afterwards (PyTorch, "CUDA semantics").
-    """
+    PYTORCH_NVML_BASED_CUDA_CHECK keeps an import that asks whether there is a CUDA device from initialising CUDA, which
+    a forked process could not use afterwards (PyTorch, "CUDA semantics")."""
     check = "PYTORCH_NVML_BASED_CUDA_CHECK"
     before = os.environ.setdefault(check, "")
     os.environ[check] = "1"

@@ -31,11 +31,9 @@ class Change:
 
 
 def match_rows(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> tuple[list[Row | None], list[Row]]:
-    """The old row of each new one, None where there is none; and the old rows that are left.
-
-    Rows belong together by their whole spec; of what is left, by map, quantization and hardware where that is one row
-    on each side: so a model that is exported to a new folder every night, or another loader, still finds its rows.
-    """
+    """The old row of each new one, None where there is none; and the old rows that are left. Rows belong together by
+    their whole spec; of what is left, by map, quantization and hardware where that is one row on each side: so a model
+    that is exported to a new folder every night, or another loader, still finds its rows."""
     left = list(old_rows)
 
     def taken(found: Sequence[Row]) -> Row | None:

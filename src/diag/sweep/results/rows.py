@@ -93,11 +93,8 @@ def shared_row(row: Row, spec: LoadSpec) -> Row:
 
 
 def measured_row(plan: Planned, measured: Measured, twin: Answer | str, unquantized: Answer | str) -> Row:
-    """The full row: load, placement, answer and judgement.
-
-    It is held against the twin's answer, and for the quality figure against the unquantized model's; a text says why
-    there is none.
-    """
+    """The full row: load, placement, answer and judgement. It is held against the twin's answer, and for the quality
+    figure against the unquantized model's; a text says why there is none."""
     failure, table = measured.failure, measured.placement
     row = failed_row(plan.spec, failure) if failure else blank_row(plan.spec, "unchecked", "")
     row.update(load_seconds=measured.load_seconds, peak_host_bytes=measured.peak_bytes.get("cpu"))
@@ -140,11 +137,9 @@ def _proof(answer: Answer, measured: Measured, twin: Answer | str) -> Proof:
 
 
 def _facts(plan: Planned, measured: Measured, answer: Answer | None) -> dict[str, object]:
-    """What a later comparison needs, as JSON values.
-
-    `placed` are bytes by place (a device, `offloaded to disk`, `nowhere`), `map` the resolved device map, `sketch` the
-    answer's, with the digest of its bits and its dtype; `checkpoint` changes when the model's files do.
-    """
+    """What a later comparison needs, as JSON values. `placed` are bytes by place (a device, `offloaded to disk`,
+    `nowhere`), `map` the resolved device map, `sketch` the answer's, with the digest of its bits and its dtype;
+    `checkpoint` changes when the model's files do."""
     facts: dict[str, object] = {"map": plan.resolved_map, "checkpoint": plan.fingerprint, "dtype": measured.dtype}
     facts["placed"] = {} if measured.placement is None else _placed_bytes(measured.placement)
     facts["causes"] = [finding.cause for finding in measured.causes]
