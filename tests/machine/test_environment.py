@@ -1,7 +1,5 @@
 """What this machine is: told even where torch is broken, with the container's limit, and without secrets."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """matrix(): one row per spec whatever happens in a cell, and nothing is done twice."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

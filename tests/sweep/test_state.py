@@ -1,7 +1,5 @@
 """Progress: plain lines where nobody watches, one for each row."""
 
-from __future__ import annotations
-
 from diag.sweep.state import Progress
 
 ROW = {"device_map": "auto", "quantization": "nf4", "hardware": "this machine", "status": "ok"}

@@ -1,7 +1,5 @@
 """Secrets and home paths leave every text; what only looks like one stays."""
 
-from __future__ import annotations
-
 import json
 import random
 import string

@@ -35,11 +35,6 @@ def device_count() -> int:
     return 0 if backend is None else int(backend.device_count())
 
 
-def device_names() -> list[str]:
-    """Every device memory is counted on: the host and each accelerator."""
-    return ["cpu", *(f"{accelerator_name()}:{index}" for index in range(device_count()))]
-
-
 def free_memory() -> dict[int | str, int]:
     """Free bytes by accelerator index, and of the host under "cpu": the smaller of what machine and cgroup allow."""
     kind = accelerator_name()

@@ -76,7 +76,9 @@ def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
     workers, plans = sweep.workers, [load.plans[0] for load in loads]
     needed = {key: plan.nbytes for plan in plans for key in keys.needed_references(plan, plan.packed, sweep.threads)}
     twins = {key: nbytes for key, nbytes in needed.items() if sweep.store.reference(key) is None}
-    seconds = _seconds_measured_before(sweep)
+    models = {spec.model for spec in sweep.specs}  # of which the file may know how long the process of a load took
+    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
+    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
     held = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
     written = sorted((plan.written for plan in plans), reverse=True)
     failures = [plan.failure for plan in sweep.plans.values() if plan.failure is not None]
@@ -94,7 +96,7 @@ def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
         free_bytes=(sweep.free or {}).get("cpu", 0),
         written=sum(written[:workers]),
         workers=workers,
-        seconds=None if seconds is None else seconds * (len(loads) + len(twins)) / workers,
+        seconds=sum(times) / len(times) * (len(loads) + len(twins)) / workers if times else None,
         refusals=tuple(dict.fromkeys(refusals)),
         download=sweep.to_download,
         unread=len(hindrances),
@@ -131,11 +133,3 @@ def _shows(load: Load) -> set[tuple[object, ...]]:
         ("places", places, spec.hardware_text),
         ("places and quantization", places, spec.quantization == "none"),
     }
-
-
-def _seconds_measured_before(sweep: Sweep) -> float | None:
-    """Seconds that the whole process of a load of these models took, by this file; None where none is known."""
-    models = {spec.model for spec in sweep.specs}
-    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
-    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
-    return sum(times) / len(times) if times else None

@@ -1,7 +1,5 @@
 """Each row says who else was there: free memory before and after, and what others held."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Before the first cell: room, devices, shards. Real file systems, and a driver of our own."""
 
-from __future__ import annotations
-
 import nvidia_driver
 import pytest
 

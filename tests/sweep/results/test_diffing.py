@@ -1,7 +1,5 @@
 """diff says in words what changed between two results files."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Which stored rows hold for the next night: a death that was chance, or a stranger on the GPU, must not."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

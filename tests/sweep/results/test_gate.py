@@ -1,7 +1,5 @@
 """The gate: worse than the baseline, not judged, or as expected. Rows are typed here; nothing is loaded."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -13,7 +13,7 @@ from diag.loading.checkpoint.files import read_folder
 from diag.loading.checkpoint.find import find_checkpoint, is_local, pin
 from diag.loading.needs import check_needs
 from diag.loading.planning import Plan, plan_load
-from diag.machine.accelerators import accelerator_name, device_names, free_memory, use_hardware
+from diag.machine.accelerators import accelerator_name, device_count, free_memory, use_hardware
 from diag.machine.holders import nvidia_gpus
 from diag.models.devices import device_name
 from diag.proving.savedrequest import check_request, is_saved_request
@@ -106,7 +106,7 @@ def plan_specs(request: Request) -> Survey:
     pin(request.folders)
     use_hardware(None)
     free = dict(request.free) if request.free is not None else free_memory()
-    devices = tuple(device_names())
+    devices = ("cpu", *(f"{accelerator_name()}:{index}" for index in range(device_count())))
     return Survey(tuple(_planned(spec, free) for spec in request.specs), free, devices)
 
 
