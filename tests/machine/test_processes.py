@@ -20,11 +20,11 @@ def python(code, **options):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
 
 
-@pytest.mark.parametrize(
-    ("exitcode", "name"),
-    [(0, "exit 0"), (3, "exit 3"), (-9, "SIGKILL"), (-11, "SIGSEGV"), (-6, "SIGABRT"), (None, "unknown")]
-    + [(-63, "signal 63"), (0xC0000005, "exit 0xC0000005")],
-)
+NAMES = {0: "exit 0", 3: "exit 3", -9: "SIGKILL", -11: "SIGSEGV", -6: "SIGABRT", None: "unknown"}
+NAMES |= {-63: "signal 63", 0xC0000005: "exit 0xC0000005"}
+
+
+@pytest.mark.parametrize(("exitcode", "name"), NAMES.items())
 def test_a_death_is_named_by_its_signal_or_its_exit_code(exitcode, name):
     assert death_name(exitcode) == name
 
