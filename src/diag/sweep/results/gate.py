@@ -142,24 +142,19 @@ def _headline(code: Exit, models: str, rows: Sequence[JudgedRow], has_baseline: 
         first = f"{worse[0].name} first: {_title(worse[0].why)}"
         return f"Worse than the baseline: {len(worse)} of {combinations}, {first}"
     if code is Exit.NOT_JUDGED:
-        unjudged = sum(row.standing == "unjudged" for row in rows)
-        which = f"{unjudged} of {combinations}" if 0 < unjudged < len(rows) else models
-        return f"Could not judge {which}: {_why_not_judged(rows, not_saved)}"
+        unjudged = [row for row in rows if row.standing == "unjudged"]
+        which = f"{len(unjudged)} of {combinations}" if 0 < len(unjudged) < len(rows) else models
+        if unjudged or not_saved:
+            why = _title(unjudged[0].reason if unjudged else not_saved)
+        elif rows and all(row.standing == "new" for row in rows):
+            why = "the baseline has no row in common with this run."
+        else:
+            why = _title(rows[0].reason) if rows else "nothing was asked."
+        return f"Could not judge {which}: {why}"
     works = sum(row.status == "ok" for row in rows)
     against = ", as in the baseline" if has_baseline else ""
     against += " in all but the answers, which are not compared" if _asked_otherwise(rows) else ""
     return f"As expected: {works} of {combinations} work{against}"
-
-
-def _why_not_judged(rows: Sequence[JudgedRow], not_saved: str) -> str:
-    unjudged = [row for row in rows if row.standing == "unjudged"]
-    if unjudged or not_saved:
-        return _title(unjudged[0].reason if unjudged else not_saved)
-    if not rows:
-        return "nothing was asked."
-    if all(row.standing == "new" for row in rows):
-        return "the baseline has no row in common with this run."
-    return _title(rows[0].reason)
 
 
 def _asked_otherwise(rows: Sequence[JudgedRow]) -> int:
@@ -173,18 +168,15 @@ def _title(text: str) -> str:
 
 
 def _warnings(judged: Sequence[JudgedRow], missing: Sequence[str], baseline: Baseline, models: set[str]) -> list[str]:
-    unknown, now = [row.name for row in judged if row.standing == "new"], versions()
+    new, now = [row.name for row in judged if row.standing == "new"], versions()
     both = [(name, old, now.get(name, "absent")) for name, old in baseline.versions.items()]
-    changed = [f"{name} {old} → {new}" for name, old, new in both if old != new]
-    found = []
-    if unknown:
-        found.append(f"{len(unknown)} rows are new, not in the baseline: {', '.join(unknown[:4])}.")
-    if missing:
-        found.append(f"{len(missing)} rows of the baseline were not asked for: {', '.join(missing[:4])}.")
-    if models != baseline.models:
-        found.append(f"The baseline was made for {', '.join(sorted(baseline.models))}.")
-    if others := _asked_otherwise(judged):
-        found.append(f"{others} rows were asked another probe than in the baseline, so their answers are not compared.")
-    if changed:
-        found.append(f"Other versions than in the baseline: {', '.join(changed)}.")
-    return found
+    changed = [f"{name} {old} → {installed}" for name, old, installed in both if old != installed]
+    others = _asked_otherwise(judged)
+    found = [
+        (new, f"{len(new)} rows are new, not in the baseline: {', '.join(new[:4])}."),
+        (missing, f"{len(missing)} rows of the baseline were not asked for: {', '.join(missing[:4])}."),
+        (models != baseline.models, f"The baseline was made for {', '.join(sorted(baseline.models))}."),
+        (others, f"{others} rows were asked another probe than in the baseline, so their answers are not compared."),
+        (changed, f"Other versions than in the baseline: {', '.join(changed)}."),
+    ]
+    return [text for is_so, text in found if is_so]
