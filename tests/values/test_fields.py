@@ -10,6 +10,7 @@ from diag.values.units import parse_seconds
     ("value", "items"),
     [
         ("auto", ["auto"]),
+        ("auto, disk", ["auto", "disk"]),
         ("auto disk", ["auto", "disk"]),
         ("[auto, disk]", ["auto", "disk"]),
         ("('auto', 'disk')", ["auto", "disk"]),

@@ -82,10 +82,6 @@ class Other:
     nbytes: int | None = None
 
     def __str__(self) -> str:
-        """
-        >>> str(Other("cuda:0", "ollama", "another user", 71, 4 * 2**30))
-        'cuda:0: ollama (pid 71, another user) held 4 GiB'
-        """
         pid = "" if self.pid is None else f"pid {self.pid}, "
         size = "an unknown amount" if self.nbytes is None else format_size(self.nbytes)
         return f"{self.device}: {self.program} ({pid}{self.owner}) held {size}"

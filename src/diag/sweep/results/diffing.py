@@ -112,10 +112,7 @@ def _opened(path: Path) -> Store:
 
 
 def _versions_text(versions: Counter[str]) -> str:
-    """
-    >>> _versions_text(Counter({"2.13.0": 2, "2.12.0": 1})), _versions_text(Counter({"2.13.0": 3}))
-    ('2.13.0 (2 rows) and 2.12.0 (1 row)', '2.13.0')
-    """
+    """`2.13.0`, or where there are several `2.13.0 (2 rows) and 2.12.0 (1 row)`."""
     if len(versions) == 1:
         return next(iter(versions))
     return list_text([f"{name} ({count_text(count, 'row')})" for name, count in versions.most_common()])
