@@ -9,11 +9,7 @@ from diag.errors import DiagError
 
 
 def is_function_name(text: str) -> bool:
-    """Whether a text is written as `package.module:function`.
-
-    >>> is_function_name("my_loader:load"), is_function_name("Q: who?")
-    (True, False)
-    """
+    """Whether a text is written as `package.module:function`; a prompt such as `Q: who?` is not."""
     module, colon, name = text.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 

@@ -156,11 +156,7 @@ def _named_copy(key: object, value: object, environ: Mapping[str, str] | None) -
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a setting of this name holds a secret.
-
-    >>> [is_secret_name(n) for n in ("HF_TOKEN", "db.password", "apiKey", "token_ids", "eos_token", "TOKENIZERS_X")]
-    [True, True, True, False, False, False]
-    """
+    """Whether a setting of this name holds a secret: `HF_TOKEN` and `apiKey` do, `token_ids` and `eos_token` don't."""
     words = [word.lower() for word in _WORD.findall(name)]
     if any(word.endswith(_ALWAYS) for word in words):
         return words[-1] not in _ONLY_ABOUT

@@ -52,11 +52,7 @@ def match_rows(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> tuple[list[R
 
 
 def row_name(row: Row, with_model: bool = False) -> str:
-    """A combination for people.
-
-    >>> row_name({"device_map": "auto", "quantization": "nf4", "hardware": "this machine"})
-    'auto × nf4 on this machine'
-    """
+    """A combination for people, such as `auto × nf4 on this machine`."""
     name = f"{row['device_map']} × {row['quantization']} on {row['hardware']}"
     return f"{row['model']}: {name}" if with_model else name
 
@@ -73,11 +69,7 @@ def compare_rows(old: Row, new: Row) -> tuple[Change, ...]:
 
 
 def new_sentences(old: Row, new: Row) -> str:
-    """What the reason of `new` says and that of `old` did not: often the cause of what changed.
-
-    >>> new_sentences({"reason": "It works."}, {"reason": "It works. 9 tensors are not in the checkpoint."})
-    '9 tensors are not in the checkpoint.'
-    """
+    """What the reason of `new` says and that of `old` did not: often the cause of what changed."""
     before, after = (_SENTENCE.split(str(row.get("reason") or "").strip()) for row in (old, new))
     return " ".join(one for one in after if one not in before)
 
