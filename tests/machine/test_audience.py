@@ -1,7 +1,5 @@
 """Bars are for people: a terminal, or a kernel that a notebook server started."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest

@@ -1,7 +1,5 @@
 """What this machine is: told even where torch is broken, with the container's limit, and without secrets."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json
@@ -32,9 +30,8 @@ def run_python(code: str, **environ: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def here() -> env.Environment:
-    return env.environment(
-        {"HF_TOKEN": "hf_abcdefghijklmnopqrstuvwx", "HTTPS_PROXY": "http://me:pw12@host:1", "A": "b"}
-    )
+    secrets = {"HF_TOKEN": "hf_abcdefghijklmnopqrstuvwx", "HTTPS_PROXY": "http://me:pw12@host:1"}
+    return env.environment({**secrets, "A": "b"})
 
 
 # The whole
@@ -147,20 +144,16 @@ def test_a_torch_that_talks_while_it_is_imported_is_still_understood(tmp_path, m
 
 
 def test_the_module_can_be_imported_and_asked_where_no_library_can_be():
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'pandas', 'numpy', 'psutil', 'filelock'): sys.modules[name] = None\n"
-        "from diag.machine.environment import environment; print(environment())"
-    )
-    done = run_python(code)
+    absent = ["torch", "transformers", "pandas", "numpy", "psutil", "filelock"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+    done = run_python(f"{code}from diag.machine.environment import environment; print(environment())")
     assert done.returncode == 0, done.stderr
     assert "memory   host" in done.stdout
 
 
 def test_asking_torch_leaves_it_unimported_in_this_process():
-    done = run_python(
-        "import sys; from diag.machine.torch_devices import ask_torch; ask_torch(); print('torch' in sys.modules)"
-    )
+    code = "from diag.machine.torch_devices import ask_torch; ask_torch()"
+    done = run_python(f"import sys; {code}; print('torch' in sys.modules)")
     assert done.stdout.strip() == "False"
 
 
@@ -191,45 +184,41 @@ def test_without_cgroups_the_machine_is_the_limit(tmp_path):
     assert host_memory(tmp_path).total == psutil.virtual_memory().total
 
 
+def limited(root: Path, system: dict[str, str], files: dict[str, object]) -> HostMemory:
+    return host_memory(tree(root, {**system, **{f"sys/fs/cgroup/{name}": str(text) for name, text in files.items()}}))
+
+
 def test_a_version_2_limit_counts_less_what_is_used_and_not_given_back(tmp_path):
     files = {"memory.max": f"{GIB}\n", "memory.high": "max\n", "memory.current": f"{GIB // 2}\n"}
     files["memory.stat"] = f"anon 5\ninactive_file {GIB // 4}\nslab 3\n"
-    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
-    assert host_memory(root) == HostMemory(GIB // 4 * 3, GIB, "cgroup")
+    assert limited(tmp_path, V2, files) == HostMemory(GIB // 4 * 3, GIB, "cgroup")
 
 
 def test_memory_high_is_a_limit_too(tmp_path):
-    files = {"memory.max": "max", "memory.high": str(GIB), "memory.current": "0"}
-    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
-    assert host_memory(root).free == GIB
+    assert limited(tmp_path, V2, {"memory.max": "max", "memory.high": GIB, "memory.current": 0}).free == GIB
 
 
 def test_the_tightest_of_the_enclosing_groups_counts(tmp_path):
-    outer = {"job/memory.max": str(GIB), "job/memory.current": str(GIB - 100)}
-    inner = {"job/step/memory.max": str(GIB // 2), "job/step/memory.current": "0"}
-    files = {f"sys/fs/cgroup/{name}": text for name, text in {**outer, **inner}.items()}
-    root = tree(tmp_path, {**V2, **files, "proc/self/cgroup": "0::/job/step\n"})
-    assert host_memory(root) == HostMemory(100, GIB // 2, "cgroup")
+    files = {"job/memory.max": GIB, "job/memory.current": GIB - 100}
+    files |= {"job/step/memory.max": GIB // 2, "job/step/memory.current": 0}
+    found = limited(tmp_path, {**V2, "proc/self/cgroup": "0::/job/step\n"}, files)
+    assert found == HostMemory(100, GIB // 2, "cgroup")
 
 
 def test_a_version_1_limit_is_found_where_the_container_mounts_it(tmp_path):
-    files = {"memory.limit_in_bytes": str(GIB), "memory.usage_in_bytes": str(GIB // 2)}
-    files["memory.stat"] = f"cache 1\ntotal_inactive_file {GIB // 8}\n"
-    root = tree(tmp_path, {**V1, **{f"sys/fs/cgroup/memory/{name}": text for name, text in files.items()}})
-    assert host_memory(root) == HostMemory(GIB // 8 * 5, GIB, "cgroup")
+    files = {"memory/memory.limit_in_bytes": GIB, "memory/memory.usage_in_bytes": GIB // 2}
+    files["memory/memory.stat"] = f"cache 1\ntotal_inactive_file {GIB // 8}\n"
+    assert limited(tmp_path, V1, files) == HostMemory(GIB // 8 * 5, GIB, "cgroup")
 
 
 def test_version_1s_number_for_no_limit_changes_nothing(tmp_path):
-    files = {"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "1000"}
-    root = tree(tmp_path, {**V1, **{f"sys/fs/cgroup/memory/{name}": text for name, text in files.items()}})
-    assert host_memory(root).limited_by == "machine"
-    assert host_memory(root).total == psutil.virtual_memory().total
+    files = {"memory/memory.limit_in_bytes": "9223372036854771712", "memory/memory.usage_in_bytes": "1000"}
+    found = limited(tmp_path, V1, files)
+    assert (found.total, found.limited_by) == (psutil.virtual_memory().total, "machine")
 
 
 def test_a_group_over_its_limit_has_nothing_free(tmp_path):
-    files = {"memory.max": str(GIB), "memory.current": str(2 * GIB)}
-    root = tree(tmp_path, {**V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
-    assert host_memory(root).free == 0
+    assert limited(tmp_path, V2, {"memory.max": GIB, "memory.current": 2 * GIB}).free == 0
 
 
 @pytest.mark.parametrize("file", ["proc/self/cgroup", "proc/self/mountinfo"])
@@ -267,14 +256,10 @@ def test_a_real_limit_around_this_process_is_seen():
 
 
 def test_the_holders_of_gpu_memory_are_named_largest_first_with_the_rest(tmp_path, monkeypatch):
-    processes = (
-        (os.getpid(), "/home/alice/venv/bin/python", 10 * GIB),
-        (999999999, "ollama, with a comma", 4 * GIB),
-        (999999998, None, None),
-    )
-    nvidia_driver.install(
-        tmp_path, monkeypatch, nvidia_driver.gpu("GPU-aaa", 20 * GIB, *processes), nvidia_driver.gpu("GPU-bbb")
-    )
+    mine = (os.getpid(), "/home/alice/venv/bin/python", 10 * GIB)
+    others = ((999999999, "ollama, with a comma", 4 * GIB), (999999998, None, None))
+    gpus = nvidia_driver.gpu("GPU-aaa", 20 * GIB, mine, *others), nvidia_driver.gpu("GPU-bbb")
+    nvidia_driver.install(tmp_path, monkeypatch, *gpus)
     assert [(h.program, h.owner, h.nbytes) for h in gpu_holders()] == [
         ("~/venv/bin/python", "this process", 10 * GIB),
         ("not listed", "unknown", 6 * GIB),

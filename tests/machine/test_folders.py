@@ -1,7 +1,5 @@
 """The cache is where this system keeps caches, and where its user wants it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import platformdirs

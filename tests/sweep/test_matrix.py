@@ -1,7 +1,5 @@
 """matrix(): one row per spec whatever happens in a cell, and nothing is done twice."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -221,12 +219,6 @@ def test_a_full_disk_loses_no_row_of_the_frame(tmp_path, monkeypatch):
     assert list(frame.status) == ["ok"] and "full" in frame.attrs["not_saved"]
 
 
-def script(tmp_path, body: str):
-    path = tmp_path / "caller.py"
-    path.write_text(textwrap.dedent(body))
-    return path
-
-
 CONTRACT = """
     import diag
     spec    = diag.LoadSpec("tiny", device_map="disk")
@@ -238,8 +230,8 @@ CONTRACT = """
 
 
 def test_a_plain_script_without_a_main_guard_works_and_is_not_imported_again(tmp_path):
-    path = script(tmp_path, CONTRACT)
-    out = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    (tmp_path / "caller.py").write_text(textwrap.dedent(CONTRACT))
+    out = subprocess.run([sys.executable, "caller.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert out.stdout.count("rows ['ok', 'ok']") == 1, out.stderr
 
 
@@ -252,16 +244,14 @@ def test_standard_input_works(tmp_path):
 
 
 def test_an_interrupt_keeps_finished_rows_and_says_how_to_go_on(tmp_path):
-    path = script(
-        tmp_path,
-        f"""
+    code = f"""
         import sys; sys.path.insert(0, {str(HELPERS)!r})
         import diag
         specs = [diag.LoadSpec("tiny", "none"), diag.LoadSpec("tiny", "cpu", loader="{CELLS}:sleeps_forever")]
         diag.matrix(specs, "results.sqlite", workers=1)
-        """,
-    )
-    process = subprocess.Popen([sys.executable, str(path)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        """
+    (tmp_path / "caller.py").write_text(textwrap.dedent(code))
+    process = subprocess.Popen([sys.executable, "caller.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     lines = []
     for line in process.stderr:
         lines.append(line)

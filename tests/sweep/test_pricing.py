@@ -1,7 +1,5 @@
 """Price first: what a matrix will take, and what is left out where not all may be loaded."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A checkpoint that is stored packed, through the matrix: a refused map is one row, and the others go on."""
 
-from __future__ import annotations
-
 import pytest
 
 import diag

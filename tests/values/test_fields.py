@@ -1,7 +1,5 @@
 """What people write for a list, a machine, a number or a time is read, or refused with what would be right."""
 
-from __future__ import annotations
-
 import pytest
 
 from diag.values.fields import optional, parse_count, parse_list, parse_machines
@@ -12,6 +10,7 @@ from diag.values.units import parse_seconds
     ("value", "items"),
     [
         ("auto", ["auto"]),
+        ("auto, disk", ["auto", "disk"]),
         ("auto disk", ["auto", "disk"]),
         ("[auto, disk]", ["auto", "disk"]),
         ("('auto', 'disk')", ["auto", "disk"]),

@@ -1,7 +1,5 @@
 """Findings as values: text and numbers only, and safe to show."""
 
-from __future__ import annotations
-
 import pickle
 
 import pytest

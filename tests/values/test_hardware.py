@@ -1,7 +1,5 @@
 """Hardware: a simulated machine as text that reads back as itself."""
 
-from __future__ import annotations
-
 import pytest
 
 from diag.errors import SpecError

@@ -1,7 +1,5 @@
 """LoadSpec: parsed once at the door, hashable, and every wrong value is refused with what is right."""
 
-from __future__ import annotations
-
 import pytest
 
 import diag

@@ -1,7 +1,5 @@
 """Sizes and times: one spelling for people, and exact texts that read back as the same number."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

@@ -13,10 +13,8 @@ from diag.values.spec import LoadSpec
 
 
 def use_hardware(hardware: Hardware | None) -> None:
-    """Makes this process plan and load on `hardware`; None is the real machine.
-
-    Plans for simulated hardware count the host memory that a container leaves, as plans for this machine do.
-    """
+    """Makes this process plan and load on `hardware`; None is the real machine. Plans for simulated hardware count the
+    host memory that a container leaves, as plans for this machine do."""
     if hardware is not None:
         simgpu.activate(hardware, _free_host_bytes)
     elif accelerator_name() == "simgpu":
@@ -29,21 +27,12 @@ def _free_host_bytes() -> int:
 
 def accelerator_name() -> str | None:
     """`cuda`, `xpu`, `mps`, `simgpu`, …, or None where there is only the CPU."""
-    accelerator = torch.accelerator
-    if not accelerator.is_available() or accelerator.device_count() == 0:
-        return None
-    current = accelerator.current_accelerator()
-    return None if current is None else current.type
+    return (torch_child.accelerator_kind(torch) or None) if torch.accelerator.device_count() else None
 
 
 def device_count() -> int:
     backend = _backend()
     return 0 if backend is None else int(backend.device_count())
-
-
-def device_names() -> list[str]:
-    """Every device memory is counted on: the host and each accelerator."""
-    return ["cpu", *(f"{accelerator_name()}:{index}" for index in range(device_count()))]
 
 
 def free_memory() -> dict[int | str, int]:

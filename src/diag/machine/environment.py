@@ -3,6 +3,7 @@
 Works where torch is broken or missing: nothing here imports it, a process of its own is asked.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -10,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from diag.machine.folders import cache_folder, hub_cache_folder, nearest_existing
@@ -20,10 +21,8 @@ from diag.machine.torch_devices import TorchState, ask_torch
 from diag.values.redact import redact, redact_values
 from diag.values.units import format_size
 
-LIBRARIES = tuple(
-    """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf numpy
-    pandas papermill nbconvert ipykernel ipywidgets deepspeed optimum""".split()
-)
+LIBRARIES = """torch transformers accelerate bitsandbytes peft diffusers safetensors tokenizers huggingface-hub gguf
+    numpy pandas papermill nbconvert ipykernel ipywidgets deepspeed optimum""".split()
 _SETTINGS = re.compile(
     r"(HF_|HUGGING|TRANSFORMERS_|DIFFUSERS_|ACCELERATE_|PYTORCH_|TORCH|CUDA|NVIDIA_|HIP_|ROCR_|HSA_|ONEAPI_|ZE_"
     r"|BNB_|BITSANDBYTES_|OMP_|MKL_|OPENBLAS_|FSDP_|DEEPSPEED_|SAFETENSORS_|TOKENIZERS_|XDG_CACHE|DIAG_|SLURM_MEM)"
@@ -77,11 +76,11 @@ class Environment:
             *(("disk", disk.use, f"{disk.path}{_room(disk.free_bytes, disk.total_bytes)}") for disk in self.disks),
             *(("setting", name, value) for name, value in self.settings.items()),
         ]
-        sections = ["", *(section for section, _, _ in facts)]
-        return "\n".join(
-            f"{section if section != before else '':<9}{name:<26}{value}"
-            for before, (section, name, value) in zip(sections, facts)
-        )
+        text, before = "", ""
+        for section, name, value in facts:
+            text += f"{section if section != before else '':<9}{name:<26}{value}\n"
+            before = section
+        return text.rstrip("\n")
 
 
 def environment(environ: Mapping[str, str] | None = None) -> Environment:
@@ -89,15 +88,15 @@ def environment(environ: Mapping[str, str] | None = None) -> Environment:
 
     Changes nothing and never raises for a broken library: `torch.error` says what is wrong with it.
     """
-    present = versions()
-    torch = ask_torch()
+    present, torch = versions(), ask_torch()
+    affinity = getattr(os, "sched_getaffinity", None)
     return Environment(
         python=f"{platform.python_implementation()} {platform.python_version()}",
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpus=_usable_cpus(),
+        cpus=len(affinity(0)) if affinity else os.cpu_count() or 1,
         versions={name: version for name, version in present.items() if name != "python"},
         absent=tuple(name for name in LIBRARIES if name not in present),
-        torch=TorchState(torch.version, torch.built_for, torch.devices, redact(torch.error)),
+        torch=replace(torch, error=redact(torch.error)),
         host=host_memory(),
         holders=gpu_holders(),
         disks=_disks(),
@@ -106,16 +105,12 @@ def environment(environ: Mapping[str, str] | None = None) -> Environment:
 
 
 def versions() -> dict[str, str]:
-    """The installed version of python, diag and each library that matters here; absent ones are left out.
-
-    Read from the installation, so a library that can't be imported is still listed.
-    """
+    """The installed version of python, diag and each library that matters here; absent ones are left out. Read from the
+    installation, so a library that can't be imported is still listed."""
     found = {"python": platform.python_version()}
     for name in ("diag", *LIBRARIES):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -125,27 +120,15 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
     return redact_values(wanted, environ)
 
 
-def _usable_cpus() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def _disks() -> tuple[Disk, ...]:
-    places = {
-        "hub cache": hub_cache_folder(),
-        "diag cache": cache_folder(),
-        "temporary files": Path(tempfile.gettempdir()),
-    }
-    return tuple(_disk(use, place) for use, place in places.items())
-
-
-def _disk(use: str, place: Path) -> Disk:
-    shown = redact(str(place))
-    try:
-        usage = shutil.disk_usage(nearest_existing(place))
-    except OSError:
-        return Disk(use, shown, None, None)
-    return Disk(use, shown, usage.free, usage.total)
+    hub, temporary = hub_cache_folder(), Path(tempfile.gettempdir())
+    found = []
+    for use, place in (("hub cache", hub), ("diag cache", cache_folder()), ("temporary files", temporary)):
+        free, total = None, None
+        with contextlib.suppress(OSError):
+            total, _, free = shutil.disk_usage(nearest_existing(place))
+        found.append(Disk(use, redact(str(place)), free, total))
+    return tuple(found)
 
 
 def _who(holder: Holder) -> str:

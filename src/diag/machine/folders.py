@@ -14,10 +14,8 @@ def cache_folder() -> Path:
 
 
 def hub_cache_folder() -> Path:
-    """Where downloaded models are; works where huggingface_hub does not.
-
-    Source: huggingface_hub/constants.py, which takes `~/.cache` on every system.
-    """
+    """Where downloaded models are; works where huggingface_hub does not. Source: huggingface_hub/constants.py, which
+    takes `~/.cache` on every system."""
     if chosen := os.environ.get("HF_HUB_CACHE"):
         return Path(chosen).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -15,9 +15,7 @@ _MODES = {0: "Default", 1: "Exclusive_Thread", 2: "Prohibited", 3: "Exclusive_Pr
 @dataclass(frozen=True)
 class Holder:
     """A process with memory on a GPU. `pid` and `nbytes` are None where the driver does not tell (other containers).
-
-    `owner` is `this process`, `this user`, `another user` or `unknown`.
-    """
+    `owner` is `this process`, `this user`, `another user` or `unknown`."""
 
     uuid: str
     pid: int | None
@@ -28,10 +26,8 @@ class Holder:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU. `mode` says who may use it: Default, Exclusive_Process, Prohibited, or empty if not told.
-
-    What is used beyond the listed processes is one more holder with the program `not listed`.
-    """
+    """One NVIDIA GPU. `mode` says who may use it: Default, Exclusive_Process, Prohibited, or empty if not told. What is
+    used beyond the listed processes is one more holder with the program `not listed`."""
 
     index: int
     uuid: str

@@ -27,10 +27,8 @@ class HostMemory:
 
 
 def host_memory(root: Path = Path("/")) -> HostMemory:
-    """The smaller of what the machine and every enclosing cgroup (v1 and v2) leave, in bytes.
-
-    Page cache that the kernel gives back counts as free. `root` is for looking at another file tree than this one's.
-    """
+    """The smaller of what the machine and every enclosing cgroup (v1 and v2) leave, in bytes. Page cache that the
+    kernel gives back counts as free. `root` is for looking at another file tree than this one's."""
     machine = _machine()
     limits = [limit for kind, folder in _cgroups(root) if (limit := _limit(folder, kind)) is not None]
     free = min([machine.free, *(cgroup.free for cgroup in limits)])
@@ -49,10 +47,8 @@ def _machine() -> HostMemory:
 
 
 def oom_kills(root: Path = Path("/")) -> int | None:
-    """How many processes the kernel has ended for lack of memory: in this cgroup, or, outside one, on the machine.
-
-    None where the kernel does not say. Two readings around a SIGKILL tell whether the kernel sent it.
-    """
+    """How many processes the kernel has ended for lack of memory: in this cgroup, or, outside one, on the machine. None
+    where the kernel does not say. Two readings around a SIGKILL tell whether the kernel sent it."""
     counters = (folder / _KILLS[kind] for kind, folder in _cgroups(root))
     for file in (*counters, root / "proc/vmstat"):
         if found := re.search(r"^oom_kill (\d+)$", _read(file), re.MULTILINE):
@@ -62,23 +58,20 @@ def oom_kills(root: Path = Path("/")) -> int | None:
 
 def _cgroups(root: Path) -> Iterator[tuple[str, Path]]:
     """Version and folder of each enclosing cgroup, this process's own first; none where the system has no cgroups."""
-    own = dict(_own_paths(root))
-    for kind, inside, mount in _mounts(root):
-        if kind not in own:
-            continue
-        path = PurePosixPath(own[kind])
-        below = path.relative_to(inside) if path.is_relative_to(inside) else PurePosixPath()
-        for folder in [below, *below.parents]:
-            yield kind, root / mount.relative_to("/") / folder
-
-
-def _own_paths(root: Path) -> Iterator[tuple[str, str]]:
+    own = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0" and not controllers:
-            yield "cgroup2", path
+            own["cgroup2"] = path
         elif "memory" in controllers.split(","):
-            yield "cgroup", path
+            own["cgroup"] = path
+    for kind, inside, mount in _mounts(root):
+        if kind not in own:
+            continue
+        place = PurePosixPath(own[kind])
+        below = place.relative_to(inside) if place.is_relative_to(inside) else PurePosixPath()
+        for folder in [below, *below.parents]:
+            yield kind, root / mount.relative_to("/") / folder
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, PurePosixPath, PurePosixPath]]:

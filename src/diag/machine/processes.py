@@ -37,18 +37,14 @@ def seconds_left(deadline: float | None, started: float) -> float | None:
 
 
 def start_method() -> str:
-    """`forkserver` where a preloaded process can be forked safely, else `spawn` (a fresh interpreter per cell).
-
-    macOS has fork, but its system libraries, which torch pulls in, do not survive one.
-    """
+    """`forkserver` where a preloaded process can be forked safely, else `spawn` (a fresh interpreter per cell). macOS
+    has fork, but its system libraries, which torch pulls in, do not survive one."""
     return "forkserver" if hasattr(os, "fork") and sys.platform != "darwin" else "spawn"
 
 
 def fork_apart() -> int:
-    """Fork: 0 in the child, which then leads a session and process group of its own and ends with its parent.
-
-    No signal handling of the parent is left in the child. Only where `start_method` is `forkserver`.
-    """
+    """Fork: 0 in the child, which then leads a session and process group of its own and ends with its parent. No signal
+    handling of the parent is left in the child. Only where `start_method` is `forkserver`."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -89,15 +85,19 @@ def kill_tree(pid: int) -> None:
     """Kill a process that still runs, its group, and all its descendants, those in sessions of their own included."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        below = process.children(recursive=True)
+        family = [process, *process.children(recursive=True)]
         kill_group(pid)
-        _kill([process, *below])
+        for one in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def kill_descendants() -> None:
     """Kill every process below this one, and wait for them for at most two seconds."""
     below = psutil.Process().children(recursive=True)
-    _kill(below)
+    for one in below:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
     psutil.wait_procs(below, timeout=2)
 
 
@@ -109,12 +109,6 @@ def has_children() -> bool:
         return True
     except ChildProcessError:
         return False
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
 
 
 def be_first_to_go() -> None:
@@ -154,10 +148,8 @@ def host_bytes() -> int:
 
 
 def reset_peak_host_bytes() -> bool:
-    """Start `peak_host_bytes` anew from the present level; False where the kernel keeps the old peak.
-
-    Source: proc(5), /proc/pid/clear_refs, value 5.
-    """
+    """Start `peak_host_bytes` anew from the present level; False where the kernel keeps the old peak. Source: proc(5),
+    /proc/pid/clear_refs, value 5."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return True

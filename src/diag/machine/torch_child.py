@@ -15,20 +15,14 @@ def _look() -> dict[str, object]:
         import torch
 
         state["version"] = str(torch.__version__)
-        state["built_for"] = _built_for(torch)
+        built_for = ((name, getattr(torch.version, name, None)) for name in ("cuda", "hip", "xpu"))
+        state["built_for"] = next((f"{name} {version}" for name, version in built_for if version), "cpu")
         kind = accelerator_kind(torch)
         if kind:
             state["devices"] = [_device(torch, kind, i) for i in range(torch.get_device_module(kind).device_count())]
     except BaseException as e:  # a broken torch raises what it likes, SystemExit included
         state["error"] = f"{type(e).__name__}: {e}"
     return state
-
-
-def _built_for(torch: ModuleType) -> str:
-    for name in ("cuda", "hip", "xpu"):
-        if version := getattr(torch.version, name, None):
-            return f"{name} {version}"
-    return "cpu"
 
 
 def accelerator_kind(torch: ModuleType) -> str:

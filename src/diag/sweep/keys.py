@@ -38,11 +38,9 @@ def twin_key(plan: Planned, quantization: str, packed: Packed, threads: int) -> 
 
 
 def needed_references(plan: Planned, packed: Packed | None, threads: int) -> dict[str, tuple[LoadSpec, Packed]]:
-    """The twin first, and last, for the quality figure, the unquantized model: key to spec and what to pack.
-
-    `packed` are the modules that the load was found to hold packed, if it is done; None is for not yet. The result is
-    empty where that decides and is not known: nobody knows beforehand what a user's loader packs.
-    """
+    """The twin first, and last, for the quality figure, the unquantized model: key to spec and what to pack. `packed`
+    are the modules that the load was found to hold packed, if it is done; None is for not yet. The result is empty
+    where that decides and is not known: nobody knows beforehand what a user's loader packs."""
     spec = plan.spec
     plain = {twin_key(plan, "none", NOTHING, threads): (spec.replace(quantization="none"), NOTHING)}
     if spec.quantization == "none":

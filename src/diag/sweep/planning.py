@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from diag.errors import DiagError
+from diag.sweep import keys
 from diag.sweep.cell import prepare
+from diag.sweep.cell.prepare import Before
 from diag.sweep.cell.records import Failure, Planned, Request, Survey, failure_of
 from diag.sweep.isolate.deaths import Death
 from diag.sweep.isolate.pool import Ended, Task, run
-from diag.sweep.preflight import Before, look_before
 from diag.sweep.state import Sweep
 from diag.values.hardware import Hardware
 from diag.values.spec import LoadSpec
@@ -37,22 +37,26 @@ class Load:
 
 
 def survey(sweep: Sweep, outlines: Path | None = None) -> None:
-    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds.
-
-    Models that are not in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them.
-    """
-    before = _first_look(sweep)
+    """Fills `sweep.plans`: what can't be read or used is a plan with a failure, and costs seconds. Models that are not
+    in the cache are downloaded; with `outlines`, a folder, only what it takes to plan them."""
+    before = Before()
+    for ended in _run(sweep, [Task("look", prepare.look_before, tuple(sweep.specs), _LOOK_SECONDS)]):
+        if isinstance(ended.value, Before):
+            before = ended.value
+        elif ended.death is not None and not sweep.is_over():
+            sweep.progress.say(f"the check before the first load gave no result: {last_words(ended.death)}")
     for note in before.notes:
         sweep.progress.say(note)
     sweep.pinned.update(before.folders)
     refused = {model: failure_of(error, "load_error") for model, error in before.refused.items()}
     refused |= _fetched(sweep, before, outlines)
     for spec in sweep.specs:
-        failure = refused.get(spec.model)
-        failure = failure or _not_judged(before.probes.get(spec.probe or ""))
-        failure = failure or _not_judged(None if spec.simulated else before.machine)
-        if failure is not None:
-            sweep.plans[spec] = Planned(spec, failure=failure)
+        error = before.probes.get(spec.probe or "") or (None if spec.simulated else before.machine)
+        if spec.model in refused:
+            sweep.plans[spec] = Planned(spec, failure=refused[spec.model])
+        elif error is not None:
+            reason = f"Could not be judged: {failure_of(error, 'not_run').reason}"
+            sweep.plans[spec] = Planned(spec, failure=Failure("not_run", type(error).__name__, str(error), reason))
     _plan(sweep, [spec for spec in sweep.specs if spec not in sweep.plans])
 
 
@@ -62,7 +66,7 @@ def loads_to_do(sweep: Sweep) -> list[Load]:
     for spec in sweep.specs:
         plan = sweep.plans.get(spec)
         if spec not in sweep.rows and plan is not None and plan.failure is None:
-            groups.setdefault(sweep.load_key(plan), []).append(plan)
+            groups.setdefault(keys.load_key(plan, sweep.machine), []).append(plan)
     loads = [Load(key, tuple(plans)) for key, plans in groups.items()]
     if loads:
         sweep.workers = sweep.options.workers or _workers(sweep, loads)
@@ -79,23 +83,6 @@ def failure_by(death: Death, when: str) -> Failure:
 def last_words(death: Death) -> str:
     """The last line that a dead process left."""
     return last_line(death.text)[:300] or "it left no message"
-
-
-def _first_look(sweep: Sweep) -> Before:
-    task = Task("look", look_before, tuple(sweep.specs), _LOOK_SECONDS)
-    (ended,) = _run(sweep, [task])
-    if isinstance(ended.value, Before):
-        return ended.value
-    if ended.death is not None and not sweep.is_over():
-        sweep.progress.say(f"the check before the first load gave no result: {last_words(ended.death)}")
-    return Before()
-
-
-def _not_judged(error: DiagError | None) -> Failure | None:
-    if error is None:
-        return None
-    reason = failure_of(error, "not_run").reason
-    return Failure("not_run", type(error).__name__, str(error), f"Could not be judged: {reason}")
 
 
 def _fetched(sweep: Sweep, before: Before, outlines: Path | None) -> dict[str, Failure]:

@@ -52,14 +52,11 @@ class Price:
         return self.free_bytes > 0 and self.host_bytes > _CALM_SHARE * self.free_bytes
 
     def __str__(self) -> str:
-        beside = {
-            "share a load": self.shared,
-            "stored already": self.stored,
-            "refused beforehand": self.refused,
-            "could not be planned": self.unread,
-        }
         loads = f"{count_text(self.loads, 'load')} and {count_text(self.twins, 'reference load')}"
-        parts = [count_text(self.rows, "row"), loads, *(f"{count} {word}" for word, count in beside.items() if count)]
+        counts = (self.shared, self.stored, self.refused, self.unread)
+        words = ("share a load", "stored already", "refused beforehand", "could not be planned")
+        beside = [f"{count} {word}" for count, word in zip(counts, words) if count]
+        parts = [count_text(self.rows, "row"), loads, *beside]
         if self.download:
             parts.append(f"{format_size(self.download)} to download")
         if self.loads:
@@ -76,9 +73,14 @@ class Price:
 
 def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
     """What these loads will take, beside the rows of `sweep` that are known already."""
-    workers, twins, seconds = sweep.workers, _twins(sweep, loads), _seconds_measured_before(sweep)
+    workers, plans = sweep.workers, [load.plans[0] for load in loads]
+    needed = {key: plan.nbytes for plan in plans for key in keys.needed_references(plan, plan.packed, sweep.threads)}
+    twins = {key: nbytes for key, nbytes in needed.items() if sweep.store.reference(key) is None}
+    models = {spec.model for spec in sweep.specs}  # of which the file may know how long the process of a load took
+    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
+    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
     held = sorted([*(load.host_bytes for load in loads), *twins.values()], reverse=True)
-    written = sorted((load.plans[0].written for load in loads), reverse=True)
+    written = sorted((plan.written for plan in plans), reverse=True)
     failures = [plan.failure for plan in sweep.plans.values() if plan.failure is not None]
     refusals = [failure.reason for failure in failures if failure.status in _REFUSALS]
     hindrances = [failure.reason for failure in failures if failure.status not in _REFUSALS]
@@ -89,12 +91,12 @@ def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
         shared=sum(len(load.plans) for load in loads) - len(loads),
         loads=len(loads),
         twins=len(twins),
-        nbytes=sum(load.plans[0].nbytes for load in loads) + sum(twins.values()),
+        nbytes=sum(plan.nbytes for plan in plans) + sum(twins.values()),
         host_bytes=sum(held[:workers]),
         free_bytes=(sweep.free or {}).get("cpu", 0),
         written=sum(written[:workers]),
         workers=workers,
-        seconds=None if seconds is None else seconds * (len(loads) + len(twins)) / workers,
+        seconds=sum(times) / len(times) * (len(loads) + len(twins)) / workers if times else None,
         refusals=tuple(dict.fromkeys(refusals)),
         download=sweep.to_download,
         unread=len(hindrances),
@@ -103,11 +105,8 @@ def price_of(sweep: Sweep, loads: Sequence[Load]) -> Price:
 
 
 def most_informative_first(loads: Sequence[Load]) -> list[Load]:
-    """Greedy: each next load is the one that shows most that none before it showed.
-
-    A load shows its model, machine, quantization, the places its weights go to, and answers as many rows as share it.
-    Ties keep the order given.
-    """
+    """Greedy: each next load is the one that shows most that none before it showed. A load shows its model, machine,
+    quantization, the places its weights go to, and answers as many rows as share it. Ties keep the order given."""
     left, ordered = list(loads), list[Load]()
     seen: set[tuple[object, ...]] = set()
 
@@ -134,18 +133,3 @@ def _shows(load: Load) -> set[tuple[object, ...]]:
         ("places", places, spec.hardware_text),
         ("places and quantization", places, spec.quantization == "none"),
     }
-
-
-def _twins(sweep: Sweep, loads: Sequence[Load]) -> dict[str, int]:
-    """The reference loads that are still to be done, with their bytes."""
-    plans = [load.plans[0] for load in loads]
-    found = {key: plan.nbytes for plan in plans for key in keys.needed_references(plan, plan.packed, sweep.threads)}
-    return {key: nbytes for key, nbytes in found.items() if sweep.store.reference(key) is None}
-
-
-def _seconds_measured_before(sweep: Sweep) -> float | None:
-    """Seconds that the whole process of a load of these models took, by this file; None where none is known."""
-    models = {spec.model for spec in sweep.specs}
-    rows = [row for row in sweep.store.rows().values() if row["model"] in models and not row.get("shared_with")]
-    times = [row["cell_seconds"] for row in rows if row.get("cell_seconds") and row.get("load_seconds")]
-    return sum(times) / len(times) if times else None

@@ -9,22 +9,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from diag.errors import DiagError, SpecError
+from diag.errors import CheckpointError, DiagError, SpecError
 from diag.loading.footprint import NOTHING, Packed
+from diag.machine.folders import nearest_existing
 from diag.proving.probing import Answer
 from diag.sweep import keys
 from diag.sweep.cell.measure import measure, twin_answer
 from diag.sweep.cell.records import Measured, Request
 from diag.sweep.isolate.pool import Ended, Task, run
 from diag.sweep.planning import Load, failure_by, last_words, loads_to_do, survey
-from diag.sweep.preflight import check_results_place
 from diag.sweep.pricing import Price, most_informative_first, price_of
-from diag.sweep.progress import Progress
 from diag.sweep.results.rows import blank_row, failed_row, frame_of, measured_row, shared_row
 from diag.sweep.results.store import Row, Store
-from diag.sweep.state import Options, Sweep
+from diag.sweep.state import Options, Progress, Sweep
 from diag.values.spec import LoadSpec
-from diag.values.units import format_seconds
+from diag.values.units import format_seconds, format_size
+
+_RESULTS_ROOM = 2 * 2**20  # bytes: rows and placement tables of one run of a small model
 
 
 def matrix(
@@ -71,9 +72,8 @@ def load_all(sweep: Sweep, loads: list[Load]) -> None:
     """Prices the loads, then runs each and the references it needs in processes of their own, and keeps their rows."""
     if not loads:
         return
-    cost = price_of(sweep, loads)
+    cost, options = price_of(sweep, loads), sweep.options
     sweep.progress.say(str(cost))
-    options = sweep.options
     if cost.is_large and not options.yes:
         hint = "say so with --yes (yes=True), or make it smaller: --workers 1, --max-loads, fewer combinations."
         what = "this run would hold more than half of the host's free memory, and nobody said yes to that."
@@ -83,11 +83,10 @@ def load_all(sweep: Sweep, loads: list[Load]) -> None:
     sweep.begin(min(cost.loads, options.max_loads or cost.loads) + cost.twins)
     waiting = {load.key: load for load in loads}
     tasks: Iterable[Task] = _tasks(sweep, loads)
+    limit = options.memory_limit
     while tasks:
-        limit = options.memory_limit
-        for ended in run(
-            tasks, workers=sweep.workers, threads=sweep.threads, memory_limit=limit, cancelled=sweep.is_over
-        ):
+        ends = run(tasks, workers=sweep.workers, threads=sweep.threads, memory_limit=limit, cancelled=sweep.is_over)
+        for ended in ends:
             _note_end(sweep, ended)
             _keep_what_is_known(sweep, waiting)
         left = [] if sweep.is_over() else [load for load in waiting.values() if load.key in sweep.ended]
@@ -156,12 +155,17 @@ def _checked(specs: Iterable[LoadSpec]) -> list[LoadSpec]:
 
 @contextlib.contextmanager
 def _results_file(results: str | os.PathLike[str] | None) -> Iterator[Path]:
-    if results is not None:
-        check_results_place(Path(results))
-        yield Path(results)
+    """Raises CheckpointError where the file has no room to grow: a run that can't keep its rows is no use."""
+    if results is None:
+        with tempfile.TemporaryDirectory(prefix="diag-matrix-") as folder:
+            yield Path(folder) / "results.sqlite"
         return
-    with tempfile.TemporaryDirectory(prefix="diag-matrix-") as folder:
-        yield Path(folder) / "results.sqlite"
+    free = shutil.disk_usage(nearest_existing(Path(results).absolute().parent)).free
+    if free < _RESULTS_ROOM:
+        what = f"there is no room for the results file {os.fspath(results)!r}."
+        why = f"{format_size(free)} are free there, and a run keeps some {format_size(_RESULTS_ROOM)} of rows."
+        raise CheckpointError(what, why=why, next_step="make room there, or give a path on another disk.")
+    yield Path(results)
 
 
 @contextlib.contextmanager
@@ -175,43 +179,33 @@ def _saying_what_is_finished(sweep: Sweep, results: str | os.PathLike[str] | Non
 
 
 def _frame(sweep: Sweep) -> pd.DataFrame:
-    rows = [sweep.rows.get(spec) or blank_row(spec, "not_run", _why_not_run(sweep, spec)) for spec in sweep.specs]
-    frame = frame_of(rows)
+    why = "The run was cancelled before this cell began."
+    if sweep.past_deadline:
+        had = format_seconds(sweep.options.deadline)
+        why = f"The deadline for the whole run passed before this cell was done: the loads had {had}."
+    left = {spec: blank_row(spec, "not_run", sweep.left_out.get(spec, why)) for spec in sweep.specs}
+    frame = frame_of(list((left | sweep.rows).values()))
     if sweep.unsaved:
         frame.attrs["not_saved"] = sweep.unsaved
     return frame
 
 
-def _why_not_run(sweep: Sweep, spec: LoadSpec) -> str:
-    if spec in sweep.left_out:
-        return sweep.left_out[spec]
-    if sweep.past_deadline:
-        had = format_seconds(sweep.options.deadline)
-        return f"The deadline for the whole run passed before this cell was done: the loads had {had}."
-    return "The run was cancelled before this cell began."
-
-
 def _tasks(sweep: Sweep, loads: list[Load]) -> Iterator[Task]:
     """Each load after the references it needs; asked for one at a time, so that a budget can end it."""
-    begun = 0
+    options, begun = sweep.options, 0
     for load in loads:
-        if (why := _why_left_out(sweep, begun)) is not None:
+        why = ""
+        if options.max_loads is not None and begun >= options.max_loads:
+            why = f"Left out: {options.max_loads} loads were allowed, and others were more informative."
+        elif begun and sweep.is_over_budget():
+            why = f"Left out: the budget of {format_seconds(options.budget)} was used up before it began."
+        if why:
             sweep.left_out.update({plan.spec: why for plan in load.plans})
             continue
         begun += 1
         yield from _reference_tasks(sweep, load)
         request = Request((load.plans[0].spec,), sweep.free, dict(sweep.pinned))
-        yield Task(f"load {load.key}", measure, request, sweep.options.timeout)
-
-
-def _why_left_out(sweep: Sweep, begun: int) -> str | None:
-    """Why no further load begins, if so."""
-    options = sweep.options
-    if options.max_loads is not None and begun >= options.max_loads:
-        return f"Left out: {options.max_loads} loads were allowed, and others were more informative."
-    if begun and sweep.is_over_budget():
-        return f"Left out: the budget of {format_seconds(options.budget)} was used up before it began."
-    return None
+        yield Task(f"load {load.key}", measure, request, options.timeout)
 
 
 def _reference_tasks(sweep: Sweep, load: Load) -> Iterator[Task]:
@@ -230,10 +224,9 @@ def _reference_tasks(sweep: Sweep, load: Load) -> Iterator[Task]:
 
 def _references_of(sweep: Sweep, load: Load) -> dict[str, tuple[LoadSpec, Packed]]:
     """The references of a load by key; none yet where it depends on what a user's loader will pack."""
-    ended = sweep.ended.get(load.key)
-    if ended is None:
-        return keys.needed_references(load.plans[0], None, sweep.threads)
-    packed = ended.value.packed if isinstance(ended.value, Measured) else NOTHING
+    ended, packed = sweep.ended.get(load.key), None
+    if ended is not None:
+        packed = ended.value.packed if isinstance(ended.value, Measured) else NOTHING
     return keys.needed_references(load.plans[0], packed, sweep.threads)
 
 
@@ -257,23 +250,20 @@ def _note_end(sweep: Sweep, ended: Ended) -> None:
 def _keep_what_is_known(sweep: Sweep, waiting: dict[str, Load]) -> None:
     """Judges and keeps the rows of each load that died, or whose references are all there."""
     for key in [key for key in waiting if key in sweep.ended]:
-        needed = list(_references_of(sweep, waiting[key]))
-        is_dead = sweep.ended[key].death is not None
-        if is_dead or (needed and all(reference in sweep.references for reference in needed)):
-            _keep(sweep, waiting.pop(key), needed)
-
-
-def _keep(sweep: Sweep, load: Load, references: list[str]) -> None:
-    ended, first = sweep.ended.pop(load.key), load.plans[0]
-    table = None
-    if isinstance(ended.value, Measured):
-        twin, unquantized = sweep.references[references[0]], sweep.references[references[-1]]
-        row, table = measured_row(first, ended.value, twin, unquantized), ended.value.placement
-    elif ended.death is None or ended.death.status == "not_run":
-        return
-    else:
-        row = failed_row(first.spec, failure_by(ended.death, "while loading or running"))
-    row["cell_seconds"] = ended.seconds
-    sweep.keep(first, row, table)
-    for plan in load.plans[1:]:
-        sweep.keep(plan, shared_row(row, plan.spec), table)
+        load, ended = waiting[key], sweep.ended[key]
+        references = list(_references_of(sweep, load))
+        known = [sweep.references[reference] for reference in references if reference in sweep.references]
+        if ended.death is None and (not known or len(known) < len(references)):
+            continue
+        del waiting[key], sweep.ended[key]
+        first, table = load.plans[0], None
+        if isinstance(ended.value, Measured):
+            row, table = measured_row(first, ended.value, known[0], known[-1]), ended.value.placement
+        elif ended.death is None or ended.death.status == "not_run":
+            continue
+        else:
+            row = failed_row(first.spec, failure_by(ended.death, "while loading or running"))
+        row["cell_seconds"] = ended.seconds
+        sweep.keep(first, row, table)
+        for plan in load.plans[1:]:
+            sweep.keep(plan, shared_row(row, plan.spec), table)

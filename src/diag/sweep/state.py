@@ -1,23 +1,31 @@
-"""What one call of matrix() knows so far, and the two ways a row becomes known: measured, or read from the file."""
+"""What one call of matrix() knows so far, the two ways a row becomes known, and how its progress is told."""
+
+from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from diag.errors import DiagError
+from diag.machine.audience import somebody_watches
 from diag.proving.probing import Answer
 from diag.sweep import keys
 from diag.sweep.cell.records import Free, Planned
 from diag.sweep.isolate.pool import Ended
-from diag.sweep.progress import Progress
+from diag.sweep.results.comparison import row_name
 from diag.sweep.results.finality import counted, is_final, may_be_chance, tries_of
 from diag.sweep.results.rows import failed_row, shared_row
 from diag.sweep.results.store import Row, Store
 from diag.values.spec import LoadSpec
 from diag.values.units import format_seconds
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 _TOO_SHORT = 1.5  # times as long as was said
 
@@ -36,6 +44,45 @@ class Options:
     fresh: bool = False
     yes: bool = True
     cancelled: Callable[[], bool] | None = None
+
+
+class Progress:
+    """Counts rows: as a bar that tqdm draws where somebody watches, elsewhere as one plain line per finished row."""
+
+    def __init__(self, total: int, shown: bool, on_row: Callable[[Row], None] | None = None) -> None:
+        self._total, self.shown, self._on_row = total, shown, on_row
+        self._done = 0
+        self._start = time.perf_counter()
+        self._bar: tqdm | None = None
+        if shown and somebody_watches():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, unit="row")
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def row(self, row: Row, from_file: bool = False) -> None:
+        """One row is known."""
+        self._done += 1
+        text = f"{row_name(row)}: {row['status']}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+        else:
+            self.say(f"{self._done}/{self._total} {text}{' (stored)' * from_file}")
+        if self._on_row is not None:
+            self._on_row(row)
+
+    def say(self, text: str) -> None:
+        if self.shown and self._bar is not None:
+            self._bar.write(text)
+        elif self.shown:
+            print(f"[{time.perf_counter() - self._start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -103,13 +150,10 @@ class Sweep:
     def past_deadline(self) -> bool:
         return self.options.deadline is not None and time.monotonic() - self.started > self.options.deadline
 
-    def load_key(self, plan: Planned) -> str:
-        return keys.load_key(plan, self.machine)
-
     def keep(self, plan: Planned, row: Row, table: pd.DataFrame | None = None) -> None:
         """One more row is known: in memory, in the file, and to whoever watches."""
         key = keys.row_key(plan, self.machine)
-        row = {**row, "load_key": None if plan.failure is not None else self.load_key(plan)}
+        row = {**row, "load_key": None if plan.failure is not None else keys.load_key(plan, self.machine)}
         row = self.rows[plan.spec] = counted(row, self.tries.get(key, 0))
         with self.saving():
             self.store.save(key, plan.spec.to_json(), row, table, {"versions": keys.versions()})
@@ -126,30 +170,26 @@ class Sweep:
                 self.progress.say(f"rows are no longer saved: {error.what}")
 
     def take_known_rows(self) -> None:
-        """Rows that the file holds, and those whose plan already says how they end."""
-        if not self.options.fresh:
-            self._take_stored()
-        for spec in self.specs:
-            plan = self.plans.get(spec)
-            if spec not in self.rows and plan is not None and plan.failure is not None:
-                self.keep(plan, failed_row(spec, plan.failure))
-
-    def _take_stored(self) -> None:
-        """Takes from the file what it has: the row itself, or one of a load that comes to the same."""
-        stored = self.store.rows()
+        """Rows that the file holds, or one of a load that comes to the same, and those whose plan says how they end."""
+        stored = {} if self.options.fresh else self.store.rows()
         self.tries = {key: tries_of(row) for key, row in stored.items() if may_be_chance(row)}
         usable = {key: row for key, row in stored.items() if is_final(row, self.options.retry_failed)}
         by_load: dict[str, str] = {}
         for key, row in usable.items():
             by_load.setdefault(row.get("load_key") or "", key)
         taken: list[str] = []
-        for spec, plan in self.plans.items():
+        for spec in self.specs:
+            plan = self.plans.get(spec)
+            if plan is None:
+                continue
             own = keys.row_key(plan, self.machine)
             if own in usable:
                 self.rows[spec] = usable[own]
                 taken.append(own)
                 self.progress.row(usable[own], from_file=True)
-            elif plan.failure is None and (same := by_load.get(self.load_key(plan))) is not None:
+            elif plan.failure is not None:
+                self.keep(plan, failed_row(spec, plan.failure))
+            elif (same := by_load.get(keys.load_key(plan, self.machine))) is not None:
                 self.keep(plan, shared_row(usable[same], spec), self.store.placement(same))
         with contextlib.suppress(DiagError):  # only a page of a run that died needs to know
             self.store.note_use(taken)

@@ -15,11 +15,7 @@ class Exit(IntEnum):
 
 
 def death_name(exitcode: int | None) -> str:
-    """How a process ended, from its exit code as `subprocess` gives it (minus the signal's number).
-
-    >>> death_name(3), death_name(None)
-    ('exit 3', 'unknown')
-    """
+    """How a process ended (`exit 3`, `SIGKILL`), from its exit code as `subprocess` gives it, minus for a signal."""
     if exitcode is None:
         return "unknown"
     if exitcode < 0:

@@ -196,11 +196,7 @@ def optional(parse: Callable[[object, str], T], value: object, field: str) -> T 
 
 
 def parse_list(value: object, field: str) -> list[object]:
-    """A list, or text that means one: JSON, Python, commas or blanks; a JSON object is one device map.
-
-    >>> parse_list("auto, disk", "x"), parse_list('["auto", {"": 0}]', "x"), parse_list("[auto,disk]", "x")
-    (['auto', 'disk'], ['auto', {'': 0}], ['auto', 'disk'])
-    """
+    """A list, or text that means one: JSON, Python, commas or blanks; a JSON object is one device map."""
     if value is None or isinstance(value, Mapping):
         return [] if value is None else [value]
     if not isinstance(value, str):
@@ -229,11 +225,7 @@ def parse_filled_list(value: object, field: str) -> list[object]:
 
 
 def parse_machines(value: object) -> list[object]:
-    """Hardware as a list, or text of one or several machines, whose own sizes may hold commas.
-
-    >>> parse_machines("24GiB,80GiB+64GiB"), parse_machines("this machine, 2x300MiB+8GiB")
-    (['24GiB,80GiB+64GiB'], ['this machine', '2x300MiB+8GiB'])
-    """
+    """Hardware as a list, or text of one or several machines, whose own sizes may hold commas (`24GiB,80GiB`)."""
     if not isinstance(value, str) or value.strip().startswith(("[", "(")):
         return parse_list(value, "hardware")
     try:

@@ -1,6 +1,6 @@
 """What a diagnosis says: Finding, Fix and Findings, frozen values of text and numbers. Standard library only."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args, overload
 
@@ -22,11 +22,8 @@ _FRAME_COLUMNS = ("cause", "certainty", "severity", "title", "module", "tensors"
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a fix needs that diag does not have.
-
-    `adapter-folder`: where the adapter's files are. `trained-adapter`: an adapter that changes something.
-    `complete-files`: a checkpoint with the tensors that `judged` lacks.
-    """
+    """What a fix needs that diag does not have. `adapter-folder`: where the adapter's files are. `trained-adapter`: an
+    adapter that changes something. `complete-files`: a checkpoint with the tensors that `judged` lacks."""
 
     what: Literal["adapter-folder", "trained-adapter", "complete-files"]
     judged: str = ""
@@ -156,9 +153,6 @@ class Findings(Shown, Sequence[Finding]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __iter__(self) -> Iterator[Finding]:
-        return iter(self._items)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Findings) and self._items == other._items
 
@@ -171,10 +165,10 @@ class Findings(Shown, Sequence[Finding]):
         return all(item.severity == "info" for item in self._items)
 
     def __str__(self) -> str:
-        looked = wrapped(f"Looked at: {'; '.join(self.looked_at)}.") if self.looked_at else ""
+        looked = [wrapped(f"Looked at: {'; '.join(self.looked_at)}.")] if self.looked_at else []
         if not self._items:
-            return "\n".join(filter(None, ["Healthy: no cause found.", looked]))
-        return "\n\n".join([*map(str, self._items), *filter(None, [looked])])
+            return "\n".join(["Healthy: no cause found.", *looked])
+        return "\n\n".join([*map(str, self._items), *looked])
 
     def __repr__(self) -> str:
         return f"Findings({', '.join(item.cause for item in self._items) or 'healthy'})"
@@ -183,11 +177,10 @@ class Findings(Shown, Sequence[Finding]):
         """One row per finding, columns as text: cause, certainty, severity, title, module, tensors, because, fix."""
         import pandas as pd
 
-        rows = [
-            (f.cause, f.certainty, f.severity, f.title, f.module, ", ".join(f.tensors), " ".join(f.because),
-             str(f.fixes[0]) if f.fixes else "")
-            for f in self._items
-        ]  # fmt: skip
+        rows = []
+        for one in self._items:
+            texts = (", ".join(one.tensors), " ".join(one.because), str(one.fixes[0]) if one.fixes else "")
+            rows.append((one.cause, one.certainty, one.severity, one.title, one.module, *texts))
         return pd.DataFrame(rows, columns=list(_FRAME_COLUMNS))
 
 

@@ -9,18 +9,9 @@ from diag.errors import DiagError
 
 
 def is_function_name(text: str) -> bool:
-    """Whether a text is written as `package.module:function`.
-
-    >>> is_function_name("my_loader:load"), is_function_name("Q: who?")
-    (True, False)
-    """
+    """Whether a text is written as `package.module:function`; a prompt such as `Q: who?` is not."""
     module, colon, name = text.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def module_of(name: str) -> str:
-    """The module's part of `package.module:function`."""
-    return name.partition(":")[0]
 
 
 def resolve(name: str) -> Callable[..., Any]:

@@ -34,9 +34,7 @@ class Proof(Shown):
     forward_seconds: float | None = None
 
     def __str__(self) -> str:
-        if self.proved:
-            return f"proved: {self.reason}"
-        return f"not proved: {self.reason}"
+        return f"{'proved' if self.proved else 'not proved'}: {self.reason}"
 
     def __repr__(self) -> str:
         return f"Proof({self.proved}, {self.reason!r})"
@@ -73,6 +71,6 @@ class LoadOutcome(Shown):
         return self.spec.simulated
 
     def __repr__(self) -> str:
-        state = type(self.model).__name__ if self.ok else f"{type(self.error).__name__}"
+        state = type(self.model if self.ok else self.error).__name__
         where = " (simulated)" if self.simulated else ""
         return f"LoadOutcome({self.spec!r}{where}: {state} in {format_seconds(self.seconds)})"

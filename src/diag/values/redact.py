@@ -8,6 +8,7 @@ A secret is known by its shape (`hf_…`, `ghp_…`, a JSON web token), by the n
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from typing import TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -134,15 +135,11 @@ def _copy(values: object, environ: Mapping[str, str] | None) -> object:
     if isinstance(values, str):
         return redact(values, environ)
     if isinstance(values, Mapping):
-        return {_key(key, environ): _named_copy(key, value, environ) for key, value in values.items()}
+        return {_copy(key, environ): _named_copy(key, value, environ) for key, value in values.items()}
     if isinstance(values, (list, tuple, set, frozenset)):
         kind = type(values) if type(values) in (list, tuple, set, frozenset) else list  # a named tuple takes no list
         return kind(_copy(value, environ) for value in values)
     return values
-
-
-def _key(key: object, environ: Mapping[str, str] | None) -> object:
-    return redact(key, environ) if isinstance(key, str) else key
 
 
 def _named_copy(key: object, value: object, environ: Mapping[str, str] | None) -> object:
@@ -159,28 +156,19 @@ def _named_copy(key: object, value: object, environ: Mapping[str, str] | None) -
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a setting of this name holds a secret.
-
-    >>> [is_secret_name(n) for n in ("HF_TOKEN", "db.password", "apiKey", "token_ids", "eos_token", "TOKENIZERS_X")]
-    [True, True, True, False, False, False]
-    """
+    """Whether a setting of this name holds a secret: `HF_TOKEN` and `apiKey` do, `token_ids` and `eos_token` don't."""
     words = [word.lower() for word in _WORD.findall(name)]
     if any(word.endswith(_ALWAYS) for word in words):
         return words[-1] not in _ONLY_ABOUT
     shouted = name.isupper()
-    for place, word in enumerate(words):
-        last = place == len(words) - 1 or (shouted and words[place + 1] not in _ONLY_ABOUT)
-        if word in _LAST and last and _is_about_access(words[:place], word, shouted):
+    for before, word, after in zip(["", *words], words, [*words[1:], ""]):
+        if word not in _LAST or (after and (not shouted or after in _ONLY_ABOUT)):
+            continue
+        if word == "token" and before in _PARTS_OF_TEXT:
+            continue
+        if word != "key" or shouted or before in _KEY_KINDS:
             return True
     return False
-
-
-def _is_about_access(before: list[str], word: str, shouted: bool) -> bool:
-    if word == "token":
-        return not (before and before[-1] in _PARTS_OF_TEXT)
-    if word == "key":
-        return shouted or bool(before and before[-1] in _KEY_KINDS)
-    return True
 
 
 def redact_paths(text: str) -> str:
@@ -203,23 +191,15 @@ def _homes(*named: str) -> tuple[re.Pattern[str], ...]:
 
 @lru_cache(maxsize=4)
 def _secrets_among(items: frozenset[tuple[str, str]]) -> tuple[str, ...]:
-    """Values that the environment itself calls secret, longest first; short and plain words would hit other text.
-
-    Kept, because a page holds thousands of texts and the environment seldom changes between them.
-    """
+    """Values that the environment itself calls secret, longest first; short and plain words would hit other text. Kept,
+    because a page holds thousands of texts and the environment seldom changes between them."""
     found = {value for name, value in items if is_secret_name(name)}
     for name, value in items:
         if name.lower().endswith("_proxy") and "@" in value:
-            found |= _passwords(value)
+            with suppress(ValueError):
+                password = urlsplit(value if "://" in value else f"//{value}").password or ""
+                found |= {password, unquote(password)}
     return tuple(sorted((value for value in found if _is_telling(value)), key=len, reverse=True))
-
-
-def _passwords(address: str) -> set[str]:
-    try:
-        password = urlsplit(address if "://" in address else f"//{address}").password or ""
-    except ValueError:
-        return set()
-    return {password, unquote(password)}
 
 
 def _is_telling(value: str) -> bool:
@@ -241,17 +221,14 @@ def _hide_named(text: str) -> str:
     for head in _NAME.finditer(text):
         if head.end() < done or not _may_hide(head[1]) or not (after := _AFTER.match(text, head.end())):
             continue
-        value = after["quoted"] if after["bare"] is None else after["bare"].rstrip(")]}.`")
-        if _is_named_secret(head[1], head[2], value, after["bare"] is not None):
+        bare, name, sign = after["bare"] is not None, head[1], head[2]
+        value = after["bare"].rstrip(")]}.`") if bare else after["quoted"]
+        named = "=" in sign or sign.lstrip()[:1] != ":"  # name=…, or a quoted name: not prose
+        if _hides(name, value) and (named or _stands_out(name, value)) and not _is_code(value, bare):
             start = head.end() + len(after["open"] or "")
             pieces += [text[done:start], REDACTED]
             done = start + len(value)
     return "".join([*pieces, text[done:]])
-
-
-def _is_named_secret(name: str, sign: str, value: str, bare: bool) -> bool:
-    named = "=" in sign or sign.lstrip()[:1] != ":"  # name=…, or a quoted name: not prose
-    return _hides(name, value) and (named or _stands_out(name, value)) and not _is_code(value, bare)
 
 
 def _hides(name: str, value: str) -> bool:
@@ -261,15 +238,12 @@ def _hides(name: str, value: str) -> bool:
         return False
     if words and words[-1].lower() == "token" and value.isdigit() and len(value) <= 6:
         return False  # the number of a token in a vocabulary
-    return is_secret_name(name) or (_may_hide(name) and _looks_random(value))
+    looks_random = _BLOB.fullmatch(value) and re.search(r"\d", value) and re.search(r"[A-Za-z]", value)
+    return is_secret_name(name) or (_may_hide(name) and bool(looks_random))
 
 
 def _may_hide(name: str) -> bool:
     return is_secret_name(name) or name.lower().endswith("key")
-
-
-def _looks_random(value: str) -> bool:
-    return bool(_BLOB.fullmatch(value) and re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
 
 
 def _stands_out(name: str, value: str) -> bool:

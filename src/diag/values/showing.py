@@ -10,14 +10,11 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Protocol, TypeVar
+    from typing import Any, TypeVar
+
+    from IPython.lib.pretty import RepresentationPrinter
 
     T = TypeVar("T")
-
-    class Printer(Protocol):
-        """The part of IPython's pretty printer that is used here (`IPython.lib.pretty.RepresentationPrinter`)."""
-
-        def text(self, text: str) -> None: ...
 
 
 class Drawing:
@@ -63,6 +60,6 @@ class ShownAsHtml:
 class Shown(ShownAsHtml):
     """A value that a notebook shows as HTML, and IPython in a terminal as its text."""
 
-    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:
+    def _repr_pretty_(self, printer: RepresentationPrinter, cycle: bool) -> None:
         drawing = drawing_of(self)
         printer.text(repr(self) if drawing is None else drawing.text)

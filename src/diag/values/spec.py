@@ -10,26 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from diag.errors import SpecError
-from diag.values.fields import (
-    AS_STORED,
-    AUTO_PRESETS,
-    DEVICE_MAP_ALIASES,
-    MAX_MEMORY_EXAMPLE,
-    PRESETS,
-    QUANTIZATIONS,
-    QUANTIZE_ALIASES,
-    MemoryLimits,
-    Pairs,
-    check_function,
-    check_probe,
-    parse_device_map,
-    parse_dtype,
-    parse_hardware,
-    parse_max_memory,
-    parse_model,
-    parse_path,
-    parse_quantization,
-)
+from diag.values import fields
+from diag.values.fields import AS_STORED, AUTO_PRESETS, PRESETS, QUANTIZATIONS, MemoryLimits, Pairs
 from diag.values.hardware import Hardware
 from diag.values.showing import ShownAsHtml
 from diag.values.text import count_text
@@ -64,17 +46,10 @@ class LoadSpec(ShownAsHtml):
     probe: str | None = None
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "model", parse_model(self.model))
-        put(self, "hardware", parse_hardware(self.hardware))
-        put(self, "device_map", parse_device_map(self.device_map))
-        put(self, "quantization", parse_quantization(self.quantization))
-        put(self, "dtype", parse_dtype(self.dtype))
-        put(self, "max_memory", parse_max_memory(self.max_memory))
-        put(self, "offload_folder", parse_path(self.offload_folder, "offload_folder"))
-        put(self, "adapter", parse_path(self.adapter, "adapter"))
-        check_function(self.loader, "loader")
-        check_probe(self.probe)
+        for name, parse in _PARSERS.items():
+            object.__setattr__(self, name, parse(getattr(self, name)))
+        fields.check_function(self.loader, "loader")
+        fields.check_probe(self.probe)
         _check_devices_exist(self)
 
     @property
@@ -120,13 +95,13 @@ class LoadSpec(ShownAsHtml):
         >>> LoadSpec.from_env("tiny", {"DEVICE_MAP": "gpu", "QUANTIZE": "4bit"}).quantization
         'nf4'
         """
-        for variable, (name, parse, aliases) in _VARIABLES.items():
+        for variable, (name, aliases) in _VARIABLES.items():
             text = environ.get(variable, "").strip()
             try:
                 if text:
-                    values[name] = parse(aliases.get(text.lower(), text))
+                    values[name] = _PARSERS[name](aliases.get(text.lower(), text))
             except SpecError as e:
-                also = f"also {', '.join(aliases)}" if aliases else f"a JSON object such as {MAX_MEMORY_EXAMPLE}"
+                also = f"also {', '.join(aliases)}" if aliases else f"a JSON object such as {fields.MAX_MEMORY_EXAMPLE}"
                 hint = f"{e.next_step} In {variable}: {also}."
                 raise SpecError(f"{variable}: {e.what}", why=e.why, next_step=hint) from e
         return cls(model, **values)
@@ -142,11 +117,21 @@ class LoadSpec(ShownAsHtml):
         return f"LoadSpec({', '.join(shown)})"
 
 
-# Environment variable: the field it sets, who reads it, and the further words it takes.
-_VARIABLES: dict[str, tuple[str, Callable[[object], object], dict[str, str]]] = {
-    "DEVICE_MAP": ("device_map", parse_device_map, DEVICE_MAP_ALIASES),
-    "QUANTIZE": ("quantization", parse_quantization, QUANTIZE_ALIASES),
-    "MAX_MEMORY": ("max_memory", parse_max_memory, {}),
+_PARSERS: dict[str, Callable[[object], object]] = {
+    "model": fields.parse_model,
+    "hardware": fields.parse_hardware,
+    "device_map": fields.parse_device_map,
+    "quantization": fields.parse_quantization,
+    "dtype": fields.parse_dtype,
+    "max_memory": fields.parse_max_memory,
+    "offload_folder": lambda value: fields.parse_path(value, "offload_folder"),
+    "adapter": lambda value: fields.parse_path(value, "adapter"),
+}
+# Environment variable: the field it sets, and the further words it takes.
+_VARIABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "DEVICE_MAP": ("device_map", fields.DEVICE_MAP_ALIASES),
+    "QUANTIZE": ("quantization", fields.QUANTIZE_ALIASES),
+    "MAX_MEMORY": ("max_memory", {}),
 }
 
 
@@ -167,10 +152,7 @@ def grid(
     machines = [hardware] if hardware is None or isinstance(hardware, (str, Hardware)) else list(hardware)
     maps = [device_maps] if isinstance(device_maps, (str, Mapping)) else list(device_maps)
     kinds = [quantizations] if isinstance(quantizations, str) else list(quantizations)
-    return [
-        LoadSpec(model, device_map=m, quantization=q, hardware=h, **values)
-        for h, m, q in itertools.product(machines, maps, kinds)
-    ]
+    return [LoadSpec(model, m, q, h, **values) for h, m, q in itertools.product(machines, maps, kinds)]
 
 
 def _check_devices_exist(spec: LoadSpec) -> None:
@@ -183,14 +165,8 @@ def _check_devices_exist(spec: LoadSpec) -> None:
         kind, _, number = ("simgpu", "", str(device)) if isinstance(device, int) else device.partition(":")
         what = f"device {device!r} does not exist on {spec.hardware}."
         if kind == "simgpu" and number and int(number) >= count:
-            raise SpecError(
-                what,
-                why=f"that hardware has {count_text(count, 'simulated GPU')}, numbered from 0.",
-                next_step="use a smaller number or hardware with more GPUs.",
-            )
+            why = f"that hardware has {count_text(count, 'simulated GPU')}, numbered from 0."
+            raise SpecError(what, why=why, next_step="use a smaller number or hardware with more GPUs.")
         if kind not in ("cpu", "disk", "meta", "simgpu"):
-            raise SpecError(
-                what,
-                why="simulated GPUs are called simgpu:0, simgpu:1, …",
-                next_step="write the index alone (0, 1, …): it means the current accelerator everywhere.",
-            )
+            hint = "write the index alone (0, 1, …): it means the current accelerator everywhere."
+            raise SpecError(what, why="simulated GPUs are called simgpu:0, simgpu:1, …", next_step=hint)

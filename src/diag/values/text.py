@@ -56,11 +56,7 @@ def last_line(text: str) -> str:
 
 
 def error_line(error: BaseException | None) -> str:
-    """An error's class and the first line of its text; empty for None.
-
-    >>> error_line(ValueError("too small\\nfor this")), error_line(MemoryError())
-    ('ValueError: too small', 'MemoryError')
-    """
+    """An error's class and the first line of its text, as `ValueError: too small`; empty for None."""
     if error is None:
         return ""
     text = first_line(error)
@@ -86,18 +82,12 @@ def sentence(text: str) -> str:
 
 
 def count_text(count: int, noun: str) -> str:
-    """
-    >>> count_text(1, "tensor"), count_text(3, "tensor")
-    ('1 tensor', '3 tensors')
-    """
+    """`1 tensor`, `3 tensors`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def list_text(items: Sequence[str]) -> str:
-    """
-    >>> list_text(["auto", "cpu", "disk"])
-    'auto, cpu and disk'
-    """
+    """`auto, cpu and disk`."""
     return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
 
 

@@ -20,11 +20,7 @@ def is_missing(value: object) -> bool:
 
 
 def format_size(nbytes: float | None) -> str:
-    """Bytes for people: three significant digits in the binary unit that fits; empty for a missing value.
-
-    >>> [format_size(nbytes) for nbytes in (538_000_000, 3 * 2**29, 24 * 2**30, 12, None)]
-    ['513 MiB', '1.5 GiB', '24 GiB', '12 B', '']
-    """
+    """Bytes for people: three digits in the binary unit that fits, such as `513 MiB`; empty for a missing value."""
     if nbytes is None or is_missing(nbytes):
         return ""
     size, unit = float(nbytes), "B"
@@ -36,40 +32,25 @@ def format_size(nbytes: float | None) -> str:
 
 
 def format_exact(nbytes: int) -> str:
-    """The shortest text that `parse_size` reads back as the same number of bytes.
-
-    >>> format_exact(3 * 2**29), format_exact(10**9)
-    ('1536MiB', '1GB')
-    """
+    """The shortest text, such as `1536MiB` or `1GB`, that `parse_size` reads back as the same number of bytes."""
     unit = next((unit for unit, factor in _BYTES.items() if nbytes and nbytes % factor == 0), "B")
     return f"{nbytes // _BYTES[unit]}{unit}"
 
 
 def parse_size(value: object, field: str) -> int:
-    """Bytes of `'20GiB'`, `'20GB'` (decimal) or a whole number. Raises SpecError.
-
-    >>> parse_size("1.5GiB", "max_memory")
-    1610612736
-    """
+    """Bytes of `'1.5GiB'`, `'20GB'` (decimal) or a whole number. Raises SpecError."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _SIZE.match(value.strip()) if isinstance(value, str) else None
     factor = _BYTES_BY_CAPITALS.get(match[2].upper()) if match else None
     if match is None or factor is None:
-        raise SpecError(
-            f"{field}: {value!r} is not a size.",
-            why="a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B.",
-            next_step="write for example '24GiB'.",
-        )
+        why = "a size is a number with a unit: GiB, MiB, KiB (powers of 1024), GB, MB, KB (powers of 1000), B."
+        raise SpecError(f"{field}: {value!r} is not a size.", why=why, next_step="write for example '24GiB'.")
     return round(float(match[1]) * factor)
 
 
 def format_seconds(seconds: float | None) -> str:
-    """A duration for people: three significant digits, minutes from 100 s on; empty for a missing value.
-
-    >>> [format_seconds(seconds) for seconds in (0.0521, 14.02, 200, 7300, None)]
-    ['0.052 s', '14 s', '3 min 20 s', '2 h 1 min', '']
-    """
+    """A duration for people, such as `0.052 s`, `14 s`, `3 min 20 s` or `2 h 1 min`; empty for a missing value."""
     if seconds is None or is_missing(seconds):
         return ""
     if seconds >= 99.5:
@@ -82,18 +63,11 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def parse_seconds(value: object, field: str) -> float:
-    """Seconds of a number, or of `90`, `90s`, `30m` or `2h`. Raises SpecError, for zero as well.
-
-    >>> parse_seconds("30m", "timeout"), parse_seconds(1.5, "timeout")
-    (1800.0, 1.5)
-    """
+    """Seconds of a number, or of `90`, `90s`, `30m` or `2h`. Raises SpecError, for zero as well."""
     match = _TIME.match(str(value).strip().lower())
     if match is None or float(match[1]) <= 0:
-        raise SpecError(
-            f"{field} {str(value)!r} is not a time.",
-            why="a time is a number above zero with s, m or h.",
-            next_step=f"write for example {field} 30m",
-        )
+        why, hint = "a time is a number above zero with s, m or h.", f"write for example {field} 30m"
+        raise SpecError(f"{field} {str(value)!r} is not a time.", why=why, next_step=hint)
     return float(match[1]) * _SECONDS[match[2]]
 
 

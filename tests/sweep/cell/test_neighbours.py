@@ -1,7 +1,5 @@
 """Each row says who else was there: free memory before and after, and what others held."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -12,7 +10,7 @@ import pytest
 
 import diag
 from diag.sweep.cell import neighbours
-from diag.sweep.cell.neighbours import Other
+from diag.sweep.cell.records import Other
 from diag.values.spec import LoadSpec
 
 MIB = 2**20

@@ -1,7 +1,5 @@
 """Their loader, their adapter, through the matrix: a deliberate mistake is caught, and named by its cause."""
 
-from __future__ import annotations
-
 import json
 import re
 
@@ -11,6 +9,7 @@ from places import HELPERS
 
 import diag
 from diag.errors import UnsupportedError
+from diag.sweep import run
 from diag.sweep.cell.ownfiles import code_fingerprint
 from diag.values.spec import PRESETS, LoadSpec
 
@@ -114,10 +113,8 @@ def test_a_probe_that_is_wrong_itself_is_not_blamed_on_the_model(tmp_path):
 def test_a_changed_helper_beside_a_loader_changes_its_fingerprint(tmp_path, monkeypatch):
     package = tmp_path / "theirs"
     package.mkdir()
-    for name, text in {
-        "__init__.py": "", "entry.py": "from . import first\nimport torch\n", "first.py": "from theirs.deep import x\n",
-        "deep.py": "x = 1\n", "apart.py": "",
-    }.items():  # fmt: skip
+    files = {"entry.py": "from . import first\nimport torch\n", "first.py": "from theirs.deep import x\n"}
+    for name, text in {"__init__.py": "", **files, "deep.py": "x = 1\n", "apart.py": ""}.items():
         (package / name).write_text(text)
     (tmp_path / "flat.py").write_text("def load(**_):\n    import theirs.entry\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -152,8 +149,8 @@ def test_a_changed_loader_or_saved_request_is_asked_again(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = LoadSpec("tiny", "cpu", loader="theirs:load", probe=str(tmp_path / "request.json"))
     assert list(rows([spec], tmp_path).status) == ["ok"]
-    seen = []
-    monkeypatch.setattr("diag.sweep.run._note_end", _noting(seen))
+    original, seen = run._note_end, []
+    monkeypatch.setattr(run, "_note_end", lambda sweep, ended: (seen.append(ended.key), original(sweep, ended)))
     rows([spec], tmp_path)
     assert seen == []
     (tmp_path / "theirs.py").write_text("from probe_helpers import removes_the_hooks as load  # now wrong\n")
@@ -162,18 +159,6 @@ def test_a_changed_loader_or_saved_request_is_asked_again(tmp_path, monkeypatch)
     before = len(seen)
     rows([spec], tmp_path)
     assert len(seen) > before > 0
-
-
-def _noting(seen):
-    from diag.sweep import run
-
-    original = run._note_end
-
-    def note(sweep, ended):
-        seen.append(ended.key)
-        original(sweep, ended)
-
-    return note
 
 
 @pytest.fixture

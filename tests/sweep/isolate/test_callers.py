@@ -82,10 +82,8 @@ def test_a_preload_that_fails_is_left_to_the_cells(monkeypatch, tmp_path):
     (tmp_path / "leaves_at_import.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(tmp_path)
     preload = ("no_such_module_anywhere", "fails_at_import", "leaves_at_import", "json.tool")
-    assert call("loaded", ["json.tool", "fails_at_import"], preload=preload).value == {
-        "json.tool": True,
-        "fails_at_import": False,
-    }
+    loaded = call("loaded", ["json.tool", "fails_at_import"], preload=preload).value
+    assert loaded == {"json.tool": True, "fails_at_import": False}
     assert call("answer_of", "fails_at_import", preload=preload).death.error_type == "RuntimeError"
 
 
@@ -102,17 +100,10 @@ def test_a_preload_that_ends_the_supervisor_is_an_error_that_says_so(monkeypatch
 
 @forks
 def test_what_is_preloaded_neither_initialises_cuda_nor_imports_bitsandbytes():
-    state, modules = run(
-        [task("torch_state"), task("loaded", ("torch", "transformers.modeling_utils", "pandas", "bitsandbytes"))],
-        threads=1,
-    )
+    names = ("torch", "transformers.modeling_utils", "pandas", "bitsandbytes")
+    state, modules = run([task("torch_state"), task("loaded", names)], threads=1)
     assert state.value == {"threads": 1, "cuda": False, "fork is safe": True, "variable": "1", "sum": 27_000_000.0}
-    assert modules.value == {
-        "torch": True,
-        "transformers.modeling_utils": True,
-        "pandas": True,
-        "bitsandbytes": False,
-    }
+    assert modules.value == {**dict.fromkeys(names, True), "bitsandbytes": False}
 
 
 @pytest.mark.gpu
@@ -138,14 +129,9 @@ print(multiprocessing.active_children(), multiprocessing.get_start_method(allow_
 EXPECTED = ["[2, 4]", "[] None"]
 
 
-def test_a_script_without_a_main_guard_works_and_runs_once(tmp_path):
-    done = run_script(SCRIPT, tmp_path)
-    assert done.stdout.splitlines() == EXPECTED, done.stderr
-    assert (tmp_path / "times run").read_text() == "x"
-
-
-def test_a_script_on_standard_input_works(tmp_path):
-    done = run_script(SCRIPT, tmp_path, "-")
+@pytest.mark.parametrize("how", [[], ["-"]], ids=["a file", "standard input"])
+def test_a_script_without_a_main_guard_works_and_runs_once(tmp_path, how):
+    done = run_script(SCRIPT, tmp_path, *how)
     assert done.stdout.splitlines() == EXPECTED, done.stderr
     assert (tmp_path / "times run").read_text() == "x"
 

@@ -232,10 +232,14 @@ def test_endless_time_is_no_limit():
     assert call("double", 2, timeout=float("inf")).value == 4
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_cancelling_stops_what_runs_and_names_what_never_began(tmp_path, monkeypatch, method):
-    if method == "spawn":
+@pytest.fixture(params=["forkserver", "spawn"])
+def _each_method(request, monkeypatch):
+    if request.param == "spawn":
         monkeypatch.setattr(posix, "start_method", lambda: "spawn")
+
+
+@pytest.mark.usefixtures("_each_method")
+def test_cancelling_stops_what_runs_and_names_what_never_began(tmp_path):
     stop, note = threading.Event(), str(tmp_path / "pids")
     tasks = [task("double", 1), task("note_and_hang", note), task("double", 2, "late"), task("double", 3, "later")]
     running = run(tasks, preload=(), cancelled=stop.is_set)
@@ -256,10 +260,8 @@ def test_cancelled_from_the_start_runs_nothing():
     assert [(e.death.status, e.value) for e in ended] == [("not_run", None)]
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_closing_the_iterator_ends_what_runs(tmp_path, monkeypatch, method):
-    if method == "spawn":
-        monkeypatch.setattr(posix, "start_method", lambda: "spawn")
+@pytest.mark.usefixtures("_each_method")
+def test_closing_the_iterator_ends_what_runs(tmp_path):
     note = str(tmp_path / "pids")
     running = run([task("double", 1), task("note_and_hang", note)], preload=())
     assert next(running).value == 2

@@ -1,7 +1,5 @@
 """Which stored rows hold for the next night: a death that was chance, or a stranger on the GPU, must not."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -32,7 +30,7 @@ PUSHED = {"cuda:0": GIB // 2, "cpu": GIB // 2}
 )
 def test_what_a_stranger_on_the_gpu_spoilt_is_done_again_the_next_night(spoilt):
     frame = frame_of([spoilt])
-    assert gate_of(frame, Baseline((row(),), {}, "")).exit_code is Exit.NOT_JUDGED
+    assert gate_of(frame, Baseline((row(),), {})).exit_code is Exit.NOT_JUDGED
     assert not is_final(spoilt, retry_failed=False)
     assert not is_final({**spoilt, "tries": 7}, retry_failed=False), "however often"
 

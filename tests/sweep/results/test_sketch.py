@@ -1,7 +1,5 @@
 """64 numbers tell how far two answers are apart."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,5 +1,6 @@
 """The results file among others: files that are refused, several writers, kills and full disks."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -34,30 +35,25 @@ def refusal(path, **how):
     return str(caught.value)
 
 
-def test_a_file_of_another_kind_is_refused_and_left_alone(path):
-    path.write_text("model,status\ntiny,ok\n" * 100)
+@pytest.mark.parametrize("said", ["not an SQLite database", "another program"])
+def test_a_file_of_another_kind_and_a_database_of_another_program_are_refused_and_left_alone(path, said):
+    if said == "another program":
+        with contextlib.closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE customers (name)")
+    else:
+        path.write_text("model,status\ntiny,ok\n" * 100)
     before = path.read_bytes()
-    assert "not an SQLite database" in refusal(path)
-    assert path.read_bytes() == before
-
-
-def test_a_database_of_another_program_is_refused_and_left_alone(path):
-    with sqlite3.connect(path) as other:
-        other.execute("CREATE TABLE customers (name)")
-    other.close()
-    before = path.read_bytes()
-    assert "another program" in refusal(path)
+    assert said in refusal(path)
     assert path.read_bytes() == before
 
 
 def test_a_file_of_a_newer_diag_is_refused(path):
-    Store(path).close()
-    with sqlite3.connect(path) as database:
+    with Store(path):
+        pass
+    with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute(f"PRAGMA user_version = {SCHEMA + 1}")
-    database.close()
     text = refusal(path)
-    assert f"its format is {SCHEMA + 1}" in text
-    assert "upgrade diag" in text
+    assert f"its format is {SCHEMA + 1}" in text and "upgrade diag" in text
 
 
 def test_a_damaged_file_is_refused(path):
@@ -115,18 +111,21 @@ def shared_path():
         path.parent.chmod(0o755)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX users")
+def as_nobody(path, how):
+    if os.name == "nt":
+        pytest.skip("needs POSIX users")
+    return subprocess.run([sys.executable, "-c", AS_NOBODY, path, how], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("mode", [0o444, 0o666])
 def test_a_place_without_write_permission_is_named_before_anything_is_run(shared_path, mode):
     shared_path.chmod(mode)
-    done = subprocess.run([sys.executable, "-c", AS_NOBODY, shared_path, "write"], capture_output=True, text=True)
-    assert "is not writable" in done.stderr
+    assert "is not writable" in as_nobody(shared_path, "write").stderr
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs POSIX users")
 def test_a_file_that_may_only_be_read_can_be_read(shared_path):
     shared_path.chmod(0o444)
-    done = subprocess.run([sys.executable, "-c", AS_NOBODY, shared_path, "read"], capture_output=True, text=True)
+    done = as_nobody(shared_path, "read")
     assert done.stdout.strip() == "{'key': {'n': 1}}", done.stderr
 
 
@@ -175,7 +174,8 @@ def test_a_writer_killed_at_any_moment_loses_at_most_the_row_it_was_writing(path
 
 
 def test_reading_works_while_another_process_writes(path):
-    Store(path).close()
+    with Store(path):
+        pass
     writer = start("save_forever", path, "w", 0.05)
     try:
         seen = 0

@@ -35,7 +35,13 @@ def measure(request: Request) -> Measured:
     before, others = neighbours.free_by_device(), neighbours.others()
     host_bytes = processes.host_bytes()
     outcome = load(spec, free_memory=request.free)
-    measured = _not_loaded(outcome, outcome.error) if outcome.error is not None else _loaded(outcome, host_bytes)
+    if outcome.error is None:
+        measured = _loaded(outcome, host_bytes)
+    else:
+        failure = _failure_at(outcome.error, "load_error", spec)
+        is_named = failure.status == "unsupported" or isinstance(outcome.error, LoaderError)
+        found = () if is_named else _causes_of(None, outcome.error, spec)
+        measured = Measured(peak_bytes=dict(outcome.peak_bytes), notes=outcome.notes, failure=failure, causes=found)
     return replace(measured, free_before=before, free_after=neighbours.free_by_device(), others=others)
 
 
@@ -46,20 +52,11 @@ def twin_answer(request: Request) -> bytes | str:
     return answer if isinstance(answer, str) else answer.to_bytes()
 
 
-def _not_loaded(outcome: LoadOutcome, error: BaseException) -> Measured:
-    failure = _failure_at(error, "load_error", outcome.spec)
-    named = failure.status == "unsupported" or isinstance(error, LoaderError)
-    found = () if named else _causes_of(None, error, outcome.spec)
-    return Measured(peak_bytes=dict(outcome.peak_bytes), notes=outcome.notes, failure=failure, causes=found)
-
-
 def _loaded(outcome: LoadOutcome, host_bytes: int) -> Measured:
     """Asks the model that was loaded; `host_bytes` are what this process held before the load."""
     spec, model, notes = outcome.spec, outcome.model, list(outcome.notes)
     table = placement(model)
-    answer: Answer | None = None
-    error: Exception | None = None
-    failure: Failure | None = None
+    answer, error, failure = None, None, None
     try:
         answer = ask(model, spec.probe, tokenizer_folder(spec), notes)
     except DiagError as raised:  # the request or the probe is at fault, and not the model
@@ -72,28 +69,17 @@ def _loaded(outcome: LoadOutcome, host_bytes: int) -> Measured:
     found: tuple[Finding, ...] = (NEVER_LOADED.finding("shown", missing),) if missing else ()
     if spec.loader is not None or error is not None or (answer is not None and answer.problem):
         found += _causes_of(model, error, spec)
-    return Measured(
-        load_seconds=outcome.seconds,
-        peak_bytes=peaks,
-        placement=table,
-        answer=None if answer is None else answer.to_bytes(),
-        exact=runs_cpu_kernels(take(model)),
-        dtype=main_dtype(model),
-        n_linear=len(linear_layers(model)),
-        notes=tuple(notes),
-        missing_keys=outcome.missing_keys,
-        failure=failure,
-        packed=packed_layers(model),
-        causes=found,
-        adapter="" if answer is None or spec.adapter is None else _adapter_effect(model, spec, answer),
-    )
+    adapter = "" if answer is None or spec.adapter is None else _adapter_effect(model, spec, answer)
+    given = None if answer is None else answer.to_bytes()
+    packed, n_linear = packed_layers(model), len(linear_layers(model))
+    seen = Measured(outcome.seconds, peaks, table, given, runs_cpu_kernels(take(model)), main_dtype(model), n_linear)
+    seen = replace(seen, notes=tuple(notes), missing_keys=outcome.missing_keys, packed=packed, adapter=adapter)
+    return replace(seen, failure=failure, causes=found)
 
 
 def _causes_of(model: nn.Module | None, error: BaseException | None, spec: LoadSpec) -> tuple[Finding, ...]:
-    """What a diagnosis finds wrong, the first cause first; nothing for a healthy model, and where a diagnosis fails.
-
-    A cell's row must not depend on whether the diagnosis of it works.
-    """
+    """What a diagnosis finds wrong, the first cause first; nothing for a healthy model, and where a diagnosis fails. A
+    cell's row must not depend on whether the diagnosis of it works."""
     from diag.diagnosis.engine import diagnose  # most cells are healthy and never need it
 
     try:

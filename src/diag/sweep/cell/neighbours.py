@@ -5,43 +5,22 @@ Runs in a cell's own process. Where a platform does not tell, the entry is absen
 
 import contextlib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import psutil
+import torch
 
+from diag.machine.accelerators import accelerator_name, device_count, free_memory
 from diag.machine.holders import gpu_holders, owner_of
-from diag.values.units import format_size
+from diag.models.devices import device_name
+from diag.simgpu import memory
+from diag.sweep.cell.records import Other
 
 _SHARE_WORTH_NAMING = 0.05  # of the host's memory
 _HOST_PROCESSES = 3
 
 
-@dataclass(frozen=True)
-class Other:
-    """A process that held memory on a device. `owner` as in `machine.holders`, or `this run` for another cell."""
-
-    device: str
-    program: str
-    owner: str
-    pid: int | None = None
-    nbytes: int | None = None
-
-    def __str__(self) -> str:
-        """
-        >>> str(Other("cuda:0", "ollama", "another user", 71, 4 * 2**30))
-        'cuda:0: ollama (pid 71, another user) held 4 GiB'
-        """
-        pid = "" if self.pid is None else f"pid {self.pid}, "
-        size = "an unknown amount" if self.nbytes is None else format_size(self.nbytes)
-        return f"{self.device}: {self.program} ({pid}{self.owner}) held {size}"
-
-
 def free_by_device() -> dict[str, int]:
     """Free bytes by device name (`cpu`, `cuda:0`, `simgpu:1`, …), of the host what its cgroup leaves."""
-    from diag.machine.accelerators import accelerator_name, free_memory
-    from diag.models.devices import device_name
-
     kind = accelerator_name()
     return {device_name(device, kind): size for device, size in free_memory().items()}
 
@@ -49,43 +28,27 @@ def free_by_device() -> dict[str, int]:
 def others() -> tuple[Other, ...]:
     """Who holds memory now, largest first: GPU processes as the driver lists them, and the largest of the host's."""
     ours = _own_family()
-    return (*_largest_first(_on_accelerators(ours)), *_largest_first(_on_host(ours))[:_HOST_PROCESSES])
-
-
-def _largest_first(found: Iterable[Other]) -> list[Other]:
-    return sorted(found, key=lambda other: -(other.nbytes or 0))
+    both = [sorted(found, key=lambda one: -(one.nbytes or 0)) for found in (_on_accelerators(ours), _on_host(ours))]
+    return (*both[0], *both[1][:_HOST_PROCESSES])
 
 
 def _on_accelerators(ours: set[int]) -> list[Other]:
-    from diag.machine.accelerators import accelerator_name, device_count
-
     kind = accelerator_name()
-    if kind == "simgpu":
-        return _simulated()
     if kind is None:
         return []
-    names = {_uuid(kind, index): f"{kind}:{index}" for index in range(device_count())}
-    found = []
+    if kind == "simgpu":
+        held = [(f"simgpu:{index}", nbytes) for index, nbytes in enumerate(memory.taken) if nbytes]
+        return [Other(name, "simulated process", "another user", None, nbytes) for name, nbytes in held]
+    backend, names, found = torch.get_device_module(kind), {}, []
+    for index in range(device_count()):
+        uuid = getattr(backend.get_device_properties(index), "uuid", "")
+        names[str(uuid).removeprefix("GPU-")] = f"{kind}:{index}"
     for holder in gpu_holders():
         device = names.get(holder.uuid.removeprefix("GPU-"))
         if device is not None and holder.pid != os.getpid():
             owner = "this run" if holder.pid in ours else holder.owner
             found.append(Other(device, holder.program, owner, holder.pid, holder.nbytes))
     return found
-
-
-def _uuid(kind: str, index: int) -> str:
-    import torch
-
-    properties = torch.get_device_module(kind).get_device_properties(index)
-    return str(getattr(properties, "uuid", "")).removeprefix("GPU-")
-
-
-def _simulated() -> list[Other]:
-    from diag.simgpu import memory
-
-    held = enumerate(memory.taken)
-    return [Other(f"simgpu:{i}", "simulated process", "another user", None, size) for i, size in held if size]
 
 
 def _on_host(ours: set[int]) -> list[Other]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diag.proving.savedrequest import is_saved_request
 from diag.sweep.isolate.deaths import chain_of
-from diag.values.functions import is_function_name, module_of
+from diag.values.functions import is_function_name
 from diag.values.spec import LoadSpec
 
 _DIAG = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def where_raised(error: BaseException | None, spec: LoadSpec) -> str:
 
 
 def _own_modules(spec: LoadSpec) -> list[str]:
-    return [module_of(name) for name in (spec.loader, spec.probe) if name is not None and is_function_name(name)]
+    return [name.partition(":")[0] for name in (spec.loader, spec.probe) if name is not None and is_function_name(name)]
 
 
 def _with_imports(module: str) -> list[Path]:
@@ -83,10 +83,10 @@ def _imported(path: Path, package: str) -> set[str]:
 
 def _is_own(path: Path, root: Path) -> bool:
     """Below the user's folder, and nothing that was installed there, nor diag itself."""
-    if root.name in ("site-packages", "dist-packages") or path.is_relative_to(_DIAG) or not path.is_file():
+    installed = {"site-packages", "dist-packages"}
+    if not path.is_file() or not path.is_relative_to(root) or path.is_relative_to(_DIAG):
         return False
-    below = path.parts[len(root.parts) :] if path.is_relative_to(root) else None
-    return below is not None and not {"site-packages", "dist-packages"} & set(below)
+    return not installed & {root.name, *path.relative_to(root).parts}
 
 
 def _file_of(module: str) -> Path | None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from diag.errors import DiagError, UnsupportedError
 from diag.loading.footprint import NOTHING, Packed
-from diag.sweep.cell.neighbours import Other
 from diag.sweep.isolate.deaths import is_out_of_memory
 from diag.values.finding import Finding
 from diag.values.spec import LoadSpec
 from diag.values.text import first_line, sentence
+from diag.values.units import format_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,22 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Other:
+    """A process that held memory on a device. `owner` as in `machine.holders`, or `this run` for another cell."""
+
+    device: str
+    program: str
+    owner: str
+    pid: int | None = None
+    nbytes: int | None = None
+
+    def __str__(self) -> str:
+        pid = "" if self.pid is None else f"pid {self.pid}, "
+        size = "an unknown amount" if self.nbytes is None else format_size(self.nbytes)
+        return f"{self.device}: {self.program} ({pid}{self.owner}) held {size}"
+
+
+@dataclass(frozen=True)
 class Measured:
     """One cell: how the load went, where everything is, and the answer (numpy bytes) or the failure.
 
@@ -99,15 +115,10 @@ class Measured:
 
 
 def failure_of(error: BaseException, otherwise: str) -> Failure:
-    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory.
-
-    The reason of a refusal is its rule; that of any other DiagError ends with what to do next.
-    """
-    status = otherwise
-    if is_out_of_memory(error):
-        status = "out_of_memory"
-    elif isinstance(error, UnsupportedError):
-        status = "unsupported"
+    """Which status an error means, and its text; `otherwise` where it is neither a refusal nor out of memory. The
+    reason of a refusal is its rule; that of any other DiagError ends with what to do next."""
+    status = "unsupported" if isinstance(error, UnsupportedError) else otherwise
+    status = "out_of_memory" if is_out_of_memory(error) else status
     reason = first_line(error)
     if isinstance(error, DiagError):
         parts = [error.what, error.why, f"Next: {error.next_step}" if error.next_step else ""]

@@ -22,32 +22,28 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 def main() -> None:
     """The whole life of a cell's process where there is no fork: the call comes on stdin, the reply goes to stdout.
-
-    Stdin stays open as long as the caller lives; when it closes, this process ends.
-    """
+    Stdin stays open as long as the caller lives; when it closes, this process ends."""
     orders, replies = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     frame = read_frame(orders)
     if frame is None:
         os._exit(1)
-    threading.Thread(target=_end_with_caller, args=(orders,), daemon=True).start()
+
+    def end_with_caller() -> None:
+        read_frame(orders)
+        os._exit(1)
+
+    threading.Thread(target=end_with_caller, daemon=True).start()
     call, folder, began = pickle.loads(frame)
     if call.timeout is not None:  # its time began before this interpreter did
         call = replace(call, timeout=max(0.1, call.timeout - (time.time() - began)))
     os._exit(perform(call, replies, folder))
 
 
-def _end_with_caller(orders: int) -> None:
-    read_frame(orders)
-    os._exit(1)
-
-
-def perform(call: Call, reply_fd: int, folder: str | None) -> int:
-    """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code.
-
-    File descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever
-    started this process removes it. Exit handlers are not run.
-    """
+def perform(call: Call, reply_fd: int, folder: str) -> int:
+    """Make the call under its conditions, write the framed `Reply` to `reply_fd`, return the exit code. File
+    descriptors 1 and 2 are where output goes already. `folder` becomes the place of temporary files; whoever started
+    this process removes it. Exit handlers are not run."""
     _prepare(call, folder)
     try:
         reply = Reply(_function(call.function)(pickle.loads(call.argument)))
@@ -63,9 +59,9 @@ def perform(call: Call, reply_fd: int, folder: str | None) -> int:
     return 0
 
 
-def _prepare(call: Call, folder: str | None) -> None:
+def _prepare(call: Call, folder: str) -> None:
     os.environ.update(call.environ)
-    if folder is not None:
+    if folder:
         os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder))
         tempfile.tempdir = None
     with open(os.devnull) as nothing:
@@ -87,11 +83,10 @@ def _prepare(call: Call, folder: str | None) -> None:
 def _function(name: str) -> Callable[[object], object]:
     module, _, path = name.partition(":")
     if module == "__main__":
-        raise DiagError(
-            f"{name!r} can't be called in a process of its own.",
-            why="that process never runs your script or notebook, so nothing that is defined there exists in it.",
-            next_step=f"put the function into a file of its own and name it 'that_file:{path}'.",
-        )
+        what = f"{name!r} can't be called in a process of its own."
+        why = "that process never runs your script or notebook, so nothing that is defined there exists in it."
+        hint = f"put the function into a file of its own and name it 'that_file:{path}'."
+        raise DiagError(what, why=why, next_step=hint)
     return resolve(name)
 
 

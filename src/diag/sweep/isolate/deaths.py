@@ -19,11 +19,9 @@ _TEXT_LIMIT = 16 * 1024
 
 @dataclass(frozen=True)
 class Death:
-    """Why there is no value: `status` is killed, timeout, out_of_memory, raised or not_run.
-
-    `error_type` is `SIGKILL`, `SIGSEGV`, `exit 3`, `TimeoutError` or the class of what was raised; `text` is the
-    traceback, or a sentence on what happened and the last lines that the cell wrote.
-    """
+    """Why there is no value: `status` is killed, timeout, out_of_memory, raised or not_run. `error_type` is `SIGKILL`,
+    `SIGSEGV`, `exit 3`, `TimeoutError` or the class of what was raised; `text` is the traceback, or a sentence on what
+    happened and the last lines that the cell wrote."""
 
     status: str
     error_type: str
@@ -40,11 +38,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class ProcessEnd:
-    """What was seen of the process of one call, and its pickled `Reply` (None: it never sent one).
-
-    `exitcode` is minus the signal's number for a signal, None when the process could not even be killed. `oom_kill`
-    says that the kernel's count of processes it ended for lack of memory rose.
-    """
+    """What was seen of the process of one call, and its pickled `Reply` (None: it never sent one). `exitcode` is minus
+    the signal's number for a signal, None when the process could not even be killed. `oom_kill` says that the kernel's
+    count of processes it ended for lack of memory rose."""
 
     ident: int
     reply: bytes | None
@@ -71,7 +67,10 @@ def death_of(end: ProcessEnd, reply: Reply | None) -> Death | None:
         status, what = "out_of_memory", f"The process ended with {name}, for lack of memory."
     else:
         status, what = "killed", f"The process ended with {name} before it gave a result."
-    return Death(status, name, _with_last_output(what, log))
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in log.split("\n")]  # of a bar its last state
+    last = [line for line in lines if line and not line.startswith("Extension modules:")][-_LINES:]
+    said = ["Last output:", *last] if last else []
+    return Death(status, name, "\n".join([what if last else f"{what} It had written nothing.", *said]))
 
 
 def death_by(error: BaseException) -> Death:
@@ -83,12 +82,16 @@ def death_by(error: BaseException) -> Death:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an exception, or what it was raised from, means that the host or a device had no memory left.
-
-    True for MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's:
-    "DefaultCPUAllocator: can't allocate memory"), which only their texts tell from others.
-    """
-    return any(map(_says_no_memory, chain_of(error)))
+    """Whether an exception, or what it was raised from, means that the host or a device had no memory left. True for
+    MemoryError, torch.OutOfMemoryError, ENOMEM and the RuntimeErrors of allocators (the CPU's: "DefaultCPUAllocator:
+    can't allocate memory"), which only their texts tell from others."""
+    for one in chain_of(error):
+        classes = {c.__name__ for c in type(one).__mro__}
+        if classes & {"MemoryError", "OutOfMemoryError"} or getattr(one, "errno", None) == errno.ENOMEM:
+            return True
+        if classes & {"RuntimeError", "OSError", "SafetensorError"} and _NO_MEMORY.search(str(one)):
+            return True
+    return False
 
 
 def chain_of(error: BaseException | None) -> list[BaseException]:
@@ -98,17 +101,3 @@ def chain_of(error: BaseException | None) -> list[BaseException]:
         chain.append(error)
         error = error.__cause__
     return chain
-
-
-def _says_no_memory(error: BaseException) -> bool:
-    classes = {c.__name__ for c in type(error).__mro__}
-    if "MemoryError" in classes or "OutOfMemoryError" in classes or getattr(error, "errno", None) == errno.ENOMEM:
-        return True
-    return bool(classes & {"RuntimeError", "OSError", "SafetensorError"} and _NO_MEMORY.search(str(error)))
-
-
-def _with_last_output(what: str, log: str) -> str:
-    """`what`, then the last lines of the log; of a progress bar only its last state."""
-    lines = [line.rstrip("\r").rsplit("\r", 1)[-1].rstrip() for line in log.split("\n")]
-    last = [line for line in lines if line and not line.startswith("Extension modules:")][-_LINES:]
-    return "\n".join([what, "Last output:", *last]) if last else f"{what} It had written nothing."

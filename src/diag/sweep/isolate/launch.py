@@ -89,15 +89,16 @@ class ForkServer:
         _servers.add(self)
         self._stderr = _in_thread(_drain, self._process.stderr, self._log.add)
         self._receiver = _in_thread(self._receive)
-        self._send(pickle.dumps(tuple(preload)))
+        self.start(tuple(preload))
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def start(self, call: Call) -> None:
-        """Make this call; its `ProcessEnd` comes on `ends`."""
-        self._send(pickle.dumps(call))
+    def start(self, call: Call | tuple[str, ...]) -> None:
+        """Make this call, whose `ProcessEnd` comes on `ends`; the names of modules to import are sent before any."""
+        with contextlib.suppress(OSError):  # it is gone, and `SupervisorEnd` says so
+            write_frame(self._process.stdin.fileno(), pickle.dumps(call))
 
     def close(self) -> None:
         """End the supervisor and all below it; a call in its first imports is not waited for."""
@@ -114,10 +115,6 @@ class ForkServer:
         """Give up this process's end of the pipe to it, at which a supervisor stops."""
         with contextlib.suppress(OSError):
             self._process.stdin.close()
-
-    def _send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is gone, and `SupervisorEnd` says so
-            write_frame(self._process.stdin.fileno(), data)
 
     def _receive(self) -> None:
         pipe = self._process.stdout.fileno()

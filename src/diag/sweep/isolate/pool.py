@@ -29,9 +29,7 @@ _FOREVER = 1e8  # seconds, about three years; the system's clocks do not take mu
 @dataclass(frozen=True)
 class Task:
     """One call. `function` is a function of a module, or "package.module:function"; the child calls it with `argument`.
-
-    `timeout` is in seconds.
-    """
+    `timeout` is in seconds."""
 
     key: str
     function: str | Callable[..., object]
@@ -101,28 +99,28 @@ class _Pool:
 
     def ended(self) -> Iterator[Ended]:
         try:
-            yield from self._all()
+            yield from self._fill()
+            while self.running and not self.cancelled():
+                assert self.launcher is not None
+                try:
+                    end = self.launcher.ends.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                ended = [self._ended(end)] if isinstance(end, ProcessEnd) else self._lost(end)
+                yield from ended + self._fill()
+            if self.cancelled():
+                yield from self._already_there()
+                stopped = [(task, "Cancelled while it ran; it was stopped.") for task in self.running.values()]
+                for task, text in [*stopped, *((task, "Cancelled before it began.") for task in self.tasks)]:
+                    yield Ended(task.key, death=Death("not_run", "cancelled", text))
+            elif self.launcher is not None:
+                launch.give_back(self.launcher)
+                self.launcher = None
         except KeyboardInterrupt:
             yield from self._already_there()
             raise
         finally:
             self._close()
-
-    def _all(self) -> Iterator[Ended]:
-        yield from self._fill()
-        while self.running and not self.cancelled():
-            assert self.launcher is not None
-            try:
-                end = self.launcher.ends.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-            ended = [self._ended(end)] if isinstance(end, ProcessEnd) else self._lost(end)
-            yield from ended + self._fill()
-        if self.cancelled():
-            yield from self._cancel()
-        elif self.launcher is not None:
-            launch.give_back(self.launcher)
-            self.launcher = None
 
     def _fill(self) -> list[Ended]:
         """Start tasks while there is room; gives those that could not even be sent."""
@@ -159,24 +157,15 @@ class _Pool:
         """The supervisor died and its cells with it: they are lost, the next ones get a new supervisor."""
         name = death_name(lost.exitcode)
         if not lost.ready:
-            log = lost.log.decode(errors="replace").strip()
-            raise DiagError(
-                f"The process that starts the cells ended with {name} at its start.",
-                why=log[-2000:] or "it wrote nothing.",
-                next_step=f"see whether this works: python -c 'import {', '.join(self.preload)}'",
-            )
+            why = lost.log.decode(errors="replace").strip()[-2000:] or "it wrote nothing."
+            hint = f"see whether this works: python -c 'import {', '.join(self.preload)}'"
+            what = f"The process that starts the cells ended with {name} at its start."
+            raise DiagError(what, why=why, next_step=hint)
         death = Death("killed", name, f"The process that starts the cells ended with {name}, and this cell with it.")
         ended = [Ended(task.key, death=death) for task in self.running.values()]
         self.running.clear()
         self._close()
         return ended
-
-    def _cancel(self) -> Iterator[Ended]:
-        yield from self._already_there()
-        for task in self.running.values():
-            yield Ended(task.key, death=Death("not_run", "cancelled", "Cancelled while it ran; it was stopped."))
-        for task in self.tasks:
-            yield Ended(task.key, death=Death("not_run", "cancelled", "Cancelled before it began."))
 
     def _already_there(self) -> Iterator[Ended]:
         """Stop everything; what had ended before that is not lost."""

@@ -41,7 +41,7 @@ class _Running:
     ident: int
     reply_fd: int
     log_fd: int
-    folder: str | None
+    folder: str  # of its temporary files; empty for the common place
     deadline: float | None
     oom_base: int
     started: float = field(default_factory=time.monotonic)
@@ -53,11 +53,6 @@ class _Running:
     def pipes(self) -> dict[int, Callable[[bytes], object]]:
         """What takes the bytes that arrive at each file descriptor."""
         return {self.log_fd: self.log.add, self.reply_fd: self.reply.extend}
-
-    def remove_folder(self) -> None:
-        """Remove the cell's temporary files."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def main() -> NoReturn:
@@ -76,10 +71,8 @@ def main() -> NoReturn:
 
 def preload(modules: Sequence[str]) -> None:
     """Import what all cells need. What can't be imported is left to the cells, which say so where it matters.
-
-    PYTORCH_NVML_BASED_CUDA_CHECK keeps an import that asks whether there is a CUDA device from initialising CUDA,
-    which a forked process could not use afterwards (PyTorch, "CUDA semantics").
-    """
+    PYTORCH_NVML_BASED_CUDA_CHECK keeps an import that asks whether there is a CUDA device from initialising CUDA, which
+    a forked process could not use afterwards (PyTorch, "CUDA semantics")."""
     check = "PYTORCH_NVML_BASED_CUDA_CHECK"
     before = os.environ.setdefault(check, "")
     os.environ[check] = "1"
@@ -88,23 +81,18 @@ def preload(modules: Sequence[str]) -> None:
             importlib.import_module(name)
         except (Exception, SystemExit):
             traceback.print_exc()
-    _warm_up()
-    os.environ[check] = before
-    if not before:
-        del os.environ[check]
-    gc.collect()
-    gc.freeze()  # the collector then leaves the shared pages alone
-
-
-def _warm_up() -> None:
-    """Does once what the first load in every cell would repeat: transformers compiles about a thousand patterns for
-    all architectures (75 ms). Where a transformers has no such table, the cells are a little slower.
-    """
+    # Does once what the first load in every cell would repeat: transformers compiles about a thousand patterns for all
+    # architectures (75 ms). Where a transformers has no such table, the cells are a little slower.
     if "transformers" in sys.modules:
         with contextlib.suppress(Exception):
             from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
             get_checkpoint_conversion_mapping("llama")
+    os.environ[check] = before
+    if not before:
+        del os.environ[check]
+    gc.collect()
+    gc.freeze()  # the collector then leaves the shared pages alone
 
 
 class Supervisor:
@@ -130,7 +118,7 @@ class Supervisor:
             posix.kill_group(pid)
         posix.kill_descendants()
         for running in self.running.values():
-            running.remove_folder()
+            shutil.rmtree(running.folder, ignore_errors=True)
 
     def _turn(self) -> bool:
         """Wait for something to happen and see to it; False once the caller has closed its end."""
@@ -150,7 +138,7 @@ class Supervisor:
     def _start(self, call: Call) -> None:
         reply_read, reply_write = os.pipe()
         log_read, log_write = os.pipe()
-        folder = None
+        folder = ""
         with contextlib.suppress(OSError):  # a full disk: the cell then uses the common place
             folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         try:
@@ -159,7 +147,7 @@ class Supervisor:
             for fd in (reply_read, reply_write, log_read, log_write):
                 os.close(fd)
             reply = pickle.dumps(Reply(death=death_by(e)))
-            self._tell(ProcessEnd(call.ident, reply, None, False, False, 0.0, b""))
+            write_frame(self.ends, pickle.dumps(ProcessEnd(call.ident, reply, None, False, False, 0.0, b"")))
             return
         if pid == 0:
             self._be_the_child(call, reply_write, log_write, folder)
@@ -171,7 +159,7 @@ class Supervisor:
             os.set_blocking(fd, False)
             self.selector.register(fd, selectors.EVENT_READ)
 
-    def _be_the_child(self, call: Call, reply_fd: int, log_fd: int, folder: str | None) -> NoReturn:
+    def _be_the_child(self, call: Call, reply_fd: int, log_fd: int, folder: str) -> NoReturn:
         """The life of a cell. It keeps no end of a pipe that belongs to the caller or to another cell."""
         code = 1
         try:
@@ -227,19 +215,11 @@ class Supervisor:
             os.close(fd)
         if not self.running and posix.has_children():
             posix.kill_descendants()  # those that outlived the cell which started them are ours now
-        running.remove_folder()
-        oom_kill = self._was_oom_kill(running, exitcode)
-        reply, log = frame_in(running.reply), bytes(running.log)
-        self._tell(ProcessEnd(running.ident, reply, exitcode, running.timed_out, oom_kill, seconds, log))
-
-    def _was_oom_kill(self, running: _Running, exitcode: int | None) -> bool:
-        """Whether the kernel's count rose while the cell ran; one rise explains one death."""
-        sigkill = death_name(exitcode) == "SIGKILL"
-        if not sigkill or running.timed_out or (oom_kills() or 0) <= running.oom_base:
-            return False
+        shutil.rmtree(running.folder, ignore_errors=True)
+        # The kernel's count of such kills rose while the cell ran; one rise explains one death.
+        oom_kill = death_name(exitcode) == "SIGKILL" and not running.timed_out and (oom_kills() or 0) > running.oom_base
         for other in self.running.values():
-            other.oom_base += 1
-        return True
-
-    def _tell(self, end: ProcessEnd) -> None:
+            other.oom_base += oom_kill
+        reply, log = frame_in(running.reply), bytes(running.log)
+        end = ProcessEnd(running.ident, reply, exitcode, running.timed_out, oom_kill, seconds, log)
         write_frame(self.ends, pickle.dumps(end))

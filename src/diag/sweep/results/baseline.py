@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diag.errors import SpecError
-from diag.sweep.results.sketch import is_sketch
+from diag.sweep.results.sketch import numbers_in
 from diag.sweep.results.store import Row
 from diag.values.redact import redact_values
 
@@ -23,11 +24,10 @@ _KINDS: Mapping[str, tuple[type, ...]] = {  # what is kept of a row, and the typ
 
 @dataclass(frozen=True)
 class Baseline:
-    """The rows of an earlier run, with the library versions it ran with and when (ISO 8601, UTC)."""
+    """The rows of an earlier run, and the library versions it ran with."""
 
     rows: tuple[Row, ...]
     versions: Mapping[str, str]
-    made: str
     path: str = ""
 
     @property
@@ -37,8 +37,7 @@ class Baseline:
 
 def read_baseline(path: str | os.PathLike[str]) -> Baseline:
     """Raises SpecError for a file that is not there, or no baseline of this version of diag."""
-    name = os.fspath(path)
-    again = "make it again with --write-baseline"
+    name, again = os.fspath(path), "make it again with --write-baseline"
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as e:
@@ -53,31 +52,29 @@ def read_baseline(path: str | os.PathLike[str]) -> Baseline:
     if isinstance(version, int) and version > _VERSION:
         raise SpecError(f"the baseline {name!r} was written by a newer diag.", next_step="upgrade diag.")
     if wrong := _damage(value):
-        hint = f"{again}, or take it from a backup."
-        raise SpecError(f"the baseline {name!r} is damaged.", why=f"{wrong}.", next_step=hint)
-    return Baseline(tuple(value["rows"]), value.get("versions", {}), value.get("made", ""), name)
+        again += ", or take it from a backup."
+        raise SpecError(f"the baseline {name!r} is damaged.", why=f"{wrong}.", next_step=again)
+    return Baseline(tuple(value["rows"]), value.get("versions", {}), name)
 
 
-def _damage(value: Mapping[str, object]) -> str:
+def _damage(value: Mapping[str, Any]) -> str:
     """What in a parsed baseline is not as `write_baseline` writes it; empty where all is."""
     if not isinstance(value.get("version", 0), int):
         return f"its version is {value['version']!r}"
     versions, rows = value.get("versions", {}), value["rows"]
     if not isinstance(versions, Mapping) or not all(isinstance(text, str) for text in versions.values()):
         return "its library versions are not texts"
-    assert isinstance(rows, list)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, Mapping):
             return f"row {number} is {row!r}"
         wrong = [name for name, kinds in _KINDS.items() if not isinstance(row.get(name), kinds)]
-        wrong = wrong or _wrong_facts(row.get("facts") or {})
-        if wrong:
+        if wrong := wrong or _wrong_facts(row.get("facts") or {}):
             return f"{wrong[0]!r} of row {number} is missing or not what it should be"
     return ""
 
 
 def _wrong_facts(facts: Mapping[str, object]) -> list[str]:
-    """Which facts of a row are not as `rows.facts_of` gives them."""
+    """Which facts of a row are not as `rows.measured_row` gives them."""
     placed, mapped, kept = facts.get("placed") or {}, facts.get("map"), facts.get("sketch")
     try:
         map_is_sound = mapped is None or (isinstance(mapped, str) and isinstance(json.loads(mapped), dict))
@@ -87,7 +84,7 @@ def _wrong_facts(facts: Mapping[str, object]) -> list[str]:
         **{name: isinstance(facts.get(name), (str, type(None))) for name in ("digest", "dtype", "checkpoint")},
         "placed": isinstance(placed, Mapping) and all(isinstance(size, (int, float)) for size in placed.values()),
         "map": map_is_sound,
-        "sketch": kept in (None, "") or (isinstance(kept, str) and is_sketch(kept)),
+        "sketch": kept in (None, "") or (isinstance(kept, str) and numbers_in(kept) is not None),
     }
     return [name for name, is_sound in sound.items() if not is_sound]
 

@@ -31,11 +31,9 @@ class Change:
 
 
 def match_rows(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> tuple[list[Row | None], list[Row]]:
-    """The old row of each new one, None where there is none; and the old rows that are left.
-
-    Rows belong together by their whole spec; of what is left, by map, quantization and hardware where that is one row
-    on each side: so a model that is exported to a new folder every night, or another loader, still finds its rows.
-    """
+    """The old row of each new one, None where there is none; and the old rows that are left. Rows belong together by
+    their whole spec; of what is left, by map, quantization and hardware where that is one row on each side: so a model
+    that is exported to a new folder every night, or another loader, still finds its rows."""
     left = list(old_rows)
 
     def taken(found: Sequence[Row]) -> Row | None:
@@ -54,11 +52,7 @@ def match_rows(old_rows: Sequence[Row], new_rows: Sequence[Row]) -> tuple[list[R
 
 
 def row_name(row: Row, with_model: bool = False) -> str:
-    """A combination for people.
-
-    >>> row_name({"device_map": "auto", "quantization": "nf4", "hardware": "this machine"})
-    'auto × nf4 on this machine'
-    """
+    """A combination for people, such as `auto × nf4 on this machine`."""
     name = f"{row['device_map']} × {row['quantization']} on {row['hardware']}"
     return f"{row['model']}: {name}" if with_model else name
 
@@ -68,16 +62,14 @@ def compare_rows(old: Row, new: Row) -> tuple[Change, ...]:
     found = [*_status(old, new)]
     if old["status"] == new["status"]:
         found += [*_placement(old, new), *_answer(old, new)]
-    found += [*_files(old, new), *_map(old, new)]
-    return tuple(sorted(found, key=lambda change: not change.worse))
+    before, after = facts(old).get("checkpoint"), facts(new).get("checkpoint")
+    if before and after and before != after and old.get("model") == new.get("model"):
+        found.append(Change("checkpoint", False, "the model's files changed in between"))
+    return tuple(sorted([*found, *_map(old, new)], key=lambda change: not change.worse))
 
 
 def new_sentences(old: Row, new: Row) -> str:
-    """What the reason of `new` says and that of `old` did not: often the cause of what changed.
-
-    >>> new_sentences({"reason": "It works."}, {"reason": "It works. 9 tensors are not in the checkpoint."})
-    '9 tensors are not in the checkpoint.'
-    """
+    """What the reason of `new` says and that of `old` did not: often the cause of what changed."""
     before, after = (_SENTENCE.split(str(row.get("reason") or "").strip()) for row in (old, new))
     return " ".join(one for one in after if one not in before)
 
@@ -107,8 +99,8 @@ def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> Iterator[Chan
     """Worse: more bytes offloaded or missing, or fewer on an accelerator."""
     total = max(sum(before.values()), 1)
     change = {place: after.get(place, 0) - before.get(place, 0) for place in sorted({*before, *after})}
-    away = sum(more for place, more in change.items() if is_away(place))
-    fast = sum(more for place, more in change.items() if not is_away(place) and place != "cpu")
+    away = sum(more for place, more in change.items() if place.startswith("offloaded") or place == "nowhere")
+    fast = sum(change.values()) - away - change.get("cpu", 0)
     worse = away > 0 or -fast > _SAME_SIZE * total
     if worse or any(abs(more) > _SAME_SIZE * total for more in change.values()):
         sizes = {place: (before.get(place, 0), after.get(place, 0)) for place, more in change.items() if more}
@@ -136,12 +128,6 @@ def _answer(old: Row, new: Row) -> Iterator[Change]:
         yield Change("answer", True, "the answer is another one, and how far it is off can't be told")
 
 
-def _files(old: Row, new: Row) -> Iterator[Change]:
-    before, after = facts(old).get("checkpoint"), facts(new).get("checkpoint")
-    if before and after and before != after and old.get("model") == new.get("model"):
-        yield Change("checkpoint", False, "the model's files changed in between")
-
-
 def _map(old: Row, new: Row) -> Iterator[Change]:
     before, after = facts(old).get("map"), facts(new).get("map")
     if before is None or after is None or before == after:
@@ -154,10 +140,5 @@ def _map(old: Row, new: Row) -> Iterator[Change]:
 
 
 def facts(row: Row) -> Json:
-    """What a row keeps for comparisons (`rows.facts_of`); empty where it has nothing."""
+    """What a row keeps for comparisons (`rows.measured_row`); empty where it has nothing."""
     return row.get("facts") or {}
-
-
-def is_away(place: str) -> bool:
-    """Whether a place of `placed` is offloaded or nowhere."""
-    return place.startswith("offloaded") or place == "nowhere"

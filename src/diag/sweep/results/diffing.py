@@ -82,10 +82,9 @@ def diff(old: str | os.PathLike[str], new: str | os.PathLike[str]) -> Diff:
         a, b = (found.get(name, Counter({"absent": 1})) for found in (versions_before, versions_after))
         if a.keys() != b.keys():
             versions[name] = (_versions_text(a), _versions_text(b))
-    names = [row_name(row, several) for row, partner in zip(after, partners) if partner is None]
     only_old = tuple(row_name(row, several) for row in gone)
-    same = len(rows) - len(changed)
-    return Diff(Path(old).name, Path(new).name, versions, changed, same, only_old, tuple(names))
+    only_new = tuple(row_name(row, several) for row, partner in zip(after, partners) if partner is None)
+    return Diff(Path(old).name, Path(new).name, versions, changed, len(rows) - len(changed), only_old, only_new)
 
 
 def _newest(path: Path) -> tuple[list[Row], dict[str, Counter[str]]]:
@@ -113,10 +112,7 @@ def _opened(path: Path) -> Store:
 
 
 def _versions_text(versions: Counter[str]) -> str:
-    """
-    >>> _versions_text(Counter({"2.13.0": 2, "2.12.0": 1})), _versions_text(Counter({"2.13.0": 3}))
-    ('2.13.0 (2 rows) and 2.12.0 (1 row)', '2.13.0')
-    """
+    """`2.13.0`, or where there are several `2.13.0 (2 rows) and 2.12.0 (1 row)`."""
     if len(versions) == 1:
         return next(iter(versions))
     return list_text([f"{name} ({count_text(count, 'row')})" for name, count in versions.most_common()])
@@ -124,15 +120,11 @@ def _versions_text(versions: Counter[str]) -> str:
 
 def _peak_changes(old: Row, new: Row) -> list[Change]:
     """Peaks that moved by more than a tenth, host and devices."""
-    before, after = _peaks(old), _peaks(new)
-    return [
-        Change("size", False, f"peak on {name}: {format_size(before[name])} → {format_size(after[name])}")
-        for name in sorted({*before} & {*after})
-        if abs(after[name] - before[name]) > max(_SMALL, _SAME_PEAK * before[name])
-    ]
-
-
-def _peaks(row: Row) -> dict[str, int]:
-    found = json.loads(row.get("peak_device_bytes") or "{}")
-    host = row.get("peak_host_bytes")
-    return found if host is None else {**found, "host": host}
+    of_devices = (json.loads(row.get("peak_device_bytes") or "{}") for row in (old, new))
+    before, after = ({"host": row.get("peak_host_bytes"), **peaks} for row, peaks in zip((old, new), of_devices))
+    changes = []
+    for name in sorted({*before} & {*after}):
+        a, b = before[name], after[name]
+        if None not in (a, b) and abs(b - a) > max(_SMALL, _SAME_PEAK * a):
+            changes.append(Change("size", False, f"peak on {name}: {format_size(a)} → {format_size(b)}"))
+    return changes

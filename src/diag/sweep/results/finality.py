@@ -7,7 +7,6 @@ runs. Out-of-memory on simulated GPUs does not run again: it gives the same resu
 """
 
 import json
-from collections.abc import Mapping
 
 from diag.sweep.results.comparison import facts
 from diag.sweep.results.rows import could_not_judge
@@ -43,10 +42,8 @@ def tries_of(row: Row) -> int:
 
 def counted(row: Row, before: int) -> Row:
     """The row with its number of tries, `before` of them in earlier runs; one that now stays says so."""
-    if not may_be_chance(row):
-        return {**row, "tries": None}
-    tries = before + 1
-    if tries < TRIES or row["status"] not in RETRIED:
+    tries = before + 1 if may_be_chance(row) else None
+    if tries is None or tries < TRIES or row["status"] not in RETRIED:
         return {**row, "tries": tries}
     text = f"{row['reason']} It ended so in {tries} runs, and is tried again only with --retry-failed (or fresh)."
     return {**row, "tries": tries, "reason": text.strip()}
@@ -58,16 +55,12 @@ def others_took_the_memory(row: Row) -> bool:
         return False
     held = [one for one in json.loads(row.get("held_by") or "[]") if one["device"] != "cpu"]
     sizes = [one.get("nbytes") for one in held if one["owner"] in _STRANGERS]
-    return None in sizes or sum(sizes) > _WORTH_NAMING * sum(_placed(row).values())
+    return None in sizes or sum(sizes) > _WORTH_NAMING * sum((facts(row).get("placed") or {}).values())
 
 
 def others_may_have_changed(row: Row) -> bool:
     """Out of memory beside strangers, or weights that a preset which asks for free memory put elsewhere."""
-    if not others_took_the_memory(row):
-        return False
-    away = sum(size for place, size in _placed(row).items() if place == "cpu" or place.startswith("offloaded"))
-    return row["status"] == "out_of_memory" or (row["device_map"] in AUTO_PRESETS and away > 0)
-
-
-def _placed(row: Row) -> Mapping[str, int]:
-    return facts(row).get("placed") or {}
+    placed = facts(row).get("placed") or {}
+    away = sum(size for place, size in placed.items() if place == "cpu" or place.startswith("offloaded"))
+    may_be = row["status"] == "out_of_memory" or (row["device_map"] in AUTO_PRESETS and away > 0)
+    return may_be and others_took_the_memory(row)

@@ -33,10 +33,8 @@ class GateFailed(DiagError):
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`.
-
-    `news` are the sentences of its reason that the baseline's row does not have.
-    """
+    """One row: `name`, `status`, `reason`, and how it stands: `same`, `worse`, `changed`, `new` or `unjudged`. `news`
+    are the sentences of its reason that the baseline's row does not have."""
 
     name: str
     status: str
@@ -97,27 +95,26 @@ def gate_of(frame: pd.DataFrame, baseline: Baseline | None = None) -> Gate:
     baseline that has it judged, makes the whole run 3; without a baseline only if no row at all could be judged, or if
     every load died, timed out or failed: nothing is known then that could be as expected.
     """
-    rows = rows_of(frame)
+    rows, has_baseline = rows_of(frame), baseline is not None
     partners, left = match_rows(() if baseline is None else baseline.rows, rows)
-    judged = tuple(_judged(row, old, baseline is not None) for row, old in zip(rows, partners))
-    dead = baseline is None and _nothing_came_back(rows)
-    if dead:
+    judged = tuple(_judged(row, old, has_baseline) for row, old in zip(rows, partners))
+    statuses = {row["status"] for row in rows}
+    # Loads died or failed, and none gave an answer or met a limit that is expected (refused, no memory).
+    is_dead = not has_baseline and bool(statuses & _DEAD) and not statuses & {"ok", "wrong_output", "out_of_memory"}
+    if is_dead:
         judged = tuple(replace(one, standing="unjudged") if one.status in _DEAD else one for one in judged)
     not_saved = str(frame.attrs.get("not_saved") or "")
-    nothing = dead or bool(not_saved) or all(could_not_judge(row) for row in rows)
-    code = _exit_code([one.standing for one in judged], baseline is not None, nothing)
-    models = ", ".join(dict.fromkeys(str(row["model"]) for row in rows)) or "the model"
-    headline = _headline(code, models, judged, baseline is not None, not_saved)
+    standings = {one.standing for one in judged}
+    lacks_some = has_baseline and ("unjudged" in standings or standings <= {"new"})
+    nothing = is_dead or not_saved or all(could_not_judge(row) for row in rows)
+    otherwise = Exit.NOT_JUDGED if nothing or lacks_some else Exit.AS_EXPECTED
+    code = Exit.WORSE if "worse" in standings else otherwise
+    models = dict.fromkeys(str(row["model"]) for row in rows)
+    headline = _headline(code, ", ".join(models) or "the model", judged, has_baseline, not_saved)
     missing = tuple(row_name(old) for old in left)
-    warnings = [] if baseline is None else _warnings(judged, missing, baseline, rows)
+    warnings = [] if baseline is None else _warnings(judged, missing, baseline, set(models))
     warnings += [f"Not every row was saved: {_title(not_saved)}"] if not_saved else []
     return Gate(code, headline, judged, missing, tuple(warnings), baseline.path if baseline else "")
-
-
-def _nothing_came_back(rows: Sequence[Row]) -> bool:
-    """Whether loads died or failed, and none gave an answer or met a limit that is expected (refused, no memory)."""
-    statuses = {row["status"] for row in rows}
-    return bool(statuses & _DEAD) and not statuses & {"ok", "wrong_output", "out_of_memory"}
 
 
 def _judged(row: Row, old: Row | None, has_baseline: bool) -> JudgedRow:
@@ -138,14 +135,6 @@ def _judged(row: Row, old: Row | None, has_baseline: bool) -> JudgedRow:
     return JudgedRow(row_name(row), row["status"], standing, reason, changes, news)
 
 
-def _exit_code(standings: Sequence[str], has_baseline: bool, nothing: bool) -> Exit:
-    if "worse" in standings:
-        return Exit.WORSE
-    if nothing or (has_baseline and ("unjudged" in standings or set(standings) <= {"new"})):
-        return Exit.NOT_JUDGED
-    return Exit.AS_EXPECTED
-
-
 def _headline(code: Exit, models: str, rows: Sequence[JudgedRow], has_baseline: bool, not_saved: str) -> str:
     combinations = f"{len(rows)} combinations of {models}"
     if code is Exit.WORSE:
@@ -153,24 +142,19 @@ def _headline(code: Exit, models: str, rows: Sequence[JudgedRow], has_baseline: 
         first = f"{worse[0].name} first: {_title(worse[0].why)}"
         return f"Worse than the baseline: {len(worse)} of {combinations}, {first}"
     if code is Exit.NOT_JUDGED:
-        unjudged = sum(row.standing == "unjudged" for row in rows)
-        which = f"{unjudged} of {combinations}" if 0 < unjudged < len(rows) else models
-        return f"Could not judge {which}: {_why_not_judged(rows, not_saved)}"
+        unjudged = [row for row in rows if row.standing == "unjudged"]
+        which = f"{len(unjudged)} of {combinations}" if 0 < len(unjudged) < len(rows) else models
+        if unjudged or not_saved:
+            why = _title(unjudged[0].reason if unjudged else not_saved)
+        elif rows and all(row.standing == "new" for row in rows):
+            why = "the baseline has no row in common with this run."
+        else:
+            why = _title(rows[0].reason) if rows else "nothing was asked."
+        return f"Could not judge {which}: {why}"
     works = sum(row.status == "ok" for row in rows)
     against = ", as in the baseline" if has_baseline else ""
     against += " in all but the answers, which are not compared" if _asked_otherwise(rows) else ""
     return f"As expected: {works} of {combinations} work{against}"
-
-
-def _why_not_judged(rows: Sequence[JudgedRow], not_saved: str) -> str:
-    unjudged = [row for row in rows if row.standing == "unjudged"]
-    if unjudged or not_saved:
-        return _title(unjudged[0].reason if unjudged else not_saved)
-    if not rows:
-        return "nothing was asked."
-    if all(row.standing == "new" for row in rows):
-        return "the baseline has no row in common with this run."
-    return _title(rows[0].reason)
 
 
 def _asked_otherwise(rows: Sequence[JudgedRow]) -> int:
@@ -183,23 +167,16 @@ def _title(text: str) -> str:
     return first_line(text).rstrip(".") or "no reason is known"
 
 
-def _warnings(
-    judged: Sequence[JudgedRow], missing: Sequence[str], baseline: Baseline, rows: Sequence[Row]
-) -> list[str]:
-    new = [row.name for row in judged if row.standing == "new"]
-    models = {str(row["model"]) for row in rows}
-    now = versions()
-    changed = [(name, old) for name, old in baseline.versions.items() if now.get(name) != old]
-    found = []
-    if new:
-        found.append(f"{len(new)} rows are new, not in the baseline: {', '.join(new[:4])}.")
-    if missing:
-        found.append(f"{len(missing)} rows of the baseline were not asked for: {', '.join(missing[:4])}.")
-    if models != baseline.models:
-        found.append(f"The baseline was made for {', '.join(sorted(baseline.models))}.")
-    if others := _asked_otherwise(judged):
-        found.append(f"{others} rows were asked another probe than in the baseline, so their answers are not compared.")
-    if changed:
-        both = (f"{name} {old} → {now.get(name, 'absent')}" for name, old in changed)
-        found.append(f"Other versions than in the baseline: {', '.join(both)}.")
-    return found
+def _warnings(judged: Sequence[JudgedRow], missing: Sequence[str], baseline: Baseline, models: set[str]) -> list[str]:
+    new, now = [row.name for row in judged if row.standing == "new"], versions()
+    both = [(name, old, now.get(name, "absent")) for name, old in baseline.versions.items()]
+    changed = [f"{name} {old} → {installed}" for name, old, installed in both if old != installed]
+    others = _asked_otherwise(judged)
+    found = [
+        (new, f"{len(new)} rows are new, not in the baseline: {', '.join(new[:4])}."),
+        (missing, f"{len(missing)} rows of the baseline were not asked for: {', '.join(missing[:4])}."),
+        (models != baseline.models, f"The baseline was made for {', '.join(sorted(baseline.models))}."),
+        (others, f"{others} rows were asked another probe than in the baseline, so their answers are not compared."),
+        (changed, f"Other versions than in the baseline: {', '.join(changed)}."),
+    ]
+    return [text for is_so, text in found if is_so]

@@ -26,19 +26,15 @@ def sketch(values: np.ndarray) -> str:
 
 def relative_distance(one: str, other: str) -> float | None:
     """About |a - b| / |b| for what was sketched; None where one of them is no sketch."""
-    a, b = _numbers(one), _numbers(other)
+    a, b = numbers_in(one), numbers_in(other)
     if a is None or b is None:
         return None
     size, gap = float(np.linalg.norm(b)), float(np.linalg.norm(a - b))
     return gap / size if size else (0.0 if gap == 0 else float("inf"))
 
 
-def is_sketch(text: str) -> bool:
-    """Whether a text can be read as a sketch."""
-    return _numbers(text) is not None
-
-
-def _numbers(text: str) -> np.ndarray | None:
+def numbers_in(text: str) -> np.ndarray | None:
+    """The numbers of a sketch; None for a text that is none."""
     try:
         values = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f4")
     except (ValueError, TypeError):

@@ -49,8 +49,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, must_exist: bool = False) -> None:
-        self.path = Path(path)
-        self.read_only = must_exist
+        self.path, self.read_only = Path(path), must_exist
         self._check_place()
         with self._named("opened"):
             self._database = self._connect()
@@ -66,9 +65,6 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._database.close()
 
     def rows(self) -> dict[str, Row]:
@@ -82,9 +78,8 @@ class Store:
         from diag.sweep.results.tables import table_to_bytes
 
         data = None if placement is None else table_to_bytes(placement)
-        values = (key, _canonical(spec), time.time(), _json(row), _json(extra or {}), data)
         insert = "INSERT OR REPLACE INTO cells (key, spec, saved_at, row, extra, placement) VALUES (?, ?, ?, ?, ?, ?)"
-        self._write(insert, *values)
+        self._write(insert, key, _canonical(spec), time.time(), _json(row), _json(extra or {}), data)
 
     def find(self, spec: Json) -> str | None:
         """The key of the newest row that was saved or used for exactly this spec."""
@@ -103,8 +98,8 @@ class Store:
                 (text,) = self._database.execute("SELECT extra FROM cells WHERE key = ?", (key,)).fetchone()
                 extra = json.loads(text)
                 extra["used"] = [*extra.get("used", [])[1 - _USES :], time.time()]
-                update = f"UPDATE cells SET extra = ?, number = {newest} WHERE key = ?"
-                self._database.execute(update, (_json(extra), key))
+                values = _json(extra), key
+                self._database.execute(f"UPDATE cells SET extra = ?, number = {newest} WHERE key = ?", values)
 
     def times(self, key: str) -> tuple[float, ...]:
         """When a row was saved, and when runs took it as it was, in seconds since the epoch."""
@@ -113,8 +108,7 @@ class Store:
 
     def extra(self, key: str) -> dict[str, Any] | None:
         """What else was saved with a row."""
-        text = self._one("SELECT extra FROM cells WHERE key = ?", key)
-        return None if text is None else json.loads(text)
+        return json.loads(self._one("SELECT extra FROM cells WHERE key = ?", key) or "null")
 
     def placement(self, key: str) -> pd.DataFrame | None:
         """The placement table of a row, None if it has none: same columns, types, tuples and missing values."""
@@ -151,8 +145,9 @@ class Store:
         return database
 
     def _check_ours(self) -> None:
-        application, version = (self._pragma(name) for name in ("application_id", "user_version"))
-        empty = not self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        asked = ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+        application, version, tables = (self._database.execute(one).fetchone()[0] for one in asked)
+        empty = tables == 0
         if application != APPLICATION and not (empty and application == 0 and not self.read_only):
             why = "it is an SQLite database of another program." if not empty else "it is empty."
             raise self._error("is not a results file of diag.", why, "give another path.")
@@ -160,17 +155,13 @@ class Store:
             why = f"its format is {version}, and this version reads up to {SCHEMA}."
             raise self._error("was written by a newer diag.", why, "upgrade diag, or give another path.")
 
-    def _pragma(self, name: str) -> int:
-        return self._database.execute(f"PRAGMA {name}").fetchone()[0]
-
     def _create(self) -> None:
         """Make the tables if they are not there; writes in any case, so that a place that can't be written shows."""
         self._database.execute("PRAGMA journal_mode = DELETE")
+        marks = [f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {SCHEMA}"]
         with self._transaction():
-            for statement in _TABLES.split(";"):
+            for statement in [*_TABLES.split(";"), *marks]:
                 self._database.execute(statement)
-            self._database.execute(f"PRAGMA application_id = {APPLICATION}")
-            self._database.execute(f"PRAGMA user_version = {SCHEMA}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -201,23 +192,7 @@ class Store:
         try:
             yield
         except sqlite3.Error as e:
-            name = getattr(e, "sqlite_errorname", "") or ""
-            raise self._error(f"could not be {done}.", *self._meaning(name, e)) from e
-
-    def _meaning(self, name: str, error: sqlite3.Error) -> tuple[str, str]:
-        """Why, and what to do, for the errors that happen to people."""
-        if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and name.endswith(("WRITE", "FSYNC", "TRUNCATE"))):
-            why = f"the disk is full or has a quota ({error}); what was saved before is intact."
-            return why, "make room there, or copy the file to another disk and go on with the copy."
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            why = f"another process has held it for {format_seconds(BUSY_SECONDS)} ({error})."
-            return why, "let the other run finish, or give this one a file of its own."
-        if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-            return f"it is not an SQLite database, or it is damaged ({error}).", "give another path."
-        if name.startswith(_PATH_ERRORS):
-            why = f"it, or its folder, is not writable ({error})."
-            return why, "give a path in a folder of yours, or change the permissions."
-        return f"SQLite says {name or type(error).__name__}: {error}.", "try a file on a local disk."
+            raise self._error(f"could not be {done}.", *_meaning(e)) from e
 
     def _error(self, what: str, why: str, next_step: str) -> DiagError:
         return DiagError(f"The results file {str(self.path)!r} {what}", why=why, next_step=next_step)
@@ -226,6 +201,23 @@ class Store:
 def _canonical(spec: Json) -> str:
     """Equal for equal specs, whatever the order of their fields."""
     return json.dumps(spec, sort_keys=True, separators=(",", ":"))
+
+
+def _meaning(error: sqlite3.Error) -> tuple[str, str]:
+    """Why, and what to do, for the errors that happen to people."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name == "SQLITE_FULL" or (name.startswith("SQLITE_IOERR") and name.endswith(("WRITE", "FSYNC", "TRUNCATE"))):
+        why = f"the disk is full or has a quota ({error}); what was saved before is intact."
+        return why, "make room there, or copy the file to another disk and go on with the copy."
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        why = f"another process has held it for {format_seconds(BUSY_SECONDS)} ({error})."
+        return why, "let the other run finish, or give this one a file of its own."
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return f"it is not an SQLite database, or it is damaged ({error}).", "give another path."
+    if name.startswith(_PATH_ERRORS):
+        why = f"it, or its folder, is not writable ({error})."
+        return why, "give a path in a folder of yours, or change the permissions."
+    return f"SQLite says {name or type(error).__name__}: {error}.", "try a file on a local disk."
 
 
 def _json(values: Json) -> str:

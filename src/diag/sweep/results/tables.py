@@ -13,10 +13,8 @@ _NATIVE = ("bool", "int64", "float64", "boolean", "Int64", "Float64", "string", 
 
 
 def table_to_bytes(table: pd.DataFrame) -> bytes:
-    """The table without its index: rows are numbered from 0 again when it is read.
-
-    Raises TypeError for a column type or a value that JSON can't hold.
-    """
+    """The table without its index: rows are numbered from 0 again when it is read. Raises TypeError for a column type
+    or a value that JSON can't hold."""
     columns = [_column(str(name), table[name]) for name in table.columns]
     return zlib.compress(json.dumps({"rows": len(table), "columns": columns}, separators=(",", ":")).encode(), 3)
 
@@ -50,15 +48,13 @@ def _column(name: str, series: pd.Series) -> dict[str, Any]:
 
 
 def _series(column: dict[str, Any]) -> pd.Series:
-    dtype = column["dtype"]
+    dtype, values = column["dtype"], column.get("values", [])
     if dtype in ("string", "str"):
         labels = [*column["labels"], None]  # the code of a missing value is -1
         values = [labels[code] for code in column["codes"]]
         return pd.Series(values, dtype=dtype if dtype == "string" or _TEXT == "str" else "object")
-    values = column["values"]
     if dtype == "object":
-        tuples = column["tuples"]
-        for i in range(len(values)) if tuples == "all" else tuples:
+        for i in range(len(values)) if column["tuples"] == "all" else column["tuples"]:
             values[i] = _tuple(values[i])
         for i in column["na"]:
             values[i] = pd.NA

@@ -1,15 +1,13 @@
 """Progress: plain lines where nobody watches, one for each row."""
 
-from __future__ import annotations
-
-from diag.sweep import progress
+from diag.sweep.state import Progress
 
 ROW = {"device_map": "auto", "quantization": "nf4", "hardware": "this machine", "status": "ok"}
 
 
 def test_each_row_is_one_plain_line(capsys):
     seen = []
-    with progress.Progress(2, True, seen.append) as bar:
+    with Progress(2, True, seen.append) as bar:
         bar.row(ROW)
         bar.row({**ROW, "status": "killed"}, from_file=True)
     lines = capsys.readouterr().err.splitlines()
@@ -19,7 +17,7 @@ def test_each_row_is_one_plain_line(capsys):
 
 def test_silence_is_silent_but_rows_still_arrive(capsys):
     seen = []
-    with progress.Progress(1, False, seen.append) as bar:
+    with Progress(1, False, seen.append) as bar:
         bar.row(ROW)
         bar.say("hello")
     assert capsys.readouterr().err == "" and seen == [ROW]

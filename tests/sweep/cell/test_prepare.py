@@ -1,14 +1,12 @@
 """Before the first cell: room, devices, shards. Real file systems, and a driver of our own."""
 
-from __future__ import annotations
-
 import nvidia_driver
 import pytest
 
 import diag
 from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.loading.recipe import check_offload_folder
-from diag.sweep.preflight import check_results_place, devices_in_the_way, look_before
+from diag.sweep.cell.prepare import devices_in_the_way, look_before
 from diag.values.spec import LoadSpec
 
 OLLAMA = (424242, "ollama", 4 * 2**30)
@@ -73,8 +71,6 @@ def small(file_system_of):
 
 def test_a_results_file_without_room_is_refused_before_anything_is_loaded(small):
     with pytest.raises(CheckpointError, match="no room for the results file"):
-        check_results_place(small / "r.sqlite")
-    with pytest.raises(CheckpointError):
         diag.matrix([LoadSpec("tiny", "none")], small / "r.sqlite", progress=False)
 
 
