@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,14 +34,13 @@ def redacted_notebook(nb: NotebookNode) -> NotebookNode:
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and moves it there. An OSError names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-        os.chmod(temporary, 0o644 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as e:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):  # a full disk names no file, and the others only the temporary one
             raise type(e)(e.errno, e.strerror, str(path)) from e
         raise
@@ -95,9 +94,3 @@ class RedactedFile:
 
     def pretty_path(self, path: str) -> str:
         return self.path.name
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

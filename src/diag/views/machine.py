@@ -1,8 +1,6 @@
 """What this machine is, as a view. Imports no torch, so that it works where torch is broken."""
 
 from diag.machine.environment import Environment, environment
-from diag.machine.holders import Holder
-from diag.machine.torch_devices import Device
 from diag.values.units import format_size
 from diag.views.markup import View, render
 
@@ -22,24 +20,16 @@ describe = this_machine  # its name in notebooks that people have copied
 
 
 def _facts(known: Environment) -> dict[str, str]:
-    host = known.host
-    facts = {
+    host, devices = known.host, known.torch.devices
+    found = (f"{one.name} {one.model}, {_room(one.free_bytes, one.total_bytes)}" for one in devices)
+    held = (f"{format_size(by.nbytes) or 'unknown size'} by {by.program} ({by.owner})" for by in known.holders)
+    return {
         "libraries": " · ".join(f"{name} {known.versions[name]}" for name in _FIRST if name in known.versions),
         "python": f"{known.python} on {known.system}, {known.cpus} CPUs",
-        "accelerators": "; ".join(map(_device, known.torch.devices)) or "none",
+        "accelerators": "; ".join(found) or "none",
         "host memory": f"{_room(host.free, host.total)}, limited by the {host.limited_by}",
+        "held on GPUs": "; ".join(held),
     }
-    if known.holders:
-        facts["held on GPUs"] = "; ".join(map(_holder, known.holders))
-    return facts
-
-
-def _device(device: Device) -> str:
-    return f"{device.name} {device.model}, {_room(device.free_bytes, device.total_bytes)}"
-
-
-def _holder(holder: Holder) -> str:
-    return f"{format_size(holder.nbytes) or 'unknown size'} by {holder.program} ({holder.owner})"
 
 
 def _room(free: int | None, total: int | None) -> str:

@@ -56,7 +56,11 @@ def machine_text(hardware: str) -> str:
 
 def grouped(frame: pd.DataFrame) -> list[Group]:
     """Rows that share one load together, in order of first appearance."""
-    return together((_load_of(row), row) for _, row in frame.iterrows())
+    pairs = []
+    for _, row in frame.iterrows():
+        source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
+        pairs.append((tuple(map(str, (row["model"], row["quantization"], row["hardware"], source))), row))
+    return together(pairs)
 
 
 def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
@@ -65,8 +69,3 @@ def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
     for key, item in pairs:
         found.setdefault(key, []).append(item)
     return list(found.values())
-
-
-def _load_of(row: pd.Series) -> tuple[str, ...]:
-    source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
-    return tuple(map(str, (row["model"], row["quantization"], row["hardware"], source)))
