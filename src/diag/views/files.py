@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode  # not needed for `diag explain --json`
 
 
-def write_notebook(nb: NotebookNode, path: Path) -> None:
+def write_notebook(path: Path, nb: NotebookNode) -> None:
     """Writes a notebook redacted. An OSError names the file."""
     import nbformat
 
@@ -46,19 +46,19 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def put(write: Callable[[Path], object], path: Path) -> tuple[Path | None, str]:
-    """Lets `write` write to `path`, or where that fails to the folder for temporary files.
+def put(write: Callable[..., object], path: Path, *content: object) -> tuple[Path | None, str]:
+    """Lets `write` write `content` to `path`, or where that fails to the folder for temporary files.
 
     Returns where it is, None if nowhere, and what to tell people, which is empty where all went well.
     """
     try:
-        write(path)
+        write(path, *content)
         return path, ""
     except OSError as error:
         why = f"{error.strerror or error}: {path}"
     other = Path(tempfile.gettempdir()) / path.name
     try:
-        write(other)
+        write(other, *content)
     except OSError:
         return None, f"{why}, and it could not be put elsewhere either."
     return other, f"{why}. It is in {other} instead."

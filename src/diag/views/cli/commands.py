@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diag.errors import CouldNotJudgeError, DiagError
@@ -36,9 +37,10 @@ def report(options: argparse.Namespace) -> Exit:
     try:
         result = _report_of(options)
     except (DiagError, OSError) as error:
-        from diag.views.cli.refusal import write_refusal
+        from diag.views.report.afterwards import refuse
 
-        write_refusal(error, options.out)
+        for note in refuse(error, Path(options.out)) if options.out is not None else ():
+            _say(visible(note))
         raise
     if options.json:
         print_json(result.to_json())

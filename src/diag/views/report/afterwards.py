@@ -1,10 +1,12 @@
 """What the run of a report notebook leaves, however it ended: finish() writes it all.
 
-report_from() does so for a notebook that somebody else's papermill ran, or that died on the way.
+report_from() does so for a notebook that somebody else's papermill ran, or that died on the way; refuse() for a report
+that was refused before anything ran.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,12 @@ from diag.sweep.results.gate import Gate, GateFailed, gate_of
 from diag.values.exits import Exit
 from diag.values.redact import redact
 from diag.values.spec import LoadSpec
-from diag.values.text import first_line
 from diag.views.files import put, redacted, redacted_notebook, write_notebook, write_text
-from diag.views.markup import View
-from diag.views.report import gating
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.convert import death_notice, kept_verdict, to_html
-from diag.views.report.ending import DIED, ERROR, FINISHED, GATE_TAG, SILENT, Ending
+from diag.views.report.ending import ERROR, GATE_TAG, SILENT, Ending, how_it_ended
 from diag.views.report.execute import Run, truthful
+from diag.views.report.gating import PARAMETERS, asked_for
 from diag.views.report.leftovers import Window, partial, stored_frame, window_of
 from diag.views.report.notebooks import NotebookError, parameters_of
 
@@ -63,22 +63,22 @@ def finish(
     asked_wrongly = _exit_code(ended, verdict) is Exit.WRONG_USAGE  # then there are no rows that could be its own
     frame = stored_frame(specs, stored, when) if specs and not asked_wrongly else None
     if not ended.ok:
-        _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
+        nb.cells[:0] = _first_cells(ended, frame if verdict is None else None, specs, stored)
         verdict = kept_verdict(nb)
     said = [] if ended.ok and verdict else [ended.title]
     headline = ". ".join([*said, str(verdict["headline"])] if verdict else said)
     gate = _gate(verdict, frame, _exit_code(ended, verdict), redact(headline))
     executed, summaries = path.with_suffix(".ipynb"), path.with_suffix("")
     # The small ones first: a disk may be full.
-    notes = [put(lambda stem: write_summaries(stem, gate, frame), summaries)[1]]
+    notes = [put(write_summaries, summaries, gate, frame)[1]]
     if source is None or executed.resolve() != source.resolve():
-        notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
+        notes.append(put(write_notebook, executed, nb)[1])
     html = to_html(_for_reading(nb, ended), f"{headline} | diag report")
-    page, lost = put(lambda place: write_text(place, html), path)
+    page, lost = put(write_text, path, html)
     notes = [redact(note) for note in (*notes, lost) if note]
     if notes:
         gate = _with_losses(gate, notes)
-        put(lambda stem: write_summaries(stem, gate, frame), summaries)
+        put(write_summaries, summaries, gate, frame)
         notes.append(f"Finished rows are in {redact(str(stored))}. {_MAKE_ROOM}")
     return ReportResult(page or path, executed, stored, gate.headline, gate.exit_code, ended, verdict, tuple(notes))
 
@@ -115,15 +115,27 @@ def _for_reading(nb: NotebookNode, ended: Ending) -> NotebookNode:
     return shown
 
 
-def _put_first(nb: NotebookNode, ended: Ending, partial: View | None) -> None:
-    """Opens the executed notebook with what went wrong and the rows that were finished before."""
+def _first_cells(
+    ended: Ending, frame: pd.DataFrame | None, specs: Sequence[LoadSpec], stored: Path
+) -> list[NotebookNode]:
+    """What opens the executed notebook: what went wrong, and the rows that were finished before."""
     lines = death_notice(ended).text.splitlines()
     quoted = "\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])])
     cells = [nbformat.v4.new_markdown_cell(quoted, metadata={"tags": ["diag-banner"]})]
-    if partial is not None:
-        shown = nbformat.v4.new_output("display_data", partial._repr_mimebundle_())
+    if frame is not None:
+        shown = nbformat.v4.new_output("display_data", partial(specs, frame, stored)._repr_mimebundle_())
         cells.append(nbformat.v4.new_code_cell(outputs=[shown], metadata={"tags": ["diag-partial"]}))
-    nb.cells[:0] = cells
+    return cells
+
+
+def refuse(error: Exception, out: Path) -> list[str]:
+    """Page, JSON, Markdown and JUnit that say why a report was refused before anything ran; what to tell people."""
+    name = type(error).__name__
+    ended = Ending(ERROR, why=f"{name}: {error}", error=name)
+    html = to_html(_for_reading(nbformat.v4.new_notebook(), ended), f"{ended.title} | diag report")
+    gate = Gate(ended.exit_code, redact(ended.title), ())
+    said = [put(write_text, out, html)[1], put(write_summaries, out.with_suffix(""), gate)[1]]
+    return [redact(note) for note in said if note]
 
 
 def report_from(
@@ -145,50 +157,15 @@ def report_from(
     ended = how_it_ended(nb)
     if ended.ok and kept_verdict(nb) is None:
         ended = Ending(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
-    specs, named = _asked(nb)
+    values = {name: value for name, value in parameters_of(nb).items() if name in PARAMETERS}
+    named, specs = str(values.get("results") or "results.sqlite"), []
+    with suppress(DiagError, KeyError):  # its parameters were wrong: nothing was asked
+        specs = asked_for({**values, "baseline": None, "write_baseline": None}).specs
     places = [Path(results)] if results is not None else [Path(named), source.parent / named]
     stored = next((place for place in places if place.is_file()), places[0])
     when = window_of(nb)
     nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
     return finish(Run(nb, ended), specs, path, stored, when, source)
-
-
-def how_it_ended(nb: NotebookNode) -> Ending:
-    """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
-
-    A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
-    after it have no execution count; where it was the last, that it has no output though it always gives one.
-    """
-    numbered = enumerate(nb.cells, start=1)
-    code = [(position, cell) for position, cell in numbered if cell.cell_type == "code" and cell.source.strip()]
-    begun = [position for position, cell in code if cell.get("execution_count") is not None]
-    if not begun:
-        raise NotebookError(
-            "this notebook was never run: no cell has been executed.",
-            next_step="run it with papermill first, or let diag report run it.",
-        )
-    for position, cell in code:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                name = str(output.get("ename"))
-                why = redact(f"{name}: {output.get('evalue')}".strip())
-                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), why, name)
-    last = nb.cells[begun[-1] - 1]
-    is_silent_gate = GATE_TAG in last.metadata.get("tags", []) and not last.get("outputs")
-    if is_silent_gate or any(position > begun[-1] for position, _ in code):
-        why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ending(DIED, begun[-1], len(nb.cells), first_line(last.source), why)
-    return Ending(FINISHED, cells=len(nb.cells))
-
-
-def _asked(nb: NotebookNode) -> tuple[Sequence[LoadSpec], str]:
-    """What the notebook was asked to load, nothing where its parameters were wrong; and the name of its results."""
-    values = {name: value for name, value in parameters_of(nb).items() if name in gating.PARAMETERS}
-    named = str(values.get("results") or "results.sqlite")
-    try:
-        return gating.asked_for({**values, "baseline": None, "write_baseline": None}).specs, named
-    except (DiagError, KeyError):
-        return (), named
 
 
 def _read(source: Path) -> NotebookNode:

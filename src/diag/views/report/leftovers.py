@@ -16,6 +16,7 @@ from diag.values.spec import LoadSpec
 from diag.views import plots
 from diag.views.markup import View, render
 from diag.views.report import summary
+from diag.views.report.gating import Asked
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,8 @@ def window_of(nb: NotebookNode) -> Window:
     meta = nb.metadata.get("papermill") or {}
     begun = [_moment(meta.get("start_time"))]
     for cell in nb.cells:
-        noted = [
-            *(cell.metadata.get("execution") or {}).values(),
-            (cell.metadata.get("papermill") or {}).get("start_time"),
-        ]
-        begun += map(_moment, noted)
+        begun.append(_moment((cell.metadata.get("papermill") or {}).get("start_time")))
+        begun += map(_moment, (cell.metadata.get("execution") or {}).values())
     return Window(min((moment for moment in begun if moment is not None), default=None), _moment(meta.get("end_time")))
 
 
@@ -62,14 +60,9 @@ def stored_frame(specs: Sequence[LoadSpec], stored: Path, when: Window) -> pd.Da
     return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
 
 
-def loaded_of(specs: Sequence[LoadSpec], frame: pd.DataFrame) -> list[LoadSpec]:
-    """The specs whose row in a run's frame has a placement; the results file may hold older ones."""
-    return [spec for spec, known in zip(specs, frame["n_resident"].notna()) if known]
-
-
 def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> View:
     """The page of what the run had finished of `specs`, `frame` being its own; the rest shows as not run."""
-    loaded = loaded_of(specs, frame)
+    loaded = Asked(list(specs)).loaded(frame)
     sections = {"Every combination": summary.overview(frame)}
     if loaded:
         sections["Where the weights are"] = plots.placement_strips(loaded, str(stored))

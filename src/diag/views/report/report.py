@@ -18,7 +18,7 @@ from diag.values.spec import PRESETS, LoadSpec, grid
 from diag.values.units import format_exact
 from diag.views.report.afterwards import ReportResult, finish
 from diag.views.report.execute import run_notebook
-from diag.views.report.gating import SPEC_OPTIONS
+from diag.views.report.gating import SPEC_OPTIONS, baseline_files
 from diag.views.report.leftovers import Window
 from diag.views.report.notebooks import REPORT, check_names, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
@@ -80,30 +80,16 @@ class Order:
             raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
         return found
 
-    def values(self, specs: list[LoadSpec], seconds: float | None) -> dict[str, object]:
+    def values(self, specs: list[LoadSpec], **further: object) -> dict[str, object]:
         """The parameters of the notebook, lists as text; those that only some notebooks take where they are given."""
         first = specs[0]
         lists = {"device_maps": "device_map_text", "quantizations": "quantization", "hardware": "hardware_text"}
         named = {name: list(dict.fromkeys(getattr(spec, field) for spec in specs)) for name, field in lists.items()}
-        optional = {
-            "loader": first.loader,
-            "adapter": first.adapter,
-            "budget": self.budget,
-            "max_loads": self.max_loads,
-            "deadline": seconds,
-            "options": dict(self.options) or None,
-            "baseline": self.baseline and os.fspath(self.baseline),
-            "write_baseline": self._baseline_to_write(),
-        }
+        optional = {"loader": first.loader, "adapter": first.adapter, "options": dict(self.options) or None, **further}
+        optional |= {"budget": self.budget, "max_loads": self.max_loads}
         given = {name: value for name, value in optional.items() if value is not None}
         fixed = {"model": first.model, "probe": first.probe, "timeout": self.timeout, "results": str(self.stored)}
         return {**fixed, **named, **given, **self.parameters}
-
-    def _baseline_to_write(self) -> str | None:
-        if self.write_baseline is None or self.write_baseline is False:
-            return None
-        by_default = self.baseline or self.page.with_suffix(".baseline.json")
-        return os.fspath(by_default if self.write_baseline is True else self.write_baseline)
 
 
 def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked: Any) -> ReportResult:
@@ -117,10 +103,12 @@ def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked:
     until = _until(order.deadline, order.started)
     source = find_notebook(os.fspath(order.notebook))
     specs = order.specs()
-    if order.baseline is not None and not order.write_baseline:
-        read_baseline(order.baseline)  # a wrong file is found now, and not after an hour
+    old, new = baseline_files(order.baseline, order.write_baseline, str(order.page.with_suffix(".baseline.json")))
+    if old is not None:
+        read_baseline(old)  # a wrong file is found now, and not after an hour
     declared = declared_parameters(source)
-    values = order.values(specs, _seconds_for_matrix(until) if "deadline" in declared else None)
+    seconds = _seconds_for_matrix(until) if "deadline" in declared else None
+    values = order.values(specs, deadline=seconds, baseline=old, write_baseline=new)
     check_names(values, declared, source.name)
     for file in (order.page, order.stored):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +120,8 @@ def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked:
 
 def _until(deadline: float | None, started: float | None) -> float | None:
     """When the notebook must be over, in seconds since the epoch, so that the page is written before the deadline."""
-    if deadline is None:
-        return None
-    return (time.time() if started is None else started) + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
+    begun = time.time() if started is None else started
+    return None if deadline is None else begun + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
 
 
 def _seconds_for_matrix(until: float | None) -> float | None:
