@@ -79,7 +79,7 @@ def memory_and_time(frame: pd.DataFrame) -> View:
         host, devices = [peak for peak in [host_peak(row)] if peak], device_peaks(row)
         peaks["host"] += host
         peaks["devices"] += devices
-        load, forward = (_seconds(row[name], scale) for name, scale in scales.items())
+        load, forward = (_seconds(row[str(name)], scale) for name, scale in scales.items())
         lines.append({"label": named, "load": load, "forward": forward, "host": host, "devices": devices})
         took = [figure.text if figure else "?" for figure in (load, forward)]
         peak_text = peaks_in_words(row) or "?"

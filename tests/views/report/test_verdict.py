@@ -8,7 +8,7 @@ import pytest
 from typed_frames import RULE, SIMULATED, failed, frame, worked
 
 from diag.values.exits import Exit
-from diag.views.report.verdict import status_counts_text, verdict_of
+from diag.views.report.verdict import verdict_of
 
 
 def test_the_headline_counts_what_works_on_this_machine():
@@ -95,4 +95,4 @@ def test_the_verdict_survives_json():
 
 def test_counts_read_as_words():
     rows = worked("auto"), worked("cpu", status="wrong_output"), failed("disk", "nf4", "killed", "SIGKILL")
-    assert status_counts_text(verdict_of(frame(*rows))) == "1 works, 1 wrong answer, 1 killed"
+    assert verdict_of(frame(*rows)).counts_text == "1 works, 1 wrong answer, 1 killed"

@@ -34,7 +34,8 @@ PARAMETERS = (
 SPEC_OPTIONS = ("dtype", "max_memory", "offload_folder")
 _PARSERS: dict[str, Callable[[object, str], object]] = {
     **dict.fromkeys(("yes", "fresh", "retry_failed"), fields.parse_flag),
-    **{"workers": fields.parse_count, "memory_limit": parse_size},
+    "workers": fields.parse_count,
+    "memory_limit": parse_size,
 }
 RUN_OPTIONS = tuple(_PARSERS)
 
