@@ -8,7 +8,7 @@ import pytest
 from markupsafe import Markup
 
 from diag.values.text import visible
-from diag.views.markup import View, page, render
+from diag.views.markup import View, render
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -83,7 +83,7 @@ def test_a_long_path_breaks_after_a_separator_and_stays_whole_where_a_line_has_r
 
 
 def test_a_page_forbids_scripts_and_every_address():
-    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page("t", "x"))[1]
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', render("page", title="t", content="x"))[1]
     assert "default-src 'none'" in policy
     assert "script-src" not in policy
     assert "http" not in policy
@@ -94,7 +94,7 @@ def test_the_style_sheet_names_no_outside_resource():
 
 
 def test_a_title_can_not_close_its_element():
-    assert "<title>&lt;/title&gt;&lt;script&gt;</title>" in page("</title><script>", "x")
+    assert "<title>&lt;/title&gt;&lt;script&gt;</title>" in render("page", title="</title><script>", content="x")
 
 
 def test_a_view_is_html_in_a_notebook_and_text_in_a_terminal():

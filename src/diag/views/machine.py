@@ -13,23 +13,20 @@ def this_machine(known: Environment | None = None) -> View:
     others = {name: version for name, version in known.versions.items() if name not in _FIRST}
     disks = {disk.use: f"{disk.path}, {_room(disk.free_bytes, disk.total_bytes)}" for disk in known.disks}
     folded = {"Versions": others, "Disks": disks, "Settings": known.settings}
-    return View(render("machine", error=known.torch.error, pairs=_facts(known), folded=folded), str(known))
-
-
-describe = this_machine  # its name in notebooks that people have copied
-
-
-def _facts(known: Environment) -> dict[str, str]:
     host, devices = known.host, known.torch.devices
     found = (f"{one.name} {one.model}, {_room(one.free_bytes, one.total_bytes)}" for one in devices)
     held = (f"{format_size(by.nbytes) or 'unknown size'} by {by.program} ({by.owner})" for by in known.holders)
-    return {
+    facts = {
         "libraries": " · ".join(f"{name} {known.versions[name]}" for name in _FIRST if name in known.versions),
         "python": f"{known.python} on {known.system}, {known.cpus} CPUs",
         "accelerators": "; ".join(found) or "none",
         "host memory": f"{_room(host.free, host.total)}, limited by the {host.limited_by}",
         "held on GPUs": "; ".join(held),
     }
+    return View(render("machine", error=known.torch.error, pairs=facts, folded=folded), str(known))
+
+
+describe = this_machine  # its name in notebooks that people have copied
 
 
 def _room(free: int | None, total: int | None) -> str:

@@ -67,22 +67,13 @@ def fragment(content: Markup) -> str:
     return str(render("fragment", content=content))
 
 
-def page(title: str, content: Markup) -> str:
-    """A whole document that needs no network: the policy in its head forbids the browser to fetch or run anything."""
-    return str(render("page", title=title, content=content))
-
-
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    loader = PackageLoader(__package__ or "", "templates")
     environment = Environment(
-        loader=PackageLoader(__package__ or "", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["long_words"] = _long_words
     return environment

@@ -31,31 +31,36 @@ def result(**data):
     return nbformat.v4.new_output("display_data", {key.replace("_", "/"): value for key, value in data.items()})
 
 
+def raised(said):
+    return nbformat.v4.new_output("error", ename="E", evalue=said, traceback=["\x1b[0;31mE\x1b[0m", said])
+
+
 def page_of(*cells, ended=None) -> str:
     nb = nbformat.v4.new_notebook(cells=list(cells))
     nb.metadata["diag"] = {"ended": ended or {"how": "finished"}}
     return to_html(nb, "title")
 
 
+def headline_cell():
+    return code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"])
+
+
 def test_the_headline_comes_first_wherever_its_cell_is():
-    rows = frame(worked("auto"))
     later = [nbformat.v4.new_markdown_cell("## Later"), code("1", result(text_plain="1"))]
-    html = page_of(*later, code("x", shown(summary.headline(rows)), tags=["headline"]))
+    html = page_of(*later, headline_cell())
     assert html.index("<h1>") < html.index("Later")
 
 
 def test_what_went_wrong_stands_above_the_headline():
-    html = page_of(code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"]), ended=DIED)
+    html = page_of(headline_cell(), ended=DIED)
     assert html.index("This report is incomplete: the kernel died") < html.index("<h1>")
     assert 'role="alert"' in html
 
 
 def test_the_notice_says_what_died_where_what_is_valid_and_how_to_go_on():
     text = death_notice(Ending(**DIED)).text
-    assert "cell 4 of 9: frame = diag.matrix(specs)" in text
-    assert "Why: the kernel was killed." in text
-    assert "Still valid:" in text
-    assert "run the same command again" in text
+    assert "cell 4 of 9: frame = diag.matrix(specs)" in text and "Why: the kernel was killed." in text
+    assert "Still valid:" in text and "run the same command again" in text
 
 
 def test_a_finished_run_has_no_notice():
@@ -70,21 +75,18 @@ def test_a_finished_run_has_no_notice():
         result(text_latex=HOSTILE),
         result(application_javascript="alert(1)", text_plain="x"),
         nbformat.v4.new_output("stream", name="stdout", text=HOSTILE),
-        nbformat.v4.new_output("error", ename="E", evalue=HOSTILE, traceback=["\x1b[0;31mE\x1b[0m", HOSTILE]),
+        raised(HOSTILE),
     ],
     ids=["text", "latex", "javascript", "printed", "traceback"],
 )
 def test_outputs_of_every_kind_are_text(output):
     html = page_of(code(f"model = '''{HOSTILE}'''", output))
     assert outside_resources(html) == []
-    assert "<img" not in html
-    assert "\x1b" not in html
-    assert "&lt;script&gt;" in html
+    assert "<img" not in html and "\x1b" not in html and "&lt;script&gt;" in html
 
 
 def test_the_colours_of_a_traceback_are_left_out():
-    error = nbformat.v4.new_output("error", ename="E", evalue="x", traceback=["\x1b[0;31mValueError\x1b[0m: x"])
-    assert "ValueError: x" in page_of(code("1", error))
+    assert "ValueError: x" in page_of(code("1", raised("\x1b[0;31mValueError\x1b[0m: x")))
 
 
 def test_code_and_printed_lines_are_kept_folded_at_the_end():
@@ -115,6 +117,5 @@ def test_the_check_for_outside_resources_can_fail():
 
 
 def test_the_verdict_is_read_from_the_notebook():
-    cell = code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"])
-    assert kept_verdict(nbformat.v4.new_notebook(cells=[cell]))["works"] == 1
+    assert kept_verdict(nbformat.v4.new_notebook(cells=[headline_cell()]))["works"] == 1
     assert kept_verdict(nbformat.v4.new_notebook(cells=[code("x")])) is None

@@ -35,13 +35,6 @@ def finished(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_report_is_one_small_file_that_asks_for_nothing(finished):
-    html = finished[0].path.read_text()
-    assert outside_resources(html) == []
-    assert len(html) < 3_000_000
-
-
-@pytest.mark.slow
 def test_the_verdict_is_the_heading_and_the_exit_code_fits(finished):
     result, _ = finished
     assert result.headline == "2 of 2 combinations of tiny work on this machine"
@@ -50,8 +43,10 @@ def test_the_verdict_is_the_heading_and_the_exit_code_fits(finished):
 
 
 @pytest.mark.slow
-def test_the_report_has_every_section(finished):
+def test_the_report_is_one_small_file_that_has_every_section_and_asks_for_nothing(finished):
     html = finished[0].path.read_text()
+    assert outside_resources(html) == []
+    assert len(html) < 3_000_000
     sections = ["This machine", "Every combination", "Where the weights are", "Memory and time", "The answer",
                 "What did not work, and why", "Every figure"]  # fmt: skip
     places = [html.index(f"<h2>{section}</h2>") for section in sections]
@@ -59,14 +54,9 @@ def test_the_report_has_every_section(finished):
 
 
 @pytest.mark.slow
-def test_a_line_is_said_for_each_finished_combination(finished):
-    _, said = finished
+def test_the_executed_notebook_and_the_rows_are_beside_the_report_and_each_row_was_said(finished):
+    result, said = finished
     assert sum("on this machine: ok" in line for line in said) == 2
-
-
-@pytest.mark.slow
-def test_the_executed_notebook_and_the_rows_are_beside_the_report(finished):
-    result, _ = finished
     nb = nbformat.read(result.notebook, as_version=4)
     assert nb.metadata.papermill.parameters.model == "tiny"
     assert len(diag.placement_of(result.results, diag.LoadSpec("tiny", "disk")))
@@ -137,19 +127,12 @@ def test_unknown_parameters_are_refused_with_the_valid_names(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_notebook_of_ones_own_must_take_what_it_is_given(tmp_path):
-    with pytest.raises(DiagError, match="has no parameter"):
-        write_report("tiny", tmp_path / "x.html", notebook=notebook(tmp_path, "1"), **SMALL)
-
-
-def test_values_that_can_not_be_are_refused_before_anything_runs(tmp_path):
-    with pytest.raises(DiagError, match="autoo"):
-        write_report("tiny", tmp_path / "x.html", **{**SMALL, "device_maps": ["autoo"]})
-
-
-def test_a_notebook_that_is_not_there_says_where_it_was_looked_for(tmp_path):
-    with pytest.raises(DiagError, match="there is no notebook"):
-        write_report("tiny", tmp_path / "x.html", notebook=tmp_path / "nothing.ipynb", **SMALL)
+def test_values_and_notebooks_that_can_not_be_are_refused_before_anything_runs(tmp_path):
+    asked = {"has no parameter": {"notebook": notebook(tmp_path, "1")}, "autoo": {"device_maps": ["autoo"]}}
+    asked["there is no notebook .* looked for"] = {"notebook": tmp_path / "nothing.ipynb"}
+    for said, values in asked.items():
+        with pytest.raises(DiagError, match=f"(?s){said}"):
+            write_report("tiny", tmp_path / "x.html", **{**SMALL, **values})
 
 
 def test_a_model_name_becomes_a_file_name_without_folders():

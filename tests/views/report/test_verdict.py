@@ -12,9 +12,8 @@ from diag.views.report.verdict import verdict_of
 
 
 def test_the_headline_counts_what_works_on_this_machine():
-    verdict = verdict_of(
-        frame(worked("auto"), worked("disk", n_offloaded=270), failed("disk", "nf4", "unsupported", RULE))
-    )
+    rows = worked("auto"), worked("disk", n_offloaded=270), failed("disk", "nf4", "unsupported", RULE)
+    verdict = verdict_of(frame(*rows))
     assert verdict.headline == "2 of 3 combinations of smollm2 work on this machine"
 
 
@@ -40,11 +39,9 @@ def test_a_quantized_model_in_memory_is_preferred_to_an_exact_one_on_disk():
 
 
 def test_a_simulated_row_is_advised_only_where_nothing_real_works_and_says_so():
-    assert (
-        verdict_of(frame(worked("auto", hardware=SIMULATED), worked("disk", n_offloaded=9))).best.hardware
-        == "this machine"
-    )
-    assert verdict_of(frame(worked("auto", hardware=SIMULATED))).best.hardware == SIMULATED
+    simulated = worked("auto", hardware=SIMULATED)
+    assert verdict_of(frame(simulated, worked("disk", n_offloaded=9))).best.hardware == "this machine"
+    assert verdict_of(frame(simulated)).best.hardware == SIMULATED
 
 
 def test_a_smaller_combination_is_named_where_it_saves_a_quarter():
@@ -64,14 +61,12 @@ def test_a_matrix_that_found_something_out_is_as_expected(status):
     assert verdict_of(frame(worked("auto", status=status))).exit_code is Exit.AS_EXPECTED
 
 
-def test_a_matrix_in_which_nothing_was_compared_could_not_judge():
+def test_a_matrix_in_which_nothing_was_compared_or_nobody_could_read_the_model_could_not_judge():
     rows = worked("auto", status="unchecked"), failed("cpu", "none", "not_run", "cancelled")
     assert verdict_of(frame(*rows)).exit_code is Exit.NOT_JUDGED
-
-
-@pytest.mark.parametrize("error", ["CheckpointError", "GatedRepoError", "OSError"])
-def test_a_model_that_nobody_could_read_was_not_judged(error):
-    assert verdict_of(frame(failed("auto", "none", "load_error", "?", error_type=error))).exit_code is Exit.NOT_JUDGED
+    for error in ("CheckpointError", "GatedRepoError", "OSError"):
+        row = failed("auto", "none", "load_error", "?", error_type=error)
+        assert verdict_of(frame(row)).exit_code is Exit.NOT_JUDGED
 
 
 @pytest.mark.parametrize("status", ["killed", "timeout", "load_error"])

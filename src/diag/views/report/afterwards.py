@@ -1,13 +1,15 @@
 """What the run of a report notebook leaves, however it ended: finish() writes it all.
 
 report_from() does so for a notebook that somebody else's papermill ran, or that died on the way; refuse() for a report
-that was refused before anything ran.
+that was refused before anything ran. Of the results file only the run's own rows are used, and none of an earlier
+night's.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,23 @@ from nbformat import NotebookNode
 
 from diag.errors import DiagError
 from diag.sweep.results.gate import Gate, GateFailed, gate_of
+from diag.sweep.results.rows import blank_row, frame_of
+from diag.sweep.results.store import Store
 from diag.values.exits import Exit
 from diag.values.redact import redact
 from diag.values.spec import LoadSpec
+from diag.views import plots
 from diag.views.files import put, redacted, redacted_notebook, write_notebook, write_text
+from diag.views.markup import View, render
+from diag.views.report import summary
 from diag.views.report.artefacts import write_summaries
 from diag.views.report.convert import death_notice, kept_verdict, to_html
 from diag.views.report.ending import ERROR, GATE_TAG, SILENT, Ending, how_it_ended
 from diag.views.report.execute import Run, truthful
-from diag.views.report.gating import PARAMETERS, asked_for
-from diag.views.report.leftovers import Window, partial, stored_frame, window_of
+from diag.views.report.gating import PARAMETERS, Asked, asked_for
 from diag.views.report.notebooks import NotebookError, parameters_of
 
+Place = str | os.PathLike[str]
 _MAKE_ROOM = "Next: make room, or give another --out, and run the same command again: it does only what is missing."
 
 
@@ -49,6 +56,20 @@ class ReportResult:
         paths = {name: str(getattr(self, name)) for name in ("path", "notebook", "results")}
         values = {"headline": self.headline, "ended": self.ended.to_json(), "verdict": self.verdict}
         return redacted({**paths, **values, "notes": list(self.notes), "exit_code": int(self.exit_code)})
+
+
+@dataclass(frozen=True)
+class Window:
+    """From when to when a run went, in seconds since the epoch; `end` None is open, `begin` None is not known."""
+
+    begin: float | None
+    end: float | None = None
+
+    def holds(self, times: Sequence[float]) -> bool:
+        """Whether one of these moments is within the run; a run of unknown begin has none."""
+        if self.begin is None:
+            return False
+        return any(self.begin <= moment <= (self.end or moment) for moment in times)
 
 
 def finish(
@@ -138,11 +159,7 @@ def refuse(error: Exception, out: Path) -> list[str]:
     return [redact(note) for note in said if note]
 
 
-def report_from(
-    notebook: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    results: str | os.PathLike[str] | None = None,
-) -> ReportResult:
+def report_from(notebook: Place, out: Place | None = None, results: Place | None = None) -> ReportResult:
     """Makes page, JSON, Markdown and JUnit of an executed notebook; loads nothing, and believes no stamp of papermill.
 
     `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
@@ -195,3 +212,50 @@ def _unsound(nb: NotebookNode) -> str:
         if not sound or not isinstance(cell.get("metadata"), Mapping):
             return f"the outputs or the metadata of cell {position} are not what the format says."
     return ""
+
+
+def window_of(nb: NotebookNode) -> Window:
+    """When a notebook ran, by what papermill and nbclient noted in it; not known where neither did."""
+    meta = nb.metadata.get("papermill") or {}
+    begun = [_moment(meta.get("start_time"))]
+    for cell in nb.cells:
+        begun.append(_moment((cell.metadata.get("papermill") or {}).get("start_time")))
+        begun += map(_moment, (cell.metadata.get("execution") or {}).values())
+    return Window(min((moment for moment in begun if moment is not None), default=None), _moment(meta.get("end_time")))
+
+
+def stored_frame(specs: Sequence[LoadSpec], stored: Path, when: Window) -> pd.DataFrame:
+    """The frame of `specs`: rows that were saved, or taken as they were, within `when`; the rest `not_run`.
+
+    A row of an earlier run may be of other weights in the same folder: only a run that looked at the files knows.
+    """
+    found = {}
+    if stored.is_file():
+        with suppress(DiagError), Store(stored, must_exist=True) as store:
+            rows = store.rows()
+            for spec in specs:
+                mine = [key for key in store.keys_of(spec.to_json()) if when.holds(store.times(key))]
+                if mine:
+                    found[spec] = rows[mine[0]]
+    ended = "The run ended before this combination was loaded."
+    return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
+
+
+def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> View:
+    """The page of what the run had finished of `specs`, `frame` being its own; the rest shows as not run."""
+    loaded = Asked(list(specs)).loaded(frame)
+    sections = {"Every combination": summary.overview(frame)}
+    if loaded:
+        sections["Where the weights are"] = plots.placement_strips(loaded, str(stored))
+        sections["Memory and time"] = plots.memory_and_time(frame)
+        sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
+    sections["What did not work, and why"] = summary.failures(frame)
+    titled = [View(render("report/heading", title=title), title) + view for title, view in sections.items()]
+    return sum(titled, start=summary.headline(frame))
+
+
+def _moment(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

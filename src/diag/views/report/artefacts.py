@@ -17,8 +17,7 @@ from diag.views.files import redacted, write_text
 Row = Mapping[str, object]  # one row of the frame, as JSON
 _MEANING = ("as expected", "worse than the baseline", "wrong usage", "could not judge", "the run died")  # by exit code
 _SIGNS = {"worse": "✗ worse", "unjudged": "? not judged", "new": "+ new", "changed": "~ changed", "same": ""}
-_NO_XML = frozenset((0xFFFE, 0xFFFF, *range(0xD800, 0xE000)))
-_CELL = 200  # characters of a reason in a table
+_CELL = 200  # characters of a name in a table
 
 
 def write_summaries(stem: Path, gate: Gate, frame: pd.DataFrame | None = None) -> tuple[Path, ...]:
@@ -47,7 +46,9 @@ def as_markdown(gate: Gate) -> str:
             lines += ["", f"### {title}", ""]
             lines += [f"- **{_inline(row.name)}**: {_inline(row.why or row.reason)}" for row in rows]
     lines += ["", "| combination | status | against the baseline |", "|---|---|---|"]
-    lines += [f"| {_cell(row.name)} | {row.status} | {_SIGNS.get(row.standing, row.standing)} |" for row in gate.rows]
+    for row in gate.rows:
+        name = row.name if len(row.name) <= _CELL else f"{row.name[:_CELL]} …"
+        lines.append(f"| {_inline(name)} | {row.status} | {_SIGNS.get(row.standing, row.standing)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -95,8 +96,8 @@ def _add(case: ElementTree.Element, tag: str, message: str | None = None, text: 
 
 
 def _xml(text: object) -> str:
-    """Without characters that XML can't hold, redacted."""
-    return "".join(c for c in visible(redact(str(text))) if c in "\t\n\r" or (ord(c) >= 32 and ord(c) not in _NO_XML))
+    """Redacted, and without the two characters that `visible` leaves and XML can't hold."""
+    return visible(redact(str(text))).translate({0xFFFE: None, 0xFFFF: None})
 
 
 def _inline(text: str) -> str:
@@ -105,7 +106,3 @@ def _inline(text: str) -> str:
     for sign in "\\`*_[]<>|#":
         flat = flat.replace(sign, f"\\{sign}")
     return flat
-
-
-def _cell(text: str) -> str:
-    return _inline(text if len(text) <= _CELL else f"{text[:_CELL]} …")

@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 from diag.values.exits import Exit
 from diag.values.text import count_text
-from diag.views.markup import View, page, render
+from diag.views.markup import View, render
 from diag.views.report.ending import Ending
 from diag.views.report.verdict import VERDICT_MIME
 
@@ -40,7 +40,8 @@ def to_html(nb: NotebookNode, title: str) -> str:
     counted = count_text(len(machinery), "cell")
     ending = death_notice(Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))).html
     cells = [_drawn(cell) for cell in first + rest]
-    return page(title, render("report/body", ending=ending, cells=cells, machinery=machinery, cell_count=counted))
+    content = render("report/body", ending=ending, cells=cells, machinery=machinery, cell_count=counted)
+    return str(render("page", title=title, content=content))
 
 
 def death_notice(ended: Ending) -> View:

@@ -29,6 +29,7 @@ from diag.values.text import last_line, visible
 from diag.views.files import RedactedFile, redacted_notebook
 from diag.views.report.ending import DIED, ERROR, FINISHED, INTERRUPTED, SILENT, TIMEOUT, Ending
 
+Say = Callable[[str], object]
 _SCHEME = "diag-report:"
 _ENGINE = "diag"
 
@@ -67,9 +68,8 @@ def run_notebook(
     notebook: Path,
     output: Path,
     parameters: Mapping[str, object],
-    *,
     deadline: float | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> Run:
     """Executes `notebook` with this interpreter's kernel and writes it to `output` after every cell.
 
@@ -79,7 +79,10 @@ def run_notebook(
     watch = _Watch(None if deadline is None else time.monotonic() + deadline)
     lines = _Lines(say or (lambda line: None))
     error: BaseException | None = None
-    with _registered(output), _terminated_like_interrupted():
+    handler = (_SCHEME, RedactedFile(output))
+    papermill_io.register(*handler)
+    papermill_engines.register(_ENGINE, _Engine)
+    with _terminated_like_interrupted():
         try:
             source, target = nbformat.read(notebook, as_version=4), f"{_SCHEME}executed.ipynb"
             kernel = {"engine_name": _ENGINE, "kernel_name": "python3", "language": "python", "progress_bar": False}
@@ -88,6 +91,7 @@ def run_notebook(
         except (Exception, KeyboardInterrupt) as e:
             error = e
         finally:
+            papermill_io._handlers.remove(handler)
             lines.close()
     nb = nbformat.read(notebook, as_version=4) if watch.nb is None else remove_error_markers(watch.nb)
     ended = _ending(error, watch, nb)
@@ -190,7 +194,7 @@ class _ThisInterpreter(KernelSpecManager):
 class _Lines:
     """A file to papermill; passes whole lines on, plain and redacted."""
 
-    say: Callable[[str], None]
+    say: Say
     rest: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -206,17 +210,6 @@ class _Lines:
 
     def close(self) -> None:
         self.write("\n")
-
-
-@contextmanager
-def _registered(output: Path) -> Iterator[None]:
-    handler = (_SCHEME, RedactedFile(output))
-    papermill_io.register(*handler)
-    papermill_engines.register(_ENGINE, _Engine)
-    try:
-        yield
-    finally:
-        papermill_io._handlers.remove(handler)
 
 
 @contextmanager

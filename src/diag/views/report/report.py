@@ -16,10 +16,9 @@ from diag.machine.torch_devices import accelerators
 from diag.sweep.results.baseline import read_baseline
 from diag.values.spec import PRESETS, LoadSpec, grid
 from diag.values.units import format_exact
-from diag.views.report.afterwards import ReportResult, finish
+from diag.views.report.afterwards import ReportResult, Window, finish
 from diag.views.report.execute import run_notebook
 from diag.views.report.gating import SPEC_OPTIONS, baseline_files
-from diag.views.report.leftovers import Window
 from diag.views.report.notebooks import REPORT, check_names, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
