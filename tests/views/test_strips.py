@@ -38,12 +38,8 @@ def test_words_name_every_place_and_its_layers_as_ranges():
     ]
 
 
-def test_totals_count_tied_tensors_once():
-    tied = table("0000", tied_group=[1, 2, 3, 1])
-    assert strips.totals(tied) == "simgpu:0 3 MiB"
-
-
-def test_totals_begin_with_what_is_missing():
+def test_totals_count_tied_tensors_once_and_begin_with_what_is_missing():
+    assert strips.totals(table("0000", tied_group=[1, 2, 3, 1])) == "simgpu:0 3 MiB"
     assert strips.totals(table("0xC")).startswith("missing 1 MiB · ")
 
 

@@ -1,11 +1,4 @@
-"""A row's peaks against what each device has: the capacity of a simulated machine, what was free on a real one. Pure.
-
->>> import pandas as pd
->>> row = pd.Series({"hardware": "300MiB+8GiB", "peak_host_bytes": 2**30,
-...                  "peak_device_bytes": '{"simgpu:0": 312475648}', "free_bytes_before": None})
->>> peaks_in_words(row)
-'1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
-"""
+"""A row's peaks against what each device has: a simulated machine's capacity, what was free on a real one. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -98,7 +91,10 @@ def device_peaks(row: pd.Series) -> list[Peak]:
 
 
 def peaks_in_words(row: pd.Series) -> str:
-    """Every peak that was measured beside its capacity, the host's first; a capacity nobody recorded says so."""
+    """Every peak that was measured beside its capacity, the host's first; a capacity nobody recorded says so.
+
+    For example `1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)`.
+    """
     host = host_peak(row)
     found = [] if host is None else [(host, "host memory" if host.room else "of host memory")]
     found += [(peak, f"on {peak.device}") for peak in device_peaks(row)]
@@ -132,9 +128,6 @@ def _beside_free(row: pd.Series, device: str, peak: int, key: str) -> Peak:
 
 
 def _order(name: str) -> tuple[str, int]:
-    """
-    >>> sorted(["simgpu:10", "simgpu:2"], key=_order)
-    ['simgpu:2', 'simgpu:10']
-    """
+    """Devices of a kind by number: `simgpu:2` before `simgpu:10`."""
     kind, _, number = name.partition(":")
     return kind, int(number) if re.fullmatch(r"\d+", number) else 0

@@ -84,13 +84,9 @@ def memory_and_time(frame: pd.DataFrame) -> View:
         took = [figure.text if figure else "?" for figure in (load, forward)]
         peak_text = peaks_in_words(row) or "?"
         texts.append(f"{named}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peak_text}")
-    html = render(
-        "plots/memory_and_time",
-        lines=lines,
-        tallest={side: max((peak.peak for peak in found), default=0) for side, found in peaks.items()},
-        has_devices=bool(peaks["devices"]),
-        bars=explained([*peaks["host"], *peaks["devices"]]),
-    )
+    tallest = {side: max((peak.peak for peak in found), default=0) for side, found in peaks.items()}
+    bars, has_devices = explained([*peaks["host"], *peaks["devices"]]), bool(peaks["devices"])
+    html = render("plots/memory_and_time", lines=lines, tallest=tallest, has_devices=has_devices, bars=bars)
     return View(html, _listed(texts) or "Nothing was loaded.")
 
 

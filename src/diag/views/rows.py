@@ -31,12 +31,7 @@ def described(spec: LoadSpec) -> dict[str, str]:
 
 
 def label(rows: Sequence[Mapping[str, object]] | Group) -> Label:
-    """The label of rows of one quantization and machine.
-
-    >>> from diag.values.spec import LoadSpec
-    >>> print(label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")]))
-    auto, cpu · int8 · simulated 24GiB
-    """
+    """The label of rows of one quantization and machine, for example `auto, cpu · int8 · simulated 24GiB`."""
     maps = ", ".join(map_text(row["device_map"]) for row in rows)
     return Label(f"{maps} · {map_text(rows[0]['quantization'], 40)}", simulated_text(rows[0]["hardware"]))
 
@@ -47,10 +42,6 @@ def simulated_text(hardware: object) -> str:
 
 
 def machine_text(hardware: str) -> str:
-    """
-    >>> machine_text("2x300MiB+8GiB"), machine_text("this machine")
-    ('simulated 2x300MiB+8GiB', 'this machine')
-    """
     return simulated_text(hardware) or hardware
 
 

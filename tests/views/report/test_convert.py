@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from markupsafe import Markup
 from page_reader import outside_resources
 from typed_frames import failed, frame, worked
 
-from diag.views.markup import View
 from diag.views.report import summary
 from diag.views.report.convert import death_notice, kept_verdict, to_html
 from diag.views.report.ending import Ending
@@ -99,15 +97,11 @@ def test_prose_whose_output_never_came_is_left_out():
     assert "Memory and time" not in page_of(code("1", result(text_plain="1")), prose, code("2"))
 
 
-def test_a_page_of_the_real_views_asks_for_nothing():
+def test_a_page_of_the_real_views_asks_for_nothing_and_holds_the_style_sheet_once():
     rows = frame(worked("auto"), failed("disk", "nf4", "unsupported", "rule"))
     views = [summary.headline, summary.overview, summary.answers, summary.failures, summary.details]
-    assert outside_resources(page_of(*(code("x", shown(view(rows))) for view in views))) == []
-
-
-def test_a_page_holds_the_style_sheet_once():
-    view = View(Markup("<b>x</b>"), "x")
-    assert page_of(*(code("x", shown(view)) for _ in range(3))).count("<style") == 1
+    html = page_of(*(code("x", shown(view(rows))) for view in views))
+    assert outside_resources(html) == [] and html.count("<style") == 1
 
 
 def test_the_check_for_outside_resources_can_fail():

@@ -48,6 +48,7 @@ def test_a_smaller_combination_is_named_where_it_saves_a_quarter():
     large, small = worked("auto"), worked("auto", "nf4", peak_host_bytes=120 * 2**20, quality_kl=0.48)
     assert verdict_of(frame(large, small)).smallest.quantization == "nf4"
     assert verdict_of(frame(large, {**small, "peak_host_bytes": 500 * 2**20})).smallest is None
+    assert verdict_of(frame({**large, "peak_host_bytes": None})).smallest is None, "it was advised in place of itself"
 
 
 def test_a_wrong_answer_is_never_advised():

@@ -67,9 +67,7 @@ class Window:
 
     def holds(self, times: Sequence[float]) -> bool:
         """Whether one of these moments is within the run; a run of unknown begin has none."""
-        if self.begin is None:
-            return False
-        return any(self.begin <= moment <= (self.end or moment) for moment in times)
+        return self.begin is not None and any(self.begin <= moment <= (self.end or moment) for moment in times)
 
 
 def finish(
@@ -84,11 +82,15 @@ def finish(
     asked_wrongly = _exit_code(ended, verdict) is Exit.WRONG_USAGE  # then there are no rows that could be its own
     frame = stored_frame(specs, stored, when) if specs and not asked_wrongly else None
     if not ended.ok:
-        nb.cells[:0] = _first_cells(ended, frame if verdict is None else None, specs, stored)
+        shown = partial(specs, frame, stored) if verdict is None and frame is not None else None
+        nb.cells[:0] = _first_cells(ended, shown)
         verdict = kept_verdict(nb)
     said = [] if ended.ok and verdict else [ended.title]
     headline = ". ".join([*said, str(verdict["headline"])] if verdict else said)
-    gate = _gate(verdict, frame, _exit_code(ended, verdict), redact(headline))
+    code = _exit_code(ended, verdict)
+    kept: Any = verdict and verdict.get("gate")
+    gate = Gate(code, "", ()) if frame is None else gate_of(frame)
+    gate = replace(Gate.from_json(kept) if kept else gate, exit_code=code, headline=redact(headline))
     executed, summaries = path.with_suffix(".ipynb"), path.with_suffix("")
     # The small ones first: a disk may be full.
     notes = [put(write_summaries, summaries, gate, frame)[1]]
@@ -106,15 +108,6 @@ def finish(
 
 def _exit_code(ended: Ending, verdict: Mapping[str, Any] | None) -> Exit:
     return Exit(verdict["exit_code"]) if ended.ok and verdict else ended.exit_code
-
-
-def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
-    """The gate that the notebook left, else what the stored rows say; with the outcome of the whole run."""
-    if verdict and verdict.get("gate"):
-        gate = Gate.from_json(verdict["gate"])
-    else:
-        gate = Gate(code, headline, ()) if frame is None else gate_of(frame)
-    return replace(gate, exit_code=code, headline=headline)
 
 
 def _with_losses(gate: Gate, notes: Sequence[str]) -> Gate:
@@ -136,15 +129,13 @@ def _for_reading(nb: NotebookNode, ended: Ending) -> NotebookNode:
     return shown
 
 
-def _first_cells(
-    ended: Ending, frame: pd.DataFrame | None, specs: Sequence[LoadSpec], stored: Path
-) -> list[NotebookNode]:
+def _first_cells(ended: Ending, rows: View | None) -> list[NotebookNode]:
     """What opens the executed notebook: what went wrong, and the rows that were finished before."""
     lines = death_notice(ended).text.splitlines()
     quoted = "\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])])
     cells = [nbformat.v4.new_markdown_cell(quoted, metadata={"tags": ["diag-banner"]})]
-    if frame is not None:
-        shown = nbformat.v4.new_output("display_data", partial(specs, frame, stored)._repr_mimebundle_())
+    if rows is not None:
+        shown = nbformat.v4.new_output("display_data", rows._repr_mimebundle_())
         cells.append(nbformat.v4.new_code_cell(outputs=[shown], metadata={"tags": ["diag-partial"]}))
     return cells
 
@@ -204,8 +195,8 @@ def _unsound(nb: NotebookNode) -> str:
     if not isinstance(nb.get("metadata"), Mapping) or not isinstance(nb.get("cells"), list):
         return "it has no cells and metadata."
     for position, cell in enumerate(nb.cells, start=1):
-        names = ("cell_type", "source")
-        if not isinstance(cell, Mapping) or not all(isinstance(cell.get(name), str) for name in names):
+        texts = [cell.get(name) for name in ("cell_type", "source")] if isinstance(cell, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
             return f"cell {position} has no type and source."
         outputs = cell.get("outputs", [])
         sound = isinstance(outputs, list) and all(isinstance(one, Mapping) and "output_type" in one for one in outputs)

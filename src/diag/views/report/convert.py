@@ -63,28 +63,27 @@ def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:
 
 
 def _drawn(cell: NotebookNode) -> list[tuple[str, str]]:
-    """What is shown of a cell: each part as its form, a mime type or `error`, and what the template puts there."""
+    """What is shown of a cell: each part as its form, a mime type or `error`, and what the template puts there.
+
+    HTML of a notebook's own outputs and prose is taken as it is, the rest as text.
+    """
     if cell.cell_type == "markdown":
         return [("text/markdown", _prose(cell.source, cell.get("attachments")))]
-    parts = []
+    parts: list[tuple[str, str]] = []
     for output in cell.get("outputs", []):
         if output["output_type"] == "error":
             parts.append(("error", strip_ansi("\n".join(output["traceback"]))))
         elif output["output_type"] in _SHOWN:
             form = next((form for form in _FORMS if form in output["data"]), "")
-            parts.append((form, _content(form, output["data"].get(form, ""))))
+            data = output["data"].get(form, "")
+            if form == "text/html":
+                data = Markup(data.removeprefix(render("style")))  # the page has the sheet once
+            elif form == "text/markdown":
+                data = _prose(data)
+            elif form == "image/svg+xml":
+                data = base64.b64encode(data.encode()).decode()
+            parts.append((form, data))
     return parts
-
-
-def _content(form: str, data: str) -> str:
-    """The content of one output; HTML of a notebook's own outputs and prose is taken as it is, the rest as text."""
-    if form == "text/html":
-        return Markup(data.removeprefix(render("style")))  # the page has the sheet once
-    if form == "text/markdown":
-        return _prose(data)
-    if form == "image/svg+xml":
-        return base64.b64encode(data.encode()).decode()
-    return data
 
 
 def _prose(source: str, attachments: dict[str, dict[str, str]] | None = None) -> Markup:

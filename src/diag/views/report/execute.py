@@ -65,11 +65,7 @@ class Run:
 
 
 def run_notebook(
-    notebook: Path,
-    output: Path,
-    parameters: Mapping[str, object],
-    deadline: float | None = None,
-    say: Say | None = None,
+    notebook: Path, output: Path, parameters: Mapping[str, Any], deadline: float | None = None, say: Say | None = None
 ) -> Run:
     """Executes `notebook` with this interpreter's kernel and writes it to `output` after every cell.
 

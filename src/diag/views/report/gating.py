@@ -107,9 +107,6 @@ def baseline_files(baseline: object, write: object, default: str) -> tuple[str |
     """Which file to compare with and which to write. `write` true means the compared one, made if it is not there.
 
     Raises SpecError for what is no file's name.
-
-    >>> baseline_files("b.json", None, "d.json"), baseline_files(None, True, "d.json")
-    (('b.json', None), (None, 'd.json'))
     """
     old = optional(fields.parse_file_name, baseline, "baseline")
     try:

@@ -102,7 +102,14 @@ def assignments(source: str) -> Iterator[tuple[str, ast.expr]]:
 
 def check_kernel() -> None:
     """Raises CouldNotJudgeError where the papermill that runs this notebook belongs to another environment."""
-    theirs = _starter_prefix() if "IPython" in sys.modules else None
+    if "IPython" not in sys.modules:
+        return
+    try:
+        starter = psutil.Process().parent()
+        command, path = (starter.cmdline(), starter.environ().get("PATH", "")) if starter is not None else ([], "")
+    except psutil.Error:  # something else started this kernel, or it can't be told
+        return
+    theirs = environment_of(command[0], path) if any("papermill" in part for part in command) else None
     if theirs is not None and os.path.realpath(theirs) != os.path.realpath(sys.prefix):
         raise CouldNotJudgeError(
             "this kernel belongs to another environment than the papermill that runs it.",
@@ -118,14 +125,3 @@ def environment_of(program: str, path: str) -> str | None:
         return None
     prefix = Path(found).parent.parent
     return str(prefix) if (prefix / "pyvenv.cfg").exists() or (prefix / "conda-meta").exists() else None
-
-
-def _starter_prefix() -> str | None:
-    """The environment of the papermill that started this kernel; None where something else did, or it can't be told."""
-    try:
-        starter = psutil.Process().parent()
-        command = starter.cmdline() if starter is not None else []
-        path = starter.environ().get("PATH", "") if starter is not None else ""
-    except psutil.Error:
-        return None
-    return environment_of(command[0], path) if any("papermill" in part for part in command) else None

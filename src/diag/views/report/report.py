@@ -137,20 +137,16 @@ def default_hardware(model: str) -> list[str]:
     Each of the pair holds a little more than half of the checkpoint, so that one is not enough and both are.
     """
     try:
-        nbytes = _weights_size(model)
+        access = None if is_local(model) else hub.look(model)
+        if access is not None and access.folder is None:
+            nbytes = access.nbytes  # of what would be downloaded
+        else:
+            nbytes = find_checkpoint(model if access is None else str(access.folder)).nbytes
     except DiagError:  # the run itself will say what is wrong
         return [THIS_MACHINE]
     if accelerators() or not 0 < nbytes <= _SIMULATE_UP_TO:
         return [THIS_MACHINE]
     return [THIS_MACHINE, f"2x{_round_size(nbytes * _SHARE)}"]
-
-
-def _weights_size(model: str) -> int:
-    """Bytes of the checkpoint; of a hub model that is not in the cache, of what would be downloaded."""
-    if is_local(model):
-        return find_checkpoint(model).nbytes
-    access = hub.look(model)
-    return access.nbytes if access.folder is None else find_checkpoint(str(access.folder)).nbytes
 
 
 def _round_size(nbytes: float) -> str:
@@ -165,10 +161,6 @@ def _round_size(nbytes: float) -> str:
 
 
 def file_name(model: str) -> str:
-    """A model's name as a file name without folders.
-
-    >>> file_name("HuggingFaceTB/SmolLM2-135M"), file_name("../my model/")
-    ('SmolLM2-135M', 'my-model')
-    """
+    """A model's name as a file name without folders."""
     last = re.split(r"[/\\]+", model.rstrip("/\\"))[-1]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"

@@ -33,22 +33,16 @@ def headline(frame: pd.DataFrame, gate: Gate | None = None) -> View:
     title = verdict.headline if said is None else said.headline
     unjudged = f"{verdict.unjudged}." if verdict.unjudged and (said is None or verdict.unjudged != title) else ""
     best, smallest = verdict.best, verdict.smallest
-    html = render(
-        "report/headline",
-        title=title,
-        lead="" if said is None else f"{verdict.headline}.",
-        warnings=() if said is None else said.warnings,
-        tally=[(count, status_word(name)) for name, count in verdict.counts],
-        unjudged=unjudged,
-        best=best,
-        because="" if best is None else capital(best.because),
-        smallest=smallest,
-    )
+    lead, warnings = ("", ()) if said is None else (f"{verdict.headline}.", said.warnings)
+    tally = [(count, status_word(name)) for name, count in verdict.counts]
+    outcome = {"title": title, "lead": lead, "warnings": warnings, "tally": tally, "unjudged": unjudged}
+    because = "" if best is None else capital(best.because)
+    html = render("report/headline", **outcome, best=best, because=because, smallest=smallest)
     counts = "" if verdict.unjudged else f" ({verdict.counts_text})"  # what was not judged did not fail
     words = [f"{verdict.headline}{counts}.", *([unjudged] if unjudged else [])]
     words.append("None works." if best is None else f"Use {best.code} {best.where}: {best.because}.")
     words += [] if smallest is None else [f"Short of memory? {smallest.code} {smallest.because}."]
-    before = [] if said is None else [said.headline, *said.warnings]
+    before = [] if said is None else [said.headline, *warnings]
     return View(html, "\n".join([*before, *map(wrapped, words)]), {VERDICT_MIME: beside})
 
 

@@ -84,21 +84,16 @@ def verdict_of(frame: pd.DataFrame) -> Verdict:
     """The verdict of a matrix frame; an empty frame is one that could not judge."""
     gate = gate_of(frame)
     counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
-    ordered = [name for name in dict.fromkeys([*_FIRST, *counts]) if name in counts]
+    ordered = tuple((name, counts[name]) for name in dict.fromkeys([*_FIRST, *counts]) if name in counts)
     machines = frame["status"].eq("ok").groupby(frame["hardware"], sort=False)
-    works_by_machine = [(str(machine), int(works.sum()), len(works)) for machine, works in machines]
+    works_by_machine = tuple((str(machine), int(works.sum()), len(works)) for machine, works in machines)
     working = [row for _, row in frame.iterrows() if row["status"] == "ok"]
     best = min(working, key=_rank, default=None)
-    return Verdict(
-        models=tuple(dict.fromkeys(map(str, frame["model"]))),
-        total=len(frame),
-        counts=tuple((name, counts[name]) for name in ordered),
-        machines=tuple(works_by_machine),
-        best=None if best is None else _advice(best, _why(best)),
-        smallest=None if best is None else _smaller(working, best),
-        exit_code=gate.exit_code,
-        unjudged=gate.headline if gate.exit_code is Exit.NOT_JUDGED else "",
-    )
+    advice = None if best is None else _advice(best, _why(best))
+    smallest = None if best is None else _smaller(working, best)
+    models = tuple(dict.fromkeys(map(str, frame["model"])))
+    unjudged = gate.headline if gate.exit_code is Exit.NOT_JUDGED else ""
+    return Verdict(models, len(frame), ordered, works_by_machine, advice, smallest, gate.exit_code, unjudged)
 
 
 def peaks_text(row: pd.Series) -> str:
@@ -130,10 +125,10 @@ def _rank(row: pd.Series) -> tuple[bool | int, ...]:
 def _smaller(working: list[pd.Series], best: pd.Series) -> Advice | None:
     """The working combination on the same machine that needs least of the same memory, if it saves a quarter."""
     kind, limit = _scarce_bytes(best)
-    same = [row for row in working if row["hardware"] == best["hardware"]]
-    alike = [row for row in same if _scarce_bytes(row)[0] == kind and _scarce_bytes(row)[1]]
-    smallest = min(alike, key=lambda row: (_scarce_bytes(row)[1], _rank(row)), default=best)
-    if _scarce_bytes(smallest)[1] > 0.75 * limit:
+    here = [(row, *_scarce_bytes(row)) for row in working if row["hardware"] == best["hardware"]]
+    alike = [(nbytes, _rank(row), row) for row, own, nbytes in here if own == kind and nbytes]
+    nbytes, _, smallest = min(alike, key=lambda found: found[:2], default=(0, (), best))
+    if not 0 < nbytes <= 0.75 * limit:
         return None
     price = f"peaks at {peaks_text(smallest)} instead of {peaks_text(best)}"
     return _advice(smallest, "; ".join(filter(None, (price, _fetches(smallest), _costs(smallest)))))
