@@ -8,7 +8,7 @@ from page_reader import outside_resources
 from typed_frames import failed, frame, worked
 
 from diag.views.report import summary
-from diag.views.report.convert import death_notice, kept_verdict, to_html
+from diag.views.report.convert import kept_verdict, to_html
 from diag.views.report.ending import Ending
 
 HOSTILE = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\x1b[31m"
@@ -56,13 +56,12 @@ def test_what_went_wrong_stands_above_the_headline():
 
 
 def test_the_notice_says_what_died_where_what_is_valid_and_how_to_go_on():
-    text = death_notice(Ending(**DIED)).text
+    text = "\n".join(Ending(**DIED).sentences)
     assert "cell 4 of 9: frame = diag.matrix(specs)" in text and "Why: the kernel was killed." in text
     assert "Still valid:" in text and "run the same command again" in text
 
 
 def test_a_finished_run_has_no_notice():
-    assert death_notice(Ending()).text == ""
     assert 'role="alert"' not in page_of(code("1", result(text_plain="1")))
 
 

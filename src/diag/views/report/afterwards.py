@@ -29,7 +29,7 @@ from diag.views.files import put, redacted, redacted_notebook, write_notebook, w
 from diag.views.markup import View, render
 from diag.views.report import summary
 from diag.views.report.artefacts import write_summaries
-from diag.views.report.convert import death_notice, kept_verdict, to_html
+from diag.views.report.convert import kept_verdict, to_html
 from diag.views.report.ending import ERROR, GATE_TAG, SILENT, Ending, how_it_ended
 from diag.views.report.execute import Run, truthful
 from diag.views.report.gating import PARAMETERS, Asked, asked_for
@@ -131,7 +131,7 @@ def _for_reading(nb: NotebookNode, ended: Ending) -> NotebookNode:
 
 def _first_cells(ended: Ending, rows: View | None) -> list[NotebookNode]:
     """What opens the executed notebook: what went wrong, and the rows that were finished before."""
-    lines = death_notice(ended).text.splitlines()
+    lines = "\n".join([ended.title, *ended.sentences]).splitlines()
     quoted = "\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])])
     cells = [nbformat.v4.new_markdown_cell(quoted, metadata={"tags": ["diag-banner"]})]
     if rows is not None:

@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 from diag.values.exits import Exit
 from diag.values.text import count_text
-from diag.views.markup import View, render
+from diag.views.markup import render
 from diag.views.report.ending import Ending
 from diag.views.report.verdict import VERDICT_MIME
 
@@ -38,18 +38,10 @@ def to_html(nb: NotebookNode, title: str) -> str:
     code = ((number, cell) for number, cell in enumerate(nb.cells, start=1) if cell.cell_type == "code")
     machinery = [_code_block(number, cell) for number, cell in code if cell.source.strip()]
     counted = count_text(len(machinery), "cell")
-    ending = death_notice(Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))).html
+    ending = Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))
     cells = [_drawn(cell) for cell in first + rest]
     content = render("report/body", ending=ending, cells=cells, machinery=machinery, cell_count=counted)
     return str(render("page", title=title, content=content))
-
-
-def death_notice(ended: Ending) -> View:
-    """What a reader must know first when a run did not finish; nothing when it did."""
-    if ended.ok:
-        return View(Markup(), "")
-    html = render("notice", tone="bad", title=ended.title, paragraphs=ended.sentences)
-    return View(html, "\n".join((ended.title, *ended.sentences)))
 
 
 def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:
