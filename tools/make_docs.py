@@ -60,7 +60,7 @@ def make_copy(source: Path, target: Path) -> bool:
         run = run_notebook(source, Path(scratch) / source.name, {})
     if not run.ended.ok:
         return False
-    write_notebook(readable(run.nb, nbformat.read(source, as_version=4)), target)
+    write_notebook(target, readable(run.nb, nbformat.read(source, as_version=4)))
     return True
 
 

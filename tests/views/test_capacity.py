@@ -55,6 +55,7 @@ def test_a_capacity_that_nobody_recorded_is_said_in_words():
     row = frame(worked("auto"))
     view = plots.memory_and_time(row)
     assert peaks_in_words(row.iloc[0]) == "541 MiB of host memory (capacity not recorded)"
+    assert host_peak(frame(worked("auto", peak_host_bytes=None)).iloc[0]) is None, "it was not measured"
     assert "no recorded capacity: it is scaled to the largest peak" in view.html
     assert 'class="room"' not in view.html
 
@@ -68,10 +69,6 @@ def test_devices_stand_in_their_order():
     sizes = json.dumps({f"simgpu:{number}": number for number in (0, 10, 2)}, sort_keys=True)
     row = frame(worked("auto", hardware="11x24GiB", peak_device_bytes=sizes)).iloc[0]
     assert [peak.device for peak in device_peaks(row)] == ["simgpu:0", "simgpu:2", "simgpu:10"]
-
-
-def test_a_peak_that_was_not_measured_is_none():
-    assert host_peak(frame(worked("auto", peak_host_bytes=None)).iloc[0]) is None
 
 
 @pytest.mark.parametrize(("peak", "words"), [(0, "0%"), (1, "< 1%"), (500, "50%"), (999, "> 99%"), (1000, "100%")])

@@ -11,13 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMED = "data-files" in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "data-files" not in (ROOT / "pyproject.toml").read_text(), reason="pyproject.toml names no notebooks"
-)
 def test_a_wheel_holds_what_the_report_needs(tmp_path):
     pytest.importorskip("setuptools", reason="building without network needs setuptools here")
     copy = tmp_path / "checkout"

@@ -56,11 +56,9 @@ def test_no_finding_is_shown_as_healthy():
     assert "Looked at: hooks." in str(shown.findings_view(Findings([], looked_at=("hooks",))))
 
 
-@pytest.mark.parametrize(
-    ("proved", "words"), [(True, "✓ proved"), (False, "✗ not proved"), (None, "? could not be judged")]
-)
-def test_a_proof_says_which_of_three_it_is(proved, words):
-    assert words in Proof(proved, "because")._repr_html_()
+def test_a_proof_says_which_of_three_it_is():
+    for proved, words in {True: "✓ proved", False: "✗ not proved", None: "? could not be judged"}.items():
+        assert words in Proof(proved, "because")._repr_html_()
 
 
 def test_a_simulated_load_says_so():

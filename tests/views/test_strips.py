@@ -9,7 +9,7 @@ from diag.views import strips
 
 
 def test_the_strip_has_one_sign_for_each_layer_in_order():
-    assert strips.letters(strips.units(table("0011ccddC"))) == "0011ccddC"
+    assert "".join(unit.place.letter for unit in strips.units(table("0011ccddC"))) == "0011ccddC"
 
 
 def test_offloaded_and_missing_differ_in_letter_and_in_pattern_although_both_are_meta():
@@ -38,19 +38,14 @@ def test_words_name_every_place_and_its_layers_as_ranges():
     ]
 
 
-def test_totals_count_tied_tensors_once():
-    tied = table("0000", tied_group=[1, 2, 3, 1])
-    assert strips.totals(tied) == "simgpu:0 3 MiB"
-
-
-def test_totals_begin_with_what_is_missing():
+def test_totals_count_tied_tensors_once_and_begin_with_what_is_missing():
+    assert strips.totals(table("0000", tied_group=[1, 2, 3, 1])) == "simgpu:0 3 MiB"
     assert strips.totals(table("0xC")).startswith("missing 1 MiB · ")
 
 
 def test_neighbours_in_the_same_place_are_one_stretch():
-    assert [(one.letter, len(one.units)) for one in strips.stretches(strips.units(table("0011dC")))] == [
-        ("0", 2), ("1", 2), ("d", 1), ("C", 1),
-    ]  # fmt: skip
+    found = strips.stretches(strips.units(table("0011dC")))
+    assert [(one.letter, len(one.units)) for one in found] == [("0", 2), ("1", 2), ("d", 1), ("C", 1)]
 
 
 def test_a_model_without_numbered_layers_has_a_strip_too():

@@ -1,14 +1,8 @@
-"""A row's peaks against what each device has: the capacity of a simulated machine, what was free on a real one. Pure.
-
->>> import pandas as pd
->>> row = pd.Series({"hardware": "300MiB+8GiB", "peak_host_bytes": 2**30,
-...                  "peak_device_bytes": '{"simgpu:0": 312475648}', "free_bytes_before": None})
->>> peaks_in_words(row)
-'1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)'
-"""
+"""A row's peaks against what each device has: a simulated machine's capacity, what was free on a real one. Pure."""
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,14 +11,10 @@ from diag.errors import SpecError
 from diag.values.hardware import Hardware
 from diag.values.text import list_text
 from diag.values.units import format_size, is_missing
-from diag.views.wording import THIS_MACHINE, cell_text, device_bytes
+from diag.views.wording import cell_text, device_bytes
 
 HOST = "host"
 _UNIT_GAP = re.compile(r"(?<=\d) (?=\w*B\b)")
-_EXPLAINED = {
-    "capacity": "the capacity of a simulated device",
-    "free": "what was free on a real one before the load",
-}
 
 
 @dataclass(frozen=True)
@@ -41,15 +31,12 @@ class Peak:
     held: int = 0
 
     @property
-    def share(self) -> float | None:
-        return self.peak / self.room if self.room else None
-
-    @property
     def percent(self) -> str:
         """Rounded, except that only nothing is 0% and only all of it is 100%."""
-        if self.share is None:
+        if not self.room:
             return ""
-        return "< 1%" if 0 < self.share < 0.005 else "> 99%" if 0.995 <= self.share < 1 else f"{self.share:.0%}"
+        share = self.peak / self.room
+        return "< 1%" if 0 < share < 0.005 else "> 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
     @property
     def size(self) -> str:
@@ -104,36 +91,35 @@ def device_peaks(row: pd.Series) -> list[Peak]:
 
 
 def peaks_in_words(row: pd.Series) -> str:
-    """Every peak that was measured beside its capacity, the host's first; a capacity nobody recorded says so."""
+    """Every peak that was measured beside its capacity, the host's first; a capacity nobody recorded says so.
+
+    For example `1 GiB of 8 GiB host memory (12%) and 298 MiB of 300 MiB on simgpu:0 (99%)`.
+    """
     host = host_peak(row)
-    found = [] if host is None else [_in_words(host, "host memory" if host.room else "of host memory")]
-    found += [_in_words(peak, f"on {peak.device}") for peak in device_peaks(row)]
-    return list_text(found)
+    found = [] if host is None else [(host, "host memory" if host.room else "of host memory")]
+    found += [(peak, f"on {peak.device}") for peak in device_peaks(row)]
+    said = []
+    for peak, where in found:
+        facts = ", ".join(filter(None, (peak.percent or "capacity not recorded", peak.others)))
+        said.append(f"{peak.size} {where} ({facts})")
+    return list_text(said)
 
 
 def explained(peaks: Sequence[Peak]) -> str:
     """What the bars of these peaks are measured against, in sentences."""
     kinds = {peak.kind for peak in peaks}
-    rooms = [text for kind, text in _EXPLAINED.items() if kind in kinds]
+    rooms = ["the capacity of a simulated device"] if "capacity" in kinds else []
+    rooms += ["what was free on a real one before the load"] if "free" in kinds else []
     said = [f"The frame of a memory bar is {' and '.join(rooms)}."] if rooms else []
     if "unknown" in kinds:
         said.append("A bar without a frame has no recorded capacity: it is scaled to the largest peak.")
     return " ".join(said)
 
 
-def _in_words(peak: Peak, where: str) -> str:
-    facts = ", ".join(filter(None, (peak.percent or "capacity not recorded", peak.others)))
-    return f"{peak.size} {where} ({facts})"
-
-
 def _simulated(row: pd.Series) -> Hardware | None:
-    text = cell_text(row["hardware"])
-    if not text or text == THIS_MACHINE:
-        return None
-    try:
-        return Hardware.parse(text)
-    except SpecError:
-        return None
+    with suppress(SpecError):  # this machine, or what a newer diag wrote
+        return Hardware.parse(cell_text(row["hardware"]))
+    return None
 
 
 def _beside_free(row: pd.Series, device: str, peak: int, key: str) -> Peak:
@@ -142,9 +128,6 @@ def _beside_free(row: pd.Series, device: str, peak: int, key: str) -> Peak:
 
 
 def _order(name: str) -> tuple[str, int]:
-    """
-    >>> sorted(["simgpu:10", "simgpu:2"], key=_order)
-    ['simgpu:2', 'simgpu:10']
-    """
+    """Devices of a kind by number: `simgpu:2` before `simgpu:10`."""
     kind, _, number = name.partition(":")
     return kind, int(number) if re.fullmatch(r"\d+", number) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode  # not needed for `diag explain --json`
 
 
-def write_notebook(nb: NotebookNode, path: Path) -> None:
+def write_notebook(path: Path, nb: NotebookNode) -> None:
     """Writes a notebook redacted. An OSError names the file."""
     import nbformat
 
@@ -34,32 +34,31 @@ def redacted_notebook(nb: NotebookNode) -> NotebookNode:
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place and moves it there. An OSError names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with temporary.open("x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-        os.chmod(temporary, 0o644 & ~_umask())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException as e:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):  # a full disk names no file, and the others only the temporary one
             raise type(e)(e.errno, e.strerror, str(path)) from e
         raise
 
 
-def put(write: Callable[[Path], object], path: Path) -> tuple[Path | None, str]:
-    """Lets `write` write to `path`, or where that fails to the folder for temporary files.
+def put(write: Callable[..., object], path: Path, *content: object) -> tuple[Path | None, str]:
+    """Lets `write` write `content` to `path`, or where that fails to the folder for temporary files.
 
     Returns where it is, None if nowhere, and what to tell people, which is empty where all went well.
     """
     try:
-        write(path)
+        write(path, *content)
         return path, ""
     except OSError as error:
         why = f"{error.strerror or error}: {path}"
     other = Path(tempfile.gettempdir()) / path.name
     try:
-        write(other)
+        write(other, *content)
     except OSError:
         return None, f"{why}, and it could not be put elsewhere either."
     return other, f"{why}. It is in {other} instead."
@@ -95,9 +94,3 @@ class RedactedFile:
 
     def pretty_path(self, path: str) -> str:
         return self.path.name
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

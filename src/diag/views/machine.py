@@ -1,8 +1,6 @@
 """What this machine is, as a view. Imports no torch, so that it works where torch is broken."""
 
 from diag.machine.environment import Environment, environment
-from diag.machine.holders import Holder
-from diag.machine.torch_devices import Device
 from diag.values.units import format_size
 from diag.views.markup import View, render
 
@@ -15,31 +13,20 @@ def this_machine(known: Environment | None = None) -> View:
     others = {name: version for name, version in known.versions.items() if name not in _FIRST}
     disks = {disk.use: f"{disk.path}, {_room(disk.free_bytes, disk.total_bytes)}" for disk in known.disks}
     folded = {"Versions": others, "Disks": disks, "Settings": known.settings}
-    return View(render("machine", error=known.torch.error, pairs=_facts(known), folded=folded), str(known))
-
-
-describe = this_machine  # its name in notebooks that people have copied
-
-
-def _facts(known: Environment) -> dict[str, str]:
-    host = known.host
+    host, devices = known.host, known.torch.devices
+    found = (f"{one.name} {one.model}, {_room(one.free_bytes, one.total_bytes)}" for one in devices)
+    held = (f"{format_size(by.nbytes) or 'unknown size'} by {by.program} ({by.owner})" for by in known.holders)
     facts = {
         "libraries": " · ".join(f"{name} {known.versions[name]}" for name in _FIRST if name in known.versions),
         "python": f"{known.python} on {known.system}, {known.cpus} CPUs",
-        "accelerators": "; ".join(map(_device, known.torch.devices)) or "none",
+        "accelerators": "; ".join(found) or "none",
         "host memory": f"{_room(host.free, host.total)}, limited by the {host.limited_by}",
+        "held on GPUs": "; ".join(held),
     }
-    if known.holders:
-        facts["held on GPUs"] = "; ".join(map(_holder, known.holders))
-    return facts
+    return View(render("machine", error=known.torch.error, pairs=facts, folded=folded), str(known))
 
 
-def _device(device: Device) -> str:
-    return f"{device.name} {device.model}, {_room(device.free_bytes, device.total_bytes)}"
-
-
-def _holder(holder: Holder) -> str:
-    return f"{format_size(holder.nbytes) or 'unknown size'} by {holder.program} ({holder.owner})"
+describe = this_machine  # its name in notebooks that people have copied
 
 
 def _room(free: int | None, total: int | None) -> str:

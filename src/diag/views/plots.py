@@ -6,6 +6,7 @@ can be read aloud, and cost a few kilobytes.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pandas as pd
@@ -46,10 +47,10 @@ def placement_strips(specs: Sequence[LoadSpec], results: str = "results.sqlite")
     several_models = len({spec.model for spec in specs}) > 1
     found = []
     for spec in specs:
-        table = _stored_placement(results, spec)
-        if table is not None and len(table):
+        with suppress(DiagError):
+            table = placement_of(results, spec)
             key = (spec.model, spec.quantization, spec.hardware, strips.units(table), strips.totals(table))
-            found.append((key, (spec, table)))
+            found += [(key, (spec, table))] if len(table) else []
     drawn = []
     for alike in together(found):
         (first, table), named = alike[0], label([described(spec) for spec, _ in alike])
@@ -70,7 +71,7 @@ def memory_and_time(frame: pd.DataFrame) -> View:
     recorded the view says so. Accelerators have no column where no row has any.
     """
     loaded = frame[frame["load_seconds"].notna() & ~frame["status"].isin(["unsupported", "not_run"])]
-    load_scale, forward_scale = _largest(loaded["load_seconds"]), _largest(loaded["forward_seconds"])
+    scales = loaded[["load_seconds", "forward_seconds"]].max()
     lines, texts = [], []
     peaks: dict[str, list[Peak]] = {"host": [], "devices": []}
     for rows in grouped(loaded):
@@ -78,18 +79,14 @@ def memory_and_time(frame: pd.DataFrame) -> View:
         host, devices = [peak for peak in [host_peak(row)] if peak], device_peaks(row)
         peaks["host"] += host
         peaks["devices"] += devices
-        load, forward = _seconds(row["load_seconds"], load_scale), _seconds(row["forward_seconds"], forward_scale)
+        load, forward = (_seconds(row[str(name)], scale) for name, scale in scales.items())
         lines.append({"label": named, "load": load, "forward": forward, "host": host, "devices": devices})
-        took = [format_seconds(row[name]) or "?" for name in ("load_seconds", "forward_seconds")]
+        took = [figure.text if figure else "?" for figure in (load, forward)]
         peak_text = peaks_in_words(row) or "?"
         texts.append(f"{named}: loads in {took[0]}, a forward takes {took[1]}, peaks at {peak_text}")
-    html = render(
-        "plots/memory_and_time",
-        lines=lines,
-        tallest={side: max((peak.peak for peak in found), default=0) for side, found in peaks.items()},
-        has_devices=bool(peaks["devices"]),
-        bars=explained([*peaks["host"], *peaks["devices"]]),
-    )
+    tallest = {side: max((peak.peak for peak in found), default=0) for side, found in peaks.items()}
+    bars, has_devices = explained([*peaks["host"], *peaks["devices"]]), bool(peaks["devices"])
+    html = render("plots/memory_and_time", lines=lines, tallest=tallest, has_devices=has_devices, bars=bars)
     return View(html, _listed(texts) or "Nothing was loaded.")
 
 
@@ -102,18 +99,9 @@ def logit_difference(frame: pd.DataFrame) -> View:
         figures = {"difference": _logarithmic(row["max_abs_diff"]), "quality": _logarithmic(row["quality_kl"])}
         lines.append({"label": named, "status": word, **figures, "reason": reason})
         distance = number_text(row["quality_kl"]) or "not measured"
-        texts.append(
-            f"{named}: {word.text}, logits differ by {number_text(row['max_abs_diff'])}, "
-            f"KL from the unquantized model {distance}. {reason}"
-        )
+        differ = f"logits differ by {number_text(row['max_abs_diff'])}"
+        texts.append(f"{named}: {word.text}, {differ}, KL from the unquantized model {distance}. {reason}")
     return View(render("plots/logit_difference", lines=lines), _listed(texts) or "No answer was compared.")
-
-
-def _stored_placement(results: str, spec: LoadSpec) -> pd.DataFrame | None:
-    try:
-        return placement_of(results, spec)
-    except DiagError:
-        return None
 
 
 def _strips(labelled: Iterable[tuple[Label, pd.DataFrame]]) -> View:
@@ -121,9 +109,9 @@ def _strips(labelled: Iterable[tuple[Label, pd.DataFrame]]) -> View:
     drawn, texts = [], []
     for named, table in labelled:
         units, totals = strips.units(table), strips.totals(table)
-        words = strips.strip_in_words(units)
+        words, letters = strips.strip_in_words(units), "".join(unit.place.letter for unit in units)
         drawn.append({"label": named, "totals": totals, "stretches": strips.stretches(units), "words": words})
-        texts.append(f"{named}   {totals}\n[{strips.letters(units)}]  {strips.counts(table)}\n{words}")
+        texts.append(f"{named}   {totals}\n[{letters}]  {strips.counts(table)}\n{words}")
     legend = "; ".join(f"{place.letter} {text}" for place, text in _LEGEND)
     html = render("plots/strips", strips=drawn, legend=_LEGEND)
     return View(html, "\n\n".join([legend, *texts]) if texts else "No placement to show.")
@@ -131,10 +119,6 @@ def _strips(labelled: Iterable[tuple[Label, pd.DataFrame]]) -> View:
 
 def _listed(texts: list[str]) -> str:
     return "\n".join(wrapped(text, indent=2) for text in texts)
-
-
-def _largest(values: pd.Series) -> float:
-    return float(values.max()) if values.notna().any() else 0.0
 
 
 def _seconds(value: float, largest: float) -> Figure | None:

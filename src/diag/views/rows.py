@@ -31,12 +31,7 @@ def described(spec: LoadSpec) -> dict[str, str]:
 
 
 def label(rows: Sequence[Mapping[str, object]] | Group) -> Label:
-    """The label of rows of one quantization and machine.
-
-    >>> from diag.values.spec import LoadSpec
-    >>> print(label([described(LoadSpec("tiny", name, "int8", "24GiB")) for name in ("auto", "cpu")]))
-    auto, cpu · int8 · simulated 24GiB
-    """
+    """The label of rows of one quantization and machine, for example `auto, cpu · int8 · simulated 24GiB`."""
     maps = ", ".join(map_text(row["device_map"]) for row in rows)
     return Label(f"{maps} · {map_text(rows[0]['quantization'], 40)}", simulated_text(rows[0]["hardware"]))
 
@@ -47,16 +42,16 @@ def simulated_text(hardware: object) -> str:
 
 
 def machine_text(hardware: str) -> str:
-    """
-    >>> machine_text("2x300MiB+8GiB"), machine_text("this machine")
-    ('simulated 2x300MiB+8GiB', 'this machine')
-    """
     return simulated_text(hardware) or hardware
 
 
 def grouped(frame: pd.DataFrame) -> list[Group]:
     """Rows that share one load together, in order of first appearance."""
-    return together((_load_of(row), row) for _, row in frame.iterrows())
+    pairs = []
+    for _, row in frame.iterrows():
+        source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
+        pairs.append((tuple(map(str, (row["model"], row["quantization"], row["hardware"], source))), row))
+    return together(pairs)
 
 
 def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
@@ -65,8 +60,3 @@ def together(pairs: Iterable[tuple[Hashable, T]]) -> list[list[T]]:
     for key, item in pairs:
         found.setdefault(key, []).append(item)
     return list(found.values())
-
-
-def _load_of(row: pd.Series) -> tuple[str, ...]:
-    source = row["device_map"] if is_missing(row.get("shared_with")) else row["shared_with"]
-    return tuple(map(str, (row["model"], row["quantization"], row["hardware"], source)))

@@ -3,8 +3,9 @@
 `values.showing` has this imported when a notebook first asks for one. Everything is escaped and redacted.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 from diag.values.finding import Finding, Findings, Fix
 from diag.values.hardware import Hardware
@@ -16,15 +17,10 @@ from diag.values.units import format_seconds, format_size
 from diag.views.markup import View, fragment, render
 from diag.views.wording import number_text
 
-T = TypeVar("T")
 _CERTAIN = {"shown": "shown by the state", "likely": "likely", "possible": "possible"}
 _TONES = {"error": "bad", "silent": "bad", "info": "good"}
 _SEVERE = {"error": "", "silent": "silent: a wrong answer, no error", "info": "a notice, nothing is wrong"}
-_VERDICTS = {
-    True: ("good", "✓ proved"),
-    False: ("bad", "✗ not proved"),
-    None: ("warn", "? could not be judged"),
-}
+_VERDICTS = {True: ("good", "✓ proved"), False: ("bad", "✗ not proved"), None: ("warn", "? could not be judged")}
 _GITHUB = "https://github.com/"
 _NAMES, _NOTES, _OPEN = 6, 3, 2
 
@@ -37,35 +33,33 @@ def spec_view(spec: LoadSpec) -> View:
         ("quantization", spec.quantization),
         ("hardware", spec.hardware_text + (" (simulated)" if spec.simulated else "")),
     ]
-    for name in ("dtype", "max_memory", "offload_folder", "adapter", "loader", "probe"):
-        value = getattr(spec, name)
-        if value != type(spec).__dataclass_fields__[name].default:
-            limits = name == "max_memory" and ", ".join(f"{device}: {format_size(size)}" for device, size in value)
-            pairs.append((name, limits or str(value)))
+    if spec.dtype != "auto":
+        pairs.append(("dtype", spec.dtype))
+    pairs.append(("max_memory", ", ".join(f"{device}: {format_size(size)}" for device, size in spec.max_memory or ())))
+    pairs += [(name, getattr(spec, name) or "") for name in ("offload_folder", "adapter", "loader", "probe")]
     return View(render("values/facts", title="LoadSpec", badge_text="", pairs=pairs), repr(spec))
 
 
 def hardware_view(hardware: Hardware) -> View:
     """A simulated machine: each GPU with its capacity and what others hold, and the host."""
-    gpus = [
-        (f"simgpu:{i}", format_size(size) + (f", of which others hold {format_size(held)}" if held else ""))
-        for i, (size, held) in enumerate(zip(hardware.gpus, hardware.taken))
-    ]
-    host = "this machine's memory" if hardware.host is None else format_size(hardware.host)
-    words = f"simulated {hardware}: " + "; ".join(f"{name} {size}" for name, size in [*gpus, ("host", host)])
-    return View(render("values/facts", title="Hardware", badge_text="simulated", pairs=[*gpus, ("host", host)]), words)
+    pairs = []
+    for number, (size, held) in enumerate(zip(hardware.gpus, hardware.taken)):
+        others = f", of which others hold {format_size(held)}" if held else ""
+        pairs.append((f"simgpu:{number}", format_size(size) + others))
+    pairs.append(("host", "this machine's memory" if hardware.host is None else format_size(hardware.host)))
+    words = f"simulated {hardware}: " + "; ".join(f"{name} {size}" for name, size in pairs)
+    return View(render("values/facts", title="Hardware", badge_text="simulated", pairs=pairs), words)
 
 
 def outcome_view(outcome: LoadOutcome) -> View:
     """A load: the model it gave or the error it ended in, with seconds, peaks and what was logged."""
     peaks = ", ".join(f"{device} {format_size(size)}" for device, size in outcome.peak_bytes.items())
-    missing = ", ".join(outcome.missing_keys[:_NAMES])
     pairs = [
         ("spec", repr(outcome.spec)),
         ("model", type(outcome.model).__name__ if outcome.ok else ""),
         ("took", format_seconds(outcome.seconds)),
         ("peak memory", peaks),
-        ("not in the checkpoint", missing + _more(len(outcome.missing_keys), _NAMES)),
+        ("not in the checkpoint", _some(outcome.missing_keys)),
         ("proof", str(outcome.proof) if outcome.proof is not None else ""),
         *(("logged", text) for text in outcome.notes[:_NOTES]),
     ]
@@ -119,8 +113,7 @@ def finding_view(finding: Finding) -> View:
 
 def _card(item: Finding, is_open: bool) -> dict[str, object]:
     """A finding as its card shows it: some tensors of many, some sources."""
-    names = ", ".join(item.tensors[:_NAMES]) + _more(len(item.tensors), _NAMES)
-    facts = [("where", item.module), ("tensors", names), *(("why", text) for text in item.because)]
+    facts = [("where", item.module), ("tensors", _some(item.tensors)), *(("why", text) for text in item.because)]
     return {
         "finding": item,
         "is_open": is_open,
@@ -137,22 +130,17 @@ def _lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [wrapped(visible(value), f"  {name}: ") for name, value in pairs if value]
 
 
-def _more(total: int, shown: int) -> str:
-    return f" and {total - shown} more" if total > shown else ""
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more
 
 
-def _registered(kind: type[T], view_of: Callable[[T], View]) -> None:
-    def draw(value: T) -> Drawing:
-        view = view_of(value)
-        return Drawing(fragment(view.html), view.text)
-
-    register(kind, draw)
+def _drawing(view_of: Callable[[Any], View], value: object) -> Drawing:
+    view = view_of(value)
+    return Drawing(fragment(view.html), view.text)
 
 
-_registered(LoadSpec, spec_view)
-_registered(Hardware, hardware_view)
-_registered(LoadOutcome, outcome_view)
-_registered(Proof, proof_view)
-_registered(Fix, fix_view)
-_registered(Finding, finding_view)
-_registered(Findings, findings_view)
+_VIEWS: dict[type, Callable[[Any], View]] = {LoadSpec: spec_view, Hardware: hardware_view, LoadOutcome: outcome_view}
+_VIEWS |= {Proof: proof_view, Fix: fix_view, Finding: finding_view, Findings: findings_view}
+for _kind, _view_of in _VIEWS.items():
+    register(_kind, partial(_drawing, _view_of))

@@ -1,6 +1,7 @@
 """A placement table read as a strip: the model's layers in order, each with where its weights are. Pure."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +11,7 @@ import pandas as pd
 from diag.values.text import capital, count_text
 from diag.values.units import format_size, is_missing
 
-_LAYER = re.compile(r"(?P<stem>.*?\.)?(?P<index>\d+)(?=\.|$)")
+_LAYER = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
 MISSING = "missing"
 
 
@@ -67,26 +68,29 @@ class Unit:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring units in the same place."""
+    """Neighbouring units in the same place; `is_mixed` where a part of each is elsewhere."""
 
+    place: Place
+    is_mixed: bool
     units: tuple[Unit, ...]
 
     @property
-    def place(self) -> Place:
-        return self.units[0].place
-
-    @property
-    def mixed(self) -> bool:
-        return bool(self.units[0].others)
-
-    @property
     def letter(self) -> str:
-        return self.place.letter + ("+" if self.mixed else "")
+        return self.place.letter + ("+" if self.is_mixed else "")
 
     @property
     def names(self) -> str:
-        """The units' names, layers as ranges."""
-        return ", ".join(_ranges(unit.name for unit in self.units))
+        """The units' names; numbered neighbours with the same stem as one range with the stem's last word."""
+        runs: list[tuple[str, list[int]]] = []
+        for unit in self.units:
+            stem, _, last = unit.name.rpartition(".")
+            if not last.isdigit():
+                runs.append((last, []))
+            elif runs and runs[-1][0] == stem and runs[-1][1][-1:] == [int(last) - 1]:
+                runs[-1][1].append(int(last))
+            else:
+                runs.append((stem, [int(last)]))
+        return ", ".join(_range(*run) for run in runs)
 
 
 def place_of(device: object, mapped_device: object, backing: object) -> Place:
@@ -104,21 +108,23 @@ def place_of(device: object, mapped_device: object, backing: object) -> Place:
 
 def units(table: pd.DataFrame) -> tuple[Unit, ...]:
     """The strip's units in the table's order; a unit's place is where most of its bytes are, missing data first."""
-    sizes: dict[str, dict[Place, int]] = {}
+    sizes: dict[str, Counter[Place]] = {}
     columns = ["name", "module", "device", "mapped_device", "backing", "nbytes", "kind"]
     for name, module, device, mapped, backing, nbytes, kind in table[columns].itertuples(index=False):
-        if kind == "non_persistent_buffer" or (kind == "buffer" and unit_name(module or name) not in sizes):
-            continue
-        places = sizes.setdefault(unit_name(module or name), {})
-        place = place_of(device, mapped, backing)
-        places[place] = places.get(place, 0) + max(int(nbytes), 1)
-    return tuple(_unit(name, places) for name, places in sizes.items())
+        unit = unit_name(module or name)
+        if kind != "non_persistent_buffer" and (kind != "buffer" or unit in sizes):
+            sizes.setdefault(unit, Counter())[place_of(device, mapped, backing)] += max(int(nbytes), 1)
+    found = []
+    for unit, places in sizes.items():
+        place, *others = sorted(places, key=lambda place: (not place.is_missing, -places[place]))
+        found.append(Unit(unit, place, tuple(others)))
+    return tuple(found)
 
 
 def stretches(strip: Iterable[Unit]) -> tuple[Stretch, ...]:
     """Neighbouring units in equal places, joined."""
     alike = groupby(strip, key=lambda unit: (unit.place, bool(unit.others)))
-    return tuple(Stretch(tuple(group)) for _, group in alike)
+    return tuple(Stretch(place, is_mixed, tuple(group)) for (place, is_mixed), group in alike)
 
 
 def unit_name(module: str) -> str:
@@ -128,19 +134,14 @@ def unit_name(module: str) -> str:
     ('model.layers.3', 'lm_head')
     """
     match = _LAYER.match(module)
-    return f"{match['stem'] or ''}{match['index']}" if match else module
-
-
-def letters(strip: Iterable[Unit]) -> str:
-    """The strip as text, one sign a unit."""
-    return "".join(unit.place.letter for unit in strip)
+    return match[0] if match else module
 
 
 def strip_in_words(strip: Iterable[Unit]) -> str:
     """The strip in words: places in order of appearance, each with its units."""
     places: dict[str, list[str]] = {}
     for stretch in stretches(strip):
-        part = " (in part)" if stretch.mixed else ""
+        part = " (in part)" if stretch.is_mixed else ""
         places.setdefault(stretch.place.text, []).append(stretch.names + part)
     return " · ".join(f"{capital(text)}: {', '.join(names)}" for text, names in places.items())
 
@@ -149,12 +150,12 @@ def totals(table: pd.DataFrame) -> str:
     """Bytes per place, tied tensors counted once; `missing` first, as it is what matters."""
     once = table[~table["tied_group"].duplicated() | table["tied_group"].isna()]
     columns = ["device", "mapped_device", "backing", "nbytes"]
-    sizes: dict[Place, int] = {}
+    sizes: Counter[Place] = Counter()
     for device, mapped, backing, nbytes in once[columns].itertuples(index=False):
-        place = place_of(device, mapped, backing)
-        sizes[place] = sizes.get(place, 0) + int(nbytes)
-    ordered = sorted(sizes.items(), key=lambda item: (not item[0].is_missing, item[0].offloaded, item[0].device))
-    return " · ".join(f"{_short(place)} {format_size(size)}" for place, size in ordered)
+        sizes[place_of(device, mapped, backing)] += int(nbytes)
+    ordered = sorted(sizes, key=lambda place: (not place.is_missing, place.offloaded, place.device))
+    named = ((f"{place.device} (offloaded)" if place.offloaded else place.device, sizes[place]) for place in ordered)
+    return " · ".join(f"{name} {format_size(size)}" for name, size in named)
 
 
 def counts(table: pd.DataFrame) -> str:
@@ -164,33 +165,8 @@ def counts(table: pd.DataFrame) -> str:
     return ", ".join(f"{count_text(int(found[key]), 'tensor')} {word}" for key, word in names if key in found.index)
 
 
-def _short(place: Place) -> str:
-    if place.is_missing:
-        return "missing"
-    return f"{place.device} (offloaded)" if place.offloaded else place.device
-
-
-def _unit(name: str, places: dict[Place, int]) -> Unit:
-    main = max(places, key=lambda place: (place.is_missing, places[place]))
-    return Unit(name, main, tuple(place for place in places if place != main))
-
-
-def _ranges(names: Iterable[str]) -> list[str]:
-    """Names in order, numbered neighbours with the same stem as one range with the stem's last word."""
-    found: list[tuple[str, int | None, int | None]] = []
-    for name in names:
-        stem, _, last = name.rpartition(".")
-        if not last.isdigit():
-            found.append((name.rpartition(".")[2], None, None))
-        elif found and found[-1][0] == stem and found[-1][2] == int(last) - 1:
-            found[-1] = (stem, found[-1][1], int(last))
-        else:
-            found.append((stem, int(last), int(last)))
-    return [_range(*item) for item in found]
-
-
-def _range(stem: str, first: int | None, last: int | None) -> str:
-    if first is None:
-        return stem
+def _range(stem: str, numbers: list[int]) -> str:
     word = ".".join(stem.split(".")[-2:]) if stem.endswith(".block") else stem.rpartition(".")[2]
-    return f"{word.removesuffix('s')} {first}" if first == last else f"{word} {first}–{last}"
+    if len(numbers) < 2:
+        return " ".join([word.removesuffix("s"), *map(str, numbers)]) if numbers else stem
+    return f"{word} {numbers[0]}–{numbers[-1]}"

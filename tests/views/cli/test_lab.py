@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from diag.views.cli import lab
 def test_outside_a_checkout_it_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(lab, "__file__", str(tmp_path / "site-packages" / "diag" / "views" / "cli" / "lab.py"))
     with pytest.raises(DiagError, match="this needs a checkout of diag"):
-        lab.start_lab()
+        lab.lab.run(argparse.Namespace(arguments=[]))
 
 
 def test_the_checkout_is_this_one():

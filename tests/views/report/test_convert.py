@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import nbformat
 import pytest
-from markupsafe import Markup
 from page_reader import outside_resources
 from typed_frames import failed, frame, worked
 
-from diag.views.markup import View
 from diag.views.report import summary
-from diag.views.report.convert import death_notice, kept_verdict, to_html
+from diag.views.report.convert import kept_verdict, to_html
 from diag.views.report.ending import Ending
 
 HOSTILE = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\x1b[31m"
@@ -31,35 +29,39 @@ def result(**data):
     return nbformat.v4.new_output("display_data", {key.replace("_", "/"): value for key, value in data.items()})
 
 
+def raised(said):
+    return nbformat.v4.new_output("error", ename="E", evalue=said, traceback=["\x1b[0;31mE\x1b[0m", said])
+
+
 def page_of(*cells, ended=None) -> str:
     nb = nbformat.v4.new_notebook(cells=list(cells))
     nb.metadata["diag"] = {"ended": ended or {"how": "finished"}}
     return to_html(nb, "title")
 
 
+def headline_cell():
+    return code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"])
+
+
 def test_the_headline_comes_first_wherever_its_cell_is():
-    rows = frame(worked("auto"))
     later = [nbformat.v4.new_markdown_cell("## Later"), code("1", result(text_plain="1"))]
-    html = page_of(*later, code("x", shown(summary.headline(rows)), tags=["headline"]))
+    html = page_of(*later, headline_cell())
     assert html.index("<h1>") < html.index("Later")
 
 
 def test_what_went_wrong_stands_above_the_headline():
-    html = page_of(code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"]), ended=DIED)
+    html = page_of(headline_cell(), ended=DIED)
     assert html.index("This report is incomplete: the kernel died") < html.index("<h1>")
     assert 'role="alert"' in html
 
 
 def test_the_notice_says_what_died_where_what_is_valid_and_how_to_go_on():
-    text = death_notice(Ending(**DIED)).text
-    assert "cell 4 of 9: frame = diag.matrix(specs)" in text
-    assert "Why: the kernel was killed." in text
-    assert "Still valid:" in text
-    assert "run the same command again" in text
+    text = "\n".join(Ending(**DIED).sentences)
+    assert "cell 4 of 9: frame = diag.matrix(specs)" in text and "Why: the kernel was killed." in text
+    assert "Still valid:" in text and "run the same command again" in text
 
 
 def test_a_finished_run_has_no_notice():
-    assert death_notice(Ending()).text == ""
     assert 'role="alert"' not in page_of(code("1", result(text_plain="1")))
 
 
@@ -70,21 +72,18 @@ def test_a_finished_run_has_no_notice():
         result(text_latex=HOSTILE),
         result(application_javascript="alert(1)", text_plain="x"),
         nbformat.v4.new_output("stream", name="stdout", text=HOSTILE),
-        nbformat.v4.new_output("error", ename="E", evalue=HOSTILE, traceback=["\x1b[0;31mE\x1b[0m", HOSTILE]),
+        raised(HOSTILE),
     ],
     ids=["text", "latex", "javascript", "printed", "traceback"],
 )
 def test_outputs_of_every_kind_are_text(output):
     html = page_of(code(f"model = '''{HOSTILE}'''", output))
     assert outside_resources(html) == []
-    assert "<img" not in html
-    assert "\x1b" not in html
-    assert "&lt;script&gt;" in html
+    assert "<img" not in html and "\x1b" not in html and "&lt;script&gt;" in html
 
 
 def test_the_colours_of_a_traceback_are_left_out():
-    error = nbformat.v4.new_output("error", ename="E", evalue="x", traceback=["\x1b[0;31mValueError\x1b[0m: x"])
-    assert "ValueError: x" in page_of(code("1", error))
+    assert "ValueError: x" in page_of(code("1", raised("\x1b[0;31mValueError\x1b[0m: x")))
 
 
 def test_code_and_printed_lines_are_kept_folded_at_the_end():
@@ -97,15 +96,11 @@ def test_prose_whose_output_never_came_is_left_out():
     assert "Memory and time" not in page_of(code("1", result(text_plain="1")), prose, code("2"))
 
 
-def test_a_page_of_the_real_views_asks_for_nothing():
+def test_a_page_of_the_real_views_asks_for_nothing_and_holds_the_style_sheet_once():
     rows = frame(worked("auto"), failed("disk", "nf4", "unsupported", "rule"))
     views = [summary.headline, summary.overview, summary.answers, summary.failures, summary.details]
-    assert outside_resources(page_of(*(code("x", shown(view(rows))) for view in views))) == []
-
-
-def test_a_page_holds_the_style_sheet_once():
-    view = View(Markup("<b>x</b>"), "x")
-    assert page_of(*(code("x", shown(view)) for _ in range(3))).count("<style") == 1
+    html = page_of(*(code("x", shown(view(rows))) for view in views))
+    assert outside_resources(html) == [] and html.count("<style") == 1
 
 
 def test_the_check_for_outside_resources_can_fail():
@@ -115,6 +110,5 @@ def test_the_check_for_outside_resources_can_fail():
 
 
 def test_the_verdict_is_read_from_the_notebook():
-    cell = code("x", shown(summary.headline(frame(worked("auto")))), tags=["headline"])
-    assert kept_verdict(nbformat.v4.new_notebook(cells=[cell]))["works"] == 1
+    assert kept_verdict(nbformat.v4.new_notebook(cells=[headline_cell()]))["works"] == 1
     assert kept_verdict(nbformat.v4.new_notebook(cells=[code("x")])) is None

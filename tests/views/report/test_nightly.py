@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,6 +21,7 @@ from diag.values.exits import Exit
 from diag.views.report.notebooks import REPORT, find_notebook
 
 pytestmark = pytest.mark.slow
+GRID = ["--device-map", "auto,disk", "--quantization", "none", "--hardware", "this machine"]
 
 
 @dataclass
@@ -35,34 +37,32 @@ class Night:
     @property
     def first_line(self) -> str:
         """The title that a reader of the page sees first, and the line that the command printed first."""
-        html = (self.folder / "report.html").read_text()
-        assert self.said.splitlines()[0].split(".")[0] in html.replace("&#x27;", "'").replace("&#39;", "'")
-        return self.said.splitlines()[0]
+        first = self.said.splitlines()[0]
+        assert first.split(".")[0] in unescape((self.folder / "report.html").read_text())
+        return first
 
     @property
     def summary(self) -> dict:
         return json.loads((self.folder / "report.json").read_text())
 
-
-def environment(**variables: str) -> dict[str, str]:
-    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, **variables}
+    @property
+    def suite(self) -> dict[str, str]:
+        return dict(ElementTree.parse(self.folder / "report.junit.xml").getroot()[0].items())
 
 
 def run(*arguments: object, folder: Path, **variables: str) -> subprocess.CompletedProcess:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=500, env=environment(**variables)
-    )
+    path = os.pathsep.join([str(HELPERS), os.environ.get("PYTHONPATH", "")])
+    own = {**os.environ, "PYTHONPATH": path, **variables}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, env=own)
 
 
 def night(folder: Path, *parameters: str, notebook: Path | None = None, **variables: str) -> Night:
     """`papermill report.ipynb out.ipynb -p …`, then `diag report --from out.ipynb`; every file must be there then."""
     small = ["-p", "device_maps", "auto,disk", "-p", "quantizations", "none"]
     source = notebook or find_notebook(REPORT)
-    ran = run(
-        "-m", "papermill", source, "out.ipynb", "--no-progress-bar", *small, *parameters, folder=folder, **variables
-    )
+    asked = ["papermill", source, "out.ipynb", "--no-progress-bar", *small, *parameters]
+    ran = run("-m", *asked, folder=folder, **variables)
     made = run("-m", "diag", "report", "--from", "out.ipynb", "--out", "report.html", folder=folder, **variables)
     left = Night(folder, ran.returncode, made.returncode, made.stdout, ran.stderr + made.stderr)
     for name in ("report.html", "report.json", "report.md", "report.junit.xml", "report.ipynb"):
@@ -100,8 +100,7 @@ def test_a_healthy_model_is_as_expected(tmp_path, before):
     assert (left.papermill, left.code) == (0, Exit.AS_EXPECTED), left.log
     assert left.first_line.startswith("As expected: 2 of 2 combinations of ")
     assert [row["standing"] for row in left.summary["rows"]] == ["same", "same"]
-    suite = ElementTree.parse(tmp_path / "report.junit.xml").getroot()[0]
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "0", "0")
+    assert [left.suite[name] for name in ("tests", "failures", "errors")] == ["2", "0", "0"]
 
 
 def test_a_model_made_worse_by_one_layer_fails_the_gate(tmp_path, before):
@@ -113,8 +112,7 @@ def test_a_model_made_worse_by_one_layer_fails_the_gate(tmp_path, before):
     assert left.first_line.startswith("Worse than the baseline: 2 of 2 combinations")
     assert "the answer is off by about" in left.first_line
     assert "GateFailed" not in (tmp_path / "report.html").read_text().split("How this was made")[0]
-    suite = ElementTree.parse(tmp_path / "report.junit.xml").getroot()[0]
-    assert suite.get("failures") == "2"
+    assert left.suite["failures"] == "2"
     assert "### Got worse" in (tmp_path / "report.md").read_text()
     beside = {path.name for path in tmp_path.glob("results.*")}
     assert beside == {"results.sqlite", "results.json", "results.md", "results.junit.xml"}
@@ -166,9 +164,8 @@ def test_a_kernel_that_dies_is_a_run_that_died_with_the_rows_it_had(tmp_path):
     assert left.first_line.startswith("This report is incomplete: the kernel died")
     assert [row["status"] for row in left.summary["rows"]] == ["ok", "not_run"]
     assert "1 of 2 combinations of tiny work" in (tmp_path / "report.html").read_text()
-    assert "completed" not in [
-        c.metadata.papermill.status for c in nbformat.read(tmp_path / "report.ipynb", 4).cells[-3:]
-    ]
+    last = nbformat.read(tmp_path / "report.ipynb", 4).cells[-3:]
+    assert "completed" not in [cell.metadata.papermill.status for cell in last]
 
 
 def test_a_wrong_parameter_name_is_wrong_usage_before_anything_is_loaded(tmp_path):
@@ -176,7 +173,7 @@ def test_a_wrong_parameter_name_is_wrong_usage_before_anything_is_loaded(tmp_pat
     assert (left.papermill, left.code) == (1, Exit.WRONG_USAGE), left.log
     assert left.first_line.startswith("Wrong usage: this notebook has no parameter 'modle'")
     assert not (tmp_path / "results.sqlite").exists()
-    assert ElementTree.parse(tmp_path / "report.junit.xml").getroot()[0].get("errors") == "1"
+    assert left.suite["errors"] == "1"
 
 
 @pytest.mark.exhaustive
@@ -184,9 +181,8 @@ def test_a_list_that_arrives_as_text_is_read(tmp_path):
     lists = ["-p", "device_maps", '["auto", "cpu"]', "-p", "quantizations", "none, nf4", "-p", "timeout", "10m"]
     left = night(tmp_path, "-p", "model", "tiny", *lists)
     assert (left.papermill, left.code) == (0, Exit.AS_EXPECTED), left.log
-    assert [row["name"] for row in left.summary["rows"]] == [
-        f"{device_map} × {kind} on this machine" for device_map in ("auto", "cpu") for kind in ("none", "nf4")
-    ]
+    names = [f"{device_map} × {kind} on this machine" for device_map in ("auto", "cpu") for kind in ("none", "nf4")]
+    assert [row["name"] for row in left.summary["rows"]] == names
     assert left.first_line == "4 of 4 combinations of tiny work on this machine"
 
 
@@ -210,8 +206,7 @@ def test_the_command_gates_like_the_notebook(tmp_path, before):
     model, baseline = before
     bad = shutil.copytree(model, tmp_path / "model")
     worse_by_one_layer(bad)
-    grid = ["--device-map", "auto,disk", "--quantization", "none", "--hardware", "this machine"]
-    done = run("-m", "diag", "report", bad, *grid, "--baseline", baseline, "--out", "r.html", folder=tmp_path)
+    done = run("-m", "diag", "report", bad, *GRID, "--baseline", baseline, "--out", "r.html", folder=tmp_path)
     assert done.returncode == Exit.WORSE, done.stderr
     assert done.stdout.startswith("Worse than the baseline: 2 of 2 combinations")
     for suffix in ("html", "json", "md", "junit.xml", "ipynb", "sqlite"):
@@ -229,15 +224,14 @@ def test_the_command_gates_like_the_notebook(tmp_path, before):
 def test_wrong_usage_of_the_command_leaves_its_page_where_one_was_named(tmp_path, wrong, said):
     done = run("-m", "diag", "report", "tiny", "--out", "r.html", *wrong, folder=tmp_path)
     assert done.returncode == Exit.WRONG_USAGE
-    assert said in (tmp_path / "r.html").read_text().replace("&#x27;", "'")
+    assert said in unescape((tmp_path / "r.html").read_text())
     assert json.loads((tmp_path / "r.json").read_text())["headline"] == said
 
 
 @pytest.mark.exhaustive
 def test_a_run_past_its_deadline_reports_what_it_has(tmp_path, before):
     _, baseline = before
-    grid = ["--device-map", "auto,disk", "--quantization", "none", "--hardware", "this machine"]
     slow = ["--loader", "matrix_helpers:sleeps_forever", "--deadline", "60s", "--baseline", baseline]
-    done = run("-m", "diag", "report", "tiny", *grid, *slow, "--out", "r.html", folder=tmp_path)
+    done = run("-m", "diag", "report", "tiny", *GRID, *slow, "--out", "r.html", folder=tmp_path)
     assert done.returncode == Exit.NOT_JUDGED, done.stdout + done.stderr
     assert "The deadline for the whole run passed" in (tmp_path / "r.html").read_text()

@@ -45,14 +45,27 @@ def browser(chromium):
         opened.close()
 
 
+@pytest.fixture
+def opened(browser, report):
+    """Opens the report, or another file, in a page of its own."""
+    pages = []
+
+    def open_page(file=report, **how):
+        pages.append(browser.new_page(**how))
+        pages[-1].goto(file.as_uri())
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.close()
+
+
 @pytest.mark.parametrize("width", [320, 400, 768, 1280])
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_never_scrolls_sideways(browser, report, width, theme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
-    page.goto(report.as_uri())
+def test_the_page_never_scrolls_sideways(opened, width, theme):
+    page = opened(viewport={"width": width, "height": 800}, color_scheme=theme)
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.close()
 
 
 def test_the_page_asks_for_nothing_and_breaks_no_policy_of_its_own(browser, report):
@@ -67,40 +80,31 @@ def test_the_page_asks_for_nothing_and_breaks_no_policy_of_its_own(browser, repo
     context.close()
 
 
-def test_a_script_that_got_in_would_not_run(browser, report, tmp_path):
+def test_a_script_that_got_in_would_not_run(opened, report, tmp_path):
     poisoned = tmp_path / "poisoned.html"
     html = report.read_text(encoding="utf-8").replace("<main>", "<main><script>document.title = 'ran'</script>")
     poisoned.write_text(html, encoding="utf-8")
-    page = browser.new_page()
-    page.goto(poisoned.as_uri())
-    assert page.title() == "title"
-    page.close()
+    assert opened(poisoned).title() == "title"
 
 
-def test_folded_parts_and_wide_tables_are_reached_with_the_tab_key(browser, report):
-    page = browser.new_page(viewport={"width": 400, "height": 800})
-    page.goto(report.as_uri())
+def test_folded_parts_and_wide_tables_are_reached_with_the_tab_key(opened):
+    page = opened(viewport={"width": 400, "height": 800})
     reached = set()
     for _ in range(40):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName"))
     assert {"SUMMARY", "DIV"} <= reached
-    page.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_follows_the_readers_theme(browser, report, theme):
-    page = browser.new_page(color_scheme=theme)
-    page.goto(report.as_uri())
+def test_the_page_follows_the_readers_theme(opened, theme):
+    page = opened(color_scheme=theme)
     red, *_ = map(int, page.evaluate("getComputedStyle(document.body).backgroundColor").strip("rgb()").split(","))
     assert (red > 128) == (theme == "light")
-    page.close()
 
 
-def test_offloaded_and_missing_weights_look_different_without_colour(browser, report):
-    page = browser.new_page()
-    page.goto(report.as_uri())
-    patterns = page.evaluate(
+def test_offloaded_and_missing_weights_look_different_without_colour(opened):
+    patterns = opened().evaluate(
         "['cpu-offloaded', 'disk-offloaded', 'missing', 'cpu'].map(name => "
         "getComputedStyle(document.querySelector('.strip .' + name)).backgroundImage)"
     )
@@ -108,13 +112,10 @@ def test_offloaded_and_missing_weights_look_different_without_colour(browser, re
     assert "gradient(45deg" in offloaded_to_cpu
     assert "gradient(-45deg" in offloaded_to_disk
     assert missing == resident == "none"
-    page.close()
 
 
-def test_printed_pages_hold_the_strips_and_leave_out_code(browser, report):
-    page = browser.new_page()
-    page.goto(report.as_uri())
+def test_printed_pages_hold_the_strips_and_leave_out_code(opened):
+    page = opened()
     page.emulate_media(media="print")
     assert page.locator(".strip").first.is_visible()
     assert not page.locator("details.machinery").is_visible()
-    page.close()

@@ -13,10 +13,8 @@ from diag.views.report import summary
 from diag.views.report.verdict import VERDICT_MIME
 
 HOSTILE = "evil\x1b[31m<script>alert(1)</script>&\u202e"
-ALL_VIEWS = [
-    summary.headline, summary.overview, summary.answers, summary.failures, summary.details, plots.memory_and_time,
-    plots.logit_difference,
-]  # fmt: skip
+ALL_VIEWS = [summary.headline, summary.overview, summary.answers, summary.failures, summary.details]
+ALL_VIEWS += [plots.memory_and_time, plots.logit_difference]
 
 
 def mixed():
@@ -46,22 +44,15 @@ def test_every_view_takes_an_empty_frame(view):
 @pytest.mark.parametrize("view", ALL_VIEWS)
 def test_hostile_text_anywhere_in_a_row_stays_text(view):
     row = worked("auto", answer=HOSTILE, reason=HOSTILE, error_text=HOSTILE, error_type=HOSTILE, reference=HOSTILE)
-    shown = view(
-        frame({**row, "model": HOSTILE}, {**row, "model": HOSTILE, "device_map": HOSTILE, "status": "load_error"})
-    )
-    assert "<script" not in shown.html
-    assert "\x1b" not in shown.html
-    assert "\u202e" not in shown.html
+    row = {**row, "model": HOSTILE}
+    html = view(frame(row, {**row, "device_map": HOSTILE, "status": "load_error"})).html
+    assert "<script" not in html and "\x1b" not in html and "\u202e" not in html
 
 
-def test_the_headline_carries_its_verdict_for_programs():
-    assert summary.headline(mixed())._repr_mimebundle_()[VERDICT_MIME]["works"] == 5
-
-
-def test_the_headline_gives_the_arguments_to_use_and_the_reason():
-    text = summary.headline(mixed()).text
-    assert "device_map='auto', quantization='none' here" in text
-    assert "bit for bit" in text
+def test_the_headline_gives_the_arguments_to_use_and_the_reason_and_its_verdict_for_programs():
+    view = summary.headline(mixed())
+    assert "device_map='auto', quantization='none' here" in view.text and "bit for bit" in view.text
+    assert view._repr_mimebundle_()[VERDICT_MIME]["works"] == 5
 
 
 def test_the_overview_shows_every_combination_once():
@@ -84,10 +75,8 @@ def test_every_row_that_did_not_work_is_explained():
 
 
 def test_a_row_without_a_reason_shows_its_error():
-    shown = summary.failures(
-        frame(failed("auto", "none", "load_error", "", error_type="KeyError", error_text="'x'\nmore"))
-    )
-    assert "KeyError: 'x'" in shown.text
+    row = failed("auto", "none", "load_error", "", error_type="KeyError", error_text="'x'\nmore")
+    assert "KeyError: 'x'" in summary.failures(frame(row)).text
 
 
 def test_the_cause_that_a_row_names_stands_beside_its_reason():
@@ -97,15 +86,13 @@ def test_the_cause_that_a_row_names_stands_beside_its_reason():
     assert summary.cause_text(row) == "A device or the host ran out of memory (out-of-memory)"
 
 
-def test_the_cause_of_an_error_comes_from_the_catalogue():
-    text = "Tensor on device cuda:0 is not on the expected device meta!"
-    row = frame(failed("auto", "none", "forward_error", "", error_type="RuntimeError", error_text=text)).iloc[0]
-    assert summary.cause_text(row)
+def test_the_cause_of_an_error_comes_from_the_catalogue_and_an_unknown_error_is_given_none():
+    def cause(error_type, text):
+        row = failed("auto", "none", "forward_error", "", error_type=error_type, error_text=text)
+        return summary.cause_text(frame(row).iloc[0])
 
-
-def test_an_unknown_error_is_given_no_cause():
-    row = frame(failed("auto", "none", "load_error", "", error_type="E", error_text="zxcv qwer")).iloc[0]
-    assert summary.cause_text(row) == ""
+    assert cause("RuntimeError", "Tensor on device cuda:0 is not on the expected device meta!")
+    assert cause("E", "zxcv qwer") == ""
 
 
 def test_a_run_that_could_not_judge_says_so_before_anything_else():
@@ -115,21 +102,17 @@ def test_a_run_that_could_not_judge_says_so_before_anything_else():
 
 def test_the_whole_error_is_there_to_be_opened():
     long = "first line\n" + "x" * 500
-    shown = summary.failures(frame(failed("auto", "none", "load_error", "short", error_text=long)))
-    assert "<details>" in shown.html
-    assert "x" * 500 in shown.html
+    html = summary.failures(frame(failed("auto", "none", "load_error", "short", error_text=long))).html
+    assert "<details>" in html and "x" * 500 in html
 
 
 def test_nothing_is_said_to_have_failed_where_nothing_did():
     assert summary.failures(frame(worked("auto"))).text == "Every combination works."
 
 
-def test_the_answer_is_quoted_once_for_all_that_gave_it():
+def test_the_answer_is_quoted_once_for_all_that_gave_it_and_other_answers_name_their_combinations():
     text = summary.answers(mixed()).text
     assert text == "The capital of France is “Paris.” said all 6 that ran; 5 × works, 1 × wrong answer"
-
-
-def test_other_answers_name_their_combinations():
     rows = worked("auto"), worked("cpu"), worked("auto", "nf4", answer="Lyon", status="wrong_output")
     assert "The capital of France is “Lyon” said auto · nf4; 1 × wrong answer" in summary.answers(frame(*rows)).text
 
@@ -168,13 +151,9 @@ def test_equal_placements_share_a_strip_and_different_ones_do_not():
     assert "[0ddC]" in view.text
 
 
-def test_a_strip_is_described_in_words_beside_the_picture():
-    view = plots.strips_of({"disk": table("0ddC")})
-    assert "Offloaded to disk: layers 0–1" in view.html
-    assert 'aria-hidden="true"' in view.html
-
-
-def test_no_placement_is_said_and_not_an_empty_picture():
+def test_a_strip_is_described_in_words_beside_the_picture_and_no_placement_is_said_too():
+    html = plots.strips_of({"disk": table("0ddC")}).html
+    assert "Offloaded to disk: layers 0–1" in html and 'aria-hidden="true"' in html
     assert "no placement" in plots.strips_of({}).html
 
 

@@ -4,9 +4,10 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 Work = Callable[[argparse.Namespace], int]
-AddOptions = Callable[[argparse.ArgumentParser], None]
+AddOptions = Callable[[argparse.ArgumentParser], object]
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,6 @@ class Command:
         return self.run.__name__
 
     @property
-    def description(self) -> str:
-        return self.run.__doc__ or ""
-
-    @property
-    def summary(self) -> str:
-        """The description as it stands in a list of commands."""
-        return self.description[:1].lower() + self.description[1:].removesuffix(".")
-
-    @property
     def epilog(self) -> str:
         return f"example: {self.example}\n\nexit codes: {self.exits}"
 
@@ -46,6 +38,11 @@ def command(
 ) -> Callable[[Work], Command]:
     """Makes a command of the function below, under its name."""
     return lambda run: Command(run, example, exits, options, has_json)
+
+
+def argument(name: str, **how: Any) -> AddOptions:
+    """Adds one positional argument: for commands that take no more."""
+    return lambda parser: parser.add_argument(name, **how)
 
 
 def print_json(value: object) -> None:

@@ -3,13 +3,11 @@
 Heavy libraries are imported inside the command that needs them.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 from diag.errors import CouldNotJudgeError, DiagError
 from diag.values.exits import Exit
@@ -17,11 +15,6 @@ from diag.values.spec import LoadSpec
 from diag.values.text import visible
 from diag.views.cli import options as given
 from diag.views.cli.command import command, print_json
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from diag.views.report.report import ReportResult
 
 _DIED = "2 wrong usage ·\n3 could not judge (no access, network or disk space, or others hold the GPU) · 4 the run died"
 _COMPARED = "0 nothing got worse · 1 a row got worse · 2 wrong usage · 3 a file can't be read"
@@ -34,11 +27,19 @@ def report(options: argparse.Namespace) -> Exit:
     if options.plan:
         return _plan(options)
     try:
-        result = _report_of(options)
-    except (DiagError, OSError) as error:
-        from diag.views.cli.refusal import write_refusal
+        from diag.views.report.afterwards import report_from
+        from diag.views.report.report import write_report
 
-        write_refusal(error, options.out)
+        if options.from_notebook:
+            result = report_from(options.from_notebook, options.out, options.results)
+        else:
+            asked = given.order_of(options)  # before the model: `-p NAME VALUE` looks like two models
+            result = write_report(given.model_of(options), **asked, started=_started(options), say=_say)
+    except (DiagError, OSError) as error:
+        from diag.views.report.afterwards import refuse
+
+        for note in refuse(error, Path(options.out)) if options.out is not None else ():
+            _say(visible(note))
         raise
     if options.json:
         print_json(result.to_json())
@@ -63,8 +64,9 @@ def matrix(options: argparse.Namespace) -> Exit:
     specs, results = given.grid_of(options), options.results or "results.sqlite"
     old, new = gating.baseline_files(options.baseline, options.write_baseline, "baseline.json")
     baseline = None if old is None else read_baseline(old)
-    deadline = seconds_left(given.seconds_of(options, "deadline"), _started(options))
-    frame = run_matrix(specs, results, **_limits(options), deadline=deadline, **{"yes": False, **_how(options)})
+    limits = given.limits_of(options)
+    limits["deadline"] = seconds_left(limits["deadline"], _started(options))
+    frame = run_matrix(specs, results, **limits, **given.run_options(options))
     gated = gate.gate_of(frame, baseline)
     if options.json:
         print_json(json.loads(frame.to_json(orient="records")))
@@ -80,13 +82,20 @@ def matrix(options: argparse.Namespace) -> Exit:
 @command("diag placement --model tiny --device-map disk --by device", f"0 shown · {_DIED}", given.add_placement_options)
 def placement(options: argparse.Namespace) -> Exit:
     """Loads a model once and says where every tensor is and who holds its data."""
+    from diag.loading.recipe import load
     from diag.models import table as totals
+    from diag.models.table import placement as table_of
     from diag.sweep.run import placement_of
     from diag.views import plots, rows
 
     shared = {"dtype": options.dtype, "max_memory": given.max_memory_of(options)}
     spec = LoadSpec(given.model_of(options), options.device_map, options.quantization, options.hardware, **shared)
-    table = placement_of(options.results, spec) if options.results else _loaded_table(spec)
+    outcome = None if options.results else load(spec)
+    if outcome is not None and outcome.error is not None:
+        said = f"{type(outcome.error).__name__}: {outcome.error}"
+        refused = CouldNotJudgeError(f"{spec.model!r} did not load.", why=said)
+        raise outcome.error if isinstance(outcome.error, DiagError) else refused from outcome.error
+    table = placement_of(options.results, spec) if outcome is None else table_of(outcome.model)
     frame = {"device": totals.by_device, "layer": totals.by_layer}.get(options.by, lambda same: same)(table)
     if options.json:
         print_json(json.loads(frame.to_json(orient="records")))
@@ -123,37 +132,12 @@ def env(options: argparse.Namespace) -> Exit:
     return Exit.AS_EXPECTED
 
 
-def _report_of(options: argparse.Namespace) -> ReportResult:
-    from diag.views.report.afterwards import report_from
-    from diag.views.report.notebooks import REPORT
-    from diag.views.report.report import write_report
-
-    if options.from_notebook:
-        return report_from(options.from_notebook, options.out, options.results)
-    parameters = given.parameters_of(options)  # before the model: `-p NAME VALUE` looks like two models
-    return write_report(
-        given.model_of(options),
-        options.out,
-        **given.axes_of(options),
-        **given.fields_of(options),
-        **_limits(options),
-        deadline=given.seconds_of(options, "deadline"),
-        baseline=options.baseline,
-        write_baseline=options.write_baseline,
-        options={**given.spec_options(options), **_how(options)},
-        results=options.results,
-        notebook=options.notebook or REPORT,
-        parameters=parameters,
-        started=_started(options),
-        say=_say,
-    )
-
-
 def _plan(options: argparse.Namespace) -> Exit:
     """Prints what the run would take and loads nothing; "could not judge" where nothing could be planned."""
     from diag.sweep.run import price
 
-    found = price(given.grid_of(options), options.results, **_how(options, "workers", "retry_failed", "fresh"))
+    how = {name: value for name, value in given.run_options(options).items() if name != "yes"}
+    found = price(given.grid_of(options), options.results, **how)
     code = Exit.NOT_JUDGED if found.is_unknown else Exit.AS_EXPECTED
     if options.json:
         print_json({**asdict(found), "is_large": found.is_large, "exit_code": int(code)})
@@ -165,29 +149,6 @@ def _plan(options: argparse.Namespace) -> Exit:
     if found.is_large:
         print("That is more than half of the host's free memory: to run it all the same, add --yes.")
     return code
-
-
-def _loaded_table(spec: LoadSpec) -> pd.DataFrame:
-    from diag.loading.recipe import load
-    from diag.models.table import placement as placement_table
-
-    outcome = load(spec)
-    if isinstance(outcome.error, DiagError):
-        raise outcome.error
-    if outcome.error is not None:
-        said = f"{type(outcome.error).__name__}: {outcome.error}"
-        raise CouldNotJudgeError(f"{spec.model!r} did not load.", why=said) from outcome.error
-    return placement_table(outcome.model)
-
-
-def _limits(options: argparse.Namespace) -> dict[str, Any]:
-    """How much is run: what `matrix` and `write_report` take alike."""
-    times = {name: given.seconds_of(options, name) for name in ("timeout", "budget")}
-    return {**times, "max_loads": options.max_loads}
-
-
-def _how(options: argparse.Namespace, *names: str) -> dict[str, Any]:
-    return given.run_options(options, *(names or ("workers", "retry_failed", "fresh", "yes")))
 
 
 def _started(options: argparse.Namespace) -> float:

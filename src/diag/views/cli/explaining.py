@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from diag.errors import SpecError
 from diag.values.exits import Exit
 from diag.values.text import visible
-from diag.views.cli.command import command, print_json
+from diag.views.cli.command import argument, command, print_json
 
 if TYPE_CHECKING:
     from diag.reproduce import Stage
@@ -22,13 +22,12 @@ _REPRODUCED = (
     "0 diagnosed as itself · 1 diagnosed as something else · 2 there is no such scenario · 3 it can't be shown here"
 )
 _SERVED = "0 ended with Ctrl-C · 2 wrong usage · 3 the server did not come up"
+_FILE = argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
+_CAUSE = argument("cause", nargs="?", metavar="ID", help="the id of a cause (default: list all of them)")
+_SCENARIO = argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
 
 
-def _explain_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", nargs="?", default="-", metavar="FILE", help="a file (default: standard input)")
-
-
-@command("diag explain error.txt      curl … | diag explain --json", _EXPLAINED, _explain_options)
+@command("diag explain error.txt      curl … | diag explain --json", _EXPLAINED, _FILE)
 def explain(options: argparse.Namespace) -> Exit:
     """Says what is behind a pasted error, log or HTTP 500 body."""
     from diag.diagnosis.explain import as_json, decode, explain_text, render
@@ -61,11 +60,7 @@ def _bytes_of(file: str) -> bytes:
     return sys.stdin.buffer.read()
 
 
-def _causes_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cause", nargs="?", metavar="ID", help="the id of a cause (default: list all of them)")
-
-
-@command("diag causes hooks-removed", "0 shown · 2 there is no such cause", _causes_options)
+@command("diag causes hooks-removed", "0 shown · 2 there is no such cause", _CAUSE)
 def causes(options: argparse.Namespace) -> Exit:
     """Lists every cause that diag knows, or explains one."""
     from diag.diagnosis import causes as catalogue
@@ -82,11 +77,7 @@ def causes(options: argparse.Namespace) -> Exit:
     return Exit.AS_EXPECTED
 
 
-def _reproduce_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="CAUSE", help="a cause or cause/variant (default: list them)")
-
-
-@command("diag reproduce hooks-removed", _REPRODUCED, _reproduce_options)
+@command("diag reproduce hooks-removed", _REPRODUCED, _SCENARIO)
 def reproduce(options: argparse.Namespace) -> Exit:
     """Makes a failure happen for real, step by step, and diagnoses it."""
     from diag import reproduce as plays
@@ -116,16 +107,10 @@ def _play(stage: Stage, as_json: bool) -> Exit:
     done = apply_fix(found)
     say(f"Fix:    {done.fix}\nResult: {done.verdict}: {done.proof}")
     if as_json:
-        steps = [
-            {
-                "step": one.step.name,
-                "says": one.step.says,
-                "code": one.step.code,
-                "shows": one.shows,
-                "error": one.error,
-            }
-            for one in stage.played
-        ]
+        steps = []
+        for one in stage.played:
+            step = {"step": one.step.name, "says": one.step.says, "code": one.step.code}
+            steps.append({**step, "shows": one.shows, "error": one.error})
         ended = {"findings": findings_as_json(found), "fixed": asdict(done)}
         print_json({"scenario": stage.scenario.name, "steps": steps, **ended})
     return Exit.AS_EXPECTED if found and found[0].cause == stage.scenario.cause else Exit.WORSE

@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from diag.errors import DiagError, MissingLibraryError
@@ -14,11 +13,6 @@ from diag.views.cli.command import command
 @command("diag lab", "those of JupyterLab · 3 there is no checkout or no JupyterLab", has_json=False)
 def lab(options: argparse.Namespace) -> int:
     """Opens JupyterLab on the notebooks of a checkout."""
-    return start_lab(options.arguments)
-
-
-def start_lab(arguments: Sequence[str] = ()) -> int:
-    """JupyterLab until it is closed; `arguments` go to it. Raises DiagError outside a checkout."""
     if importlib.util.find_spec("jupyterlab") is None:
         raise MissingLibraryError(
             "jupyterlab can't be found.",
@@ -29,7 +23,7 @@ def start_lab(arguments: Sequence[str] = ()) -> int:
 
     folder = checkout() / "notebooks"
     as_root = ["--allow-root"] if getattr(os, "geteuid", lambda: 1)() == 0 else []  # usual in containers
-    command = [sys.executable, "-m", "jupyterlab", *as_root, *arguments]
+    command = [sys.executable, "-m", "jupyterlab", *as_root, *options.arguments]
     try:
         return subprocess.run(command, cwd=folder).returncode
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from diag.views.cli.lab import lab
 
 _IN_ORDER = (report, matrix, placement, diff, explain, causes, reproduce, service, env, lab)
 COMMANDS = {command.name: command for command in _IN_ORDER}
+_AS_IS = argparse.RawDescriptionHelpFormatter
 
 
 class UsageError(SpecError):
@@ -97,19 +98,15 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         prog="diag",
         description="Says where every tensor of a Hugging Face model is and why, and which way of loading it works.",
         epilog=f"{report.epilog}\n\n`diag COMMAND --help` shows the options of a command and its own exit codes.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_AS_IS,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show diag's version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name, command in COMMANDS.items():
-        own = commands.add_parser(
-            name,
-            help=command.summary,
-            description=command.description,
-            epilog=command.epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        said = command.run.__doc__ or ""
+        summary = said[:1].lower() + said[1:].removesuffix(".")
+        own = commands.add_parser(name, help=summary, description=said, epilog=command.epilog, formatter_class=_AS_IS)
         if command.has_json:
             own.add_argument("--json", action="store_true", help="print one JSON object or array instead of text")
         if name == asked and command.add_options is not None:

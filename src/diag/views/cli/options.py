@@ -31,11 +31,8 @@ def add_matrix_options(command: argparse.ArgumentParser) -> None:
     _add_limits(command)
     option = command.add_argument_group("what is kept and compared").add_argument
     option("--results", metavar="FILE", help="the SQLite file of the rows; a finished row is not run again")
-    option(
-        "--retry-failed",
-        action="store_true",
-        help="run rows again that were killed, timed out or out of memory, however often",
-    )
+    again = "run rows again that were killed, timed out or out of memory, however often"
+    option("--retry-failed", action="store_true", help=again)
     option("--fresh", action="store_true", help="run every row again")
     option("--baseline", metavar="FILE", help="end with exit code 1 if a row is worse than in this file")
     new = "keep the rows as a baseline (default FILE: the one of --baseline)"
@@ -81,8 +78,8 @@ def add_placement_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_diff_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("old", metavar="OLD", help="the results file of the earlier run")
-    command.add_argument("new", metavar="NEW", help="the results file of the later run")
+    for name, when in (("old", "earlier"), ("new", "later")):
+        command.add_argument(name, metavar=name.upper(), help=f"the results file of the {when} run")
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -112,19 +109,17 @@ def model_of(options: argparse.Namespace) -> str:
 
 def grid_of(options: argparse.Namespace) -> list[LoadSpec]:
     """One spec for each combination. Raises SpecError."""
-    return grid(model_of(options), **axes_of(options), **fields_of(options), **spec_options(options))
+    return grid(model_of(options), **axes_of(options), **spec_options(options))
 
 
 def axes_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The values of the three axes of a grid."""
-    maps, kinds = _listed(options.device_map), _listed(options.quantization)
+    """The values of the three axes of a grid, and the fields of its specs that `write_report`, too, takes by name."""
+    maps, kinds = (
+        [item for value in values or [] for item in parse_list(value, "a list")]
+        for values in (options.device_map, options.quantization)
+    )
     axes = {"device_maps": maps or PRESETS, "quantizations": kinds or ("none", "int8", "nf4")}
-    return {**axes, "hardware": options.hardware}
-
-
-def fields_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that all specs of a grid share and that `report` takes by name."""
-    return {name: getattr(options, name) for name in ("probe", "loader", "adapter")}
+    return {**axes, **{name: getattr(options, name) for name in ("hardware", "probe", "loader", "adapter")}}
 
 
 def spec_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -133,20 +128,36 @@ def spec_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def run_options(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def run_options(options: argparse.Namespace) -> dict[str, Any]:
     """How the rows are run; what was not given is left out."""
-    given = {name: getattr(options, name) for name in names}
+    given = {name: getattr(options, name) for name in ("workers", "retry_failed", "fresh", "yes")}
     return {name: value for name, value in given.items() if value is not None}
 
 
+def limits_of(options: argparse.Namespace) -> dict[str, Any]:
+    """How much is run, times in seconds; None where nothing was given. Raises SpecError."""
+    limits: dict[str, Any] = {"max_loads": options.max_loads}
+    for name in ("timeout", "budget", "deadline"):
+        value = getattr(options, name)
+        limits[name] = None if value is None else parse_seconds(value, f"--{name}")
+    return limits
+
+
+def order_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What `write_report` is asked, beside the model. Raises SpecError."""
+    order = {name: getattr(options, name) for name in ("out", "baseline", "write_baseline", "results")}
+    order |= {"notebook": options.notebook} if options.notebook else {}
+    order["parameters"] = parameters_of(options)
+    further = {**spec_options(options), **run_options(options)}
+    return {**order, **axes_of(options), **limits_of(options), "options": further}
+
+
 def max_memory_of(options: argparse.Namespace) -> object:
-    return None if options.max_memory is None else _json(options.max_memory, "--max-memory")
-
-
-def seconds_of(options: argparse.Namespace, name: str) -> float | None:
-    """Seconds of the option `--name`; None where it was not given. Raises SpecError."""
-    value = getattr(options, name)
-    return None if value is None else parse_seconds(value, f"--{name}")
+    try:
+        return None if options.max_memory is None else json.loads(options.max_memory)
+    except json.JSONDecodeError as e:
+        what = f"--max-memory: {options.max_memory!r} is not valid JSON."
+        raise SpecError(what, why=str(e), next_step="check quotes, commas and braces.") from e
 
 
 def parameters_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -163,16 +174,3 @@ def parameters_of(options: argparse.Namespace) -> dict[str, Any]:
         except json.JSONDecodeError:
             found[name] = value
     return found
-
-
-def _listed(values: list[str] | None) -> list[object]:
-    """The items of a repeatable option."""
-    return [item for value in values or [] for item in parse_list(value, "a list")]
-
-
-def _json(text: str, option: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as e:
-        hint = "check quotes, commas and braces."
-        raise SpecError(f"{option}: {text!r} is not valid JSON.", why=str(e), next_step=hint) from e

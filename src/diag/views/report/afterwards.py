@@ -1,11 +1,15 @@
 """What the run of a report notebook leaves, however it ended: finish() writes it all.
 
-report_from() does so for a notebook that somebody else's papermill ran, or that died on the way.
+report_from() does so for a notebook that somebody else's papermill ran, or that died on the way; refuse() for a report
+that was refused before anything ran. Of the results file only the run's own rows are used, and none of an earlier
+night's.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +19,23 @@ from nbformat import NotebookNode
 
 from diag.errors import DiagError
 from diag.sweep.results.gate import Gate, GateFailed, gate_of
+from diag.sweep.results.rows import blank_row, frame_of
+from diag.sweep.results.store import Store
 from diag.values.exits import Exit
 from diag.values.redact import redact
 from diag.values.spec import LoadSpec
-from diag.values.text import first_line
+from diag.views import plots
 from diag.views.files import put, redacted, redacted_notebook, write_notebook, write_text
-from diag.views.markup import View
-from diag.views.report import gating
+from diag.views.markup import View, render
+from diag.views.report import summary
 from diag.views.report.artefacts import write_summaries
-from diag.views.report.convert import death_notice, kept_verdict, to_html
-from diag.views.report.ending import DIED, ERROR, FINISHED, GATE_TAG, SILENT, Ending
+from diag.views.report.convert import kept_verdict, to_html
+from diag.views.report.ending import ERROR, GATE_TAG, SILENT, Ending, how_it_ended
 from diag.views.report.execute import Run, truthful
-from diag.views.report.leftovers import Window, partial, stored_frame, window_of
+from diag.views.report.gating import PARAMETERS, Asked, asked_for
 from diag.views.report.notebooks import NotebookError, parameters_of
 
+Place = str | os.PathLike[str]
 _MAKE_ROOM = "Next: make room, or give another --out, and run the same command again: it does only what is missing."
 
 
@@ -51,6 +58,18 @@ class ReportResult:
         return redacted({**paths, **values, "notes": list(self.notes), "exit_code": int(self.exit_code)})
 
 
+@dataclass(frozen=True)
+class Window:
+    """From when to when a run went, in seconds since the epoch; `end` None is open, `begin` None is not known."""
+
+    begin: float | None
+    end: float | None = None
+
+    def holds(self, times: Sequence[float]) -> bool:
+        """Whether one of these moments is within the run; a run of unknown begin has none."""
+        return self.begin is not None and any(self.begin <= moment <= (self.end or moment) for moment in times)
+
+
 def finish(
     run: Run, specs: Sequence[LoadSpec], path: Path, stored: Path, when: Window, source: Path | None = None
 ) -> ReportResult:
@@ -63,37 +82,32 @@ def finish(
     asked_wrongly = _exit_code(ended, verdict) is Exit.WRONG_USAGE  # then there are no rows that could be its own
     frame = stored_frame(specs, stored, when) if specs and not asked_wrongly else None
     if not ended.ok:
-        _put_first(nb, ended, partial(specs, frame, stored) if verdict is None and frame is not None else None)
+        shown = partial(specs, frame, stored) if verdict is None and frame is not None else None
+        nb.cells[:0] = _first_cells(ended, shown)
         verdict = kept_verdict(nb)
     said = [] if ended.ok and verdict else [ended.title]
     headline = ". ".join([*said, str(verdict["headline"])] if verdict else said)
-    gate = _gate(verdict, frame, _exit_code(ended, verdict), redact(headline))
+    code = _exit_code(ended, verdict)
+    kept: Any = verdict and verdict.get("gate")
+    gate = Gate(code, "", ()) if frame is None else gate_of(frame)
+    gate = replace(Gate.from_json(kept) if kept else gate, exit_code=code, headline=redact(headline))
     executed, summaries = path.with_suffix(".ipynb"), path.with_suffix("")
     # The small ones first: a disk may be full.
-    notes = [put(lambda stem: write_summaries(stem, gate, frame), summaries)[1]]
+    notes = [put(write_summaries, summaries, gate, frame)[1]]
     if source is None or executed.resolve() != source.resolve():
-        notes.append(put(lambda place: write_notebook(nb, place), executed)[1])
+        notes.append(put(write_notebook, executed, nb)[1])
     html = to_html(_for_reading(nb, ended), f"{headline} | diag report")
-    page, lost = put(lambda place: write_text(place, html), path)
+    page, lost = put(write_text, path, html)
     notes = [redact(note) for note in (*notes, lost) if note]
     if notes:
         gate = _with_losses(gate, notes)
-        put(lambda stem: write_summaries(stem, gate, frame), summaries)
+        put(write_summaries, summaries, gate, frame)
         notes.append(f"Finished rows are in {redact(str(stored))}. {_MAKE_ROOM}")
     return ReportResult(page or path, executed, stored, gate.headline, gate.exit_code, ended, verdict, tuple(notes))
 
 
 def _exit_code(ended: Ending, verdict: Mapping[str, Any] | None) -> Exit:
     return Exit(verdict["exit_code"]) if ended.ok and verdict else ended.exit_code
-
-
-def _gate(verdict: Mapping[str, Any] | None, frame: pd.DataFrame | None, code: Exit, headline: str) -> Gate:
-    """The gate that the notebook left, else what the stored rows say; with the outcome of the whole run."""
-    if verdict and verdict.get("gate"):
-        gate = Gate.from_json(verdict["gate"])
-    else:
-        gate = Gate(code, headline, ()) if frame is None else gate_of(frame)
-    return replace(gate, exit_code=code, headline=headline)
 
 
 def _with_losses(gate: Gate, notes: Sequence[str]) -> Gate:
@@ -115,22 +129,28 @@ def _for_reading(nb: NotebookNode, ended: Ending) -> NotebookNode:
     return shown
 
 
-def _put_first(nb: NotebookNode, ended: Ending, partial: View | None) -> None:
-    """Opens the executed notebook with what went wrong and the rows that were finished before."""
-    lines = death_notice(ended).text.splitlines()
+def _first_cells(ended: Ending, rows: View | None) -> list[NotebookNode]:
+    """What opens the executed notebook: what went wrong, and the rows that were finished before."""
+    lines = "\n".join([ended.title, *ended.sentences]).splitlines()
     quoted = "\n".join([f"> **{lines[0]}**", *(f">\n> {line}" for line in lines[1:])])
     cells = [nbformat.v4.new_markdown_cell(quoted, metadata={"tags": ["diag-banner"]})]
-    if partial is not None:
-        shown = nbformat.v4.new_output("display_data", partial._repr_mimebundle_())
+    if rows is not None:
+        shown = nbformat.v4.new_output("display_data", rows._repr_mimebundle_())
         cells.append(nbformat.v4.new_code_cell(outputs=[shown], metadata={"tags": ["diag-partial"]}))
-    nb.cells[:0] = cells
+    return cells
 
 
-def report_from(
-    notebook: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None = None,
-    results: str | os.PathLike[str] | None = None,
-) -> ReportResult:
+def refuse(error: Exception, out: Path) -> list[str]:
+    """Page, JSON, Markdown and JUnit that say why a report was refused before anything ran; what to tell people."""
+    name = type(error).__name__
+    ended = Ending(ERROR, why=f"{name}: {error}", error=name)
+    html = to_html(_for_reading(nbformat.v4.new_notebook(), ended), f"{ended.title} | diag report")
+    gate = Gate(ended.exit_code, redact(ended.title), ())
+    said = [put(write_text, out, html)[1], put(write_summaries, out.with_suffix(""), gate)[1]]
+    return [redact(note) for note in said if note]
+
+
+def report_from(notebook: Place, out: Place | None = None, results: Place | None = None) -> ReportResult:
     """Makes page, JSON, Markdown and JUnit of an executed notebook; loads nothing, and believes no stamp of papermill.
 
     `out` defaults to the notebook's name with `.html`. A copy of the notebook with true states goes beside it, unless
@@ -145,50 +165,15 @@ def report_from(
     ended = how_it_ended(nb)
     if ended.ok and kept_verdict(nb) is None:
         ended = Ending(SILENT, cells=ended.cells, why="none of its cells showed a headline of diag")
-    specs, named = _asked(nb)
+    values = {name: value for name, value in parameters_of(nb).items() if name in PARAMETERS}
+    named, specs = str(values.get("results") or "results.sqlite"), []
+    with suppress(DiagError, KeyError):  # its parameters were wrong: nothing was asked
+        specs = asked_for({**values, "baseline": None, "write_baseline": None}).specs
     places = [Path(results)] if results is not None else [Path(named), source.parent / named]
     stored = next((place for place in places if place.is_file()), places[0])
     when = window_of(nb)
     nb = truthful(nb, ended, source.name, path.with_suffix(".ipynb").name)
     return finish(Run(nb, ended), specs, path, stored, when, source)
-
-
-def how_it_ended(nb: NotebookNode) -> Ending:
-    """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
-
-    A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
-    after it have no execution count; where it was the last, that it has no output though it always gives one.
-    """
-    numbered = enumerate(nb.cells, start=1)
-    code = [(position, cell) for position, cell in numbered if cell.cell_type == "code" and cell.source.strip()]
-    begun = [position for position, cell in code if cell.get("execution_count") is not None]
-    if not begun:
-        raise NotebookError(
-            "this notebook was never run: no cell has been executed.",
-            next_step="run it with papermill first, or let diag report run it.",
-        )
-    for position, cell in code:
-        for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
-                name = str(output.get("ename"))
-                why = redact(f"{name}: {output.get('evalue')}".strip())
-                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), why, name)
-    last = nb.cells[begun[-1] - 1]
-    is_silent_gate = GATE_TAG in last.metadata.get("tags", []) and not last.get("outputs")
-    if is_silent_gate or any(position > begun[-1] for position, _ in code):
-        why = "the run stopped there without an error: the kernel died, or the run was killed"
-        return Ending(DIED, begun[-1], len(nb.cells), first_line(last.source), why)
-    return Ending(FINISHED, cells=len(nb.cells))
-
-
-def _asked(nb: NotebookNode) -> tuple[Sequence[LoadSpec], str]:
-    """What the notebook was asked to load, nothing where its parameters were wrong; and the name of its results."""
-    values = {name: value for name, value in parameters_of(nb).items() if name in gating.PARAMETERS}
-    named = str(values.get("results") or "results.sqlite")
-    try:
-        return gating.asked_for({**values, "baseline": None, "write_baseline": None}).specs, named
-    except (DiagError, KeyError):
-        return (), named
 
 
 def _read(source: Path) -> NotebookNode:
@@ -210,11 +195,58 @@ def _unsound(nb: NotebookNode) -> str:
     if not isinstance(nb.get("metadata"), Mapping) or not isinstance(nb.get("cells"), list):
         return "it has no cells and metadata."
     for position, cell in enumerate(nb.cells, start=1):
-        names = ("cell_type", "source")
-        if not isinstance(cell, Mapping) or not all(isinstance(cell.get(name), str) for name in names):
+        texts = [cell.get(name) for name in ("cell_type", "source")] if isinstance(cell, Mapping) else [None]
+        if not all(isinstance(text, str) for text in texts):
             return f"cell {position} has no type and source."
         outputs = cell.get("outputs", [])
         sound = isinstance(outputs, list) and all(isinstance(one, Mapping) and "output_type" in one for one in outputs)
         if not sound or not isinstance(cell.get("metadata"), Mapping):
             return f"the outputs or the metadata of cell {position} are not what the format says."
     return ""
+
+
+def window_of(nb: NotebookNode) -> Window:
+    """When a notebook ran, by what papermill and nbclient noted in it; not known where neither did."""
+    meta = nb.metadata.get("papermill") or {}
+    begun = [_moment(meta.get("start_time"))]
+    for cell in nb.cells:
+        begun.append(_moment((cell.metadata.get("papermill") or {}).get("start_time")))
+        begun += map(_moment, (cell.metadata.get("execution") or {}).values())
+    return Window(min((moment for moment in begun if moment is not None), default=None), _moment(meta.get("end_time")))
+
+
+def stored_frame(specs: Sequence[LoadSpec], stored: Path, when: Window) -> pd.DataFrame:
+    """The frame of `specs`: rows that were saved, or taken as they were, within `when`; the rest `not_run`.
+
+    A row of an earlier run may be of other weights in the same folder: only a run that looked at the files knows.
+    """
+    found = {}
+    if stored.is_file():
+        with suppress(DiagError), Store(stored, must_exist=True) as store:
+            rows = store.rows()
+            for spec in specs:
+                mine = [key for key in store.keys_of(spec.to_json()) if when.holds(store.times(key))]
+                if mine:
+                    found[spec] = rows[mine[0]]
+    ended = "The run ended before this combination was loaded."
+    return frame_of([found.get(spec) or blank_row(spec, "not_run", ended) for spec in specs])
+
+
+def partial(specs: Sequence[LoadSpec], frame: pd.DataFrame, stored: Path) -> View:
+    """The page of what the run had finished of `specs`, `frame` being its own; the rest shows as not run."""
+    loaded = Asked(list(specs)).loaded(frame)
+    sections = {"Every combination": summary.overview(frame)}
+    if loaded:
+        sections["Where the weights are"] = plots.placement_strips(loaded, str(stored))
+        sections["Memory and time"] = plots.memory_and_time(frame)
+        sections["The answer"] = summary.answers(frame, specs[0].probe) + plots.logit_difference(frame)
+    sections["What did not work, and why"] = summary.failures(frame)
+    titled = [View(render("report/heading", title=title), title) + view for title, view in sections.items()]
+    return sum(titled, start=summary.headline(frame))
+
+
+def _moment(text: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None

@@ -15,29 +15,19 @@ from diag.values.text import visible
 from diag.views.files import redacted, write_text
 
 Row = Mapping[str, object]  # one row of the frame, as JSON
-SUFFIXES = (".json", ".md", ".junit.xml")
-_MEANING = {
-    Exit.AS_EXPECTED: "as expected",
-    Exit.WORSE: "worse than the baseline",
-    Exit.WRONG_USAGE: "wrong usage",
-    Exit.NOT_JUDGED: "could not judge",
-    Exit.DIED: "the run died",
-}
+_MEANING = ("as expected", "worse than the baseline", "wrong usage", "could not judge", "the run died")  # by exit code
 _SIGNS = {"worse": "✗ worse", "unjudged": "? not judged", "new": "+ new", "changed": "~ changed", "same": ""}
-_NO_XML = frozenset((0xFFFE, 0xFFFF, *range(0xD800, 0xE000)))
-_CELL = 200  # characters of a reason in a table
+_CELL = 200  # characters of a name in a table
 
 
 def write_summaries(stem: Path, gate: Gate, frame: pd.DataFrame | None = None) -> tuple[Path, ...]:
     """Writes `<stem>.json`, `<stem>.md` and `<stem>.junit.xml`, each in one step. Raises OSError where it can't."""
     rows = [] if frame is None else json.loads(frame.to_json(orient="records"))
     texts = {".json": as_json(gate, rows), ".md": as_markdown(gate), ".junit.xml": as_junit(gate, rows)}
-    paths = []
-    for suffix, text in texts.items():
-        path = stem.with_name(stem.name + suffix)
+    paths = tuple(stem.with_name(stem.name + suffix) for suffix in texts)
+    for path, text in zip(paths, texts.values()):
         write_text(path, text)
-        paths.append(path)
-    return tuple(paths)
+    return paths
 
 
 def as_json(gate: Gate, rows: Sequence[Row]) -> str:
@@ -53,14 +43,12 @@ def as_markdown(gate: Gate) -> str:
     for word, title in (("worse", "Got worse"), ("unjudged", "Could not be judged"), ("changed", "Changed")):
         rows = gate.standing(word)
         if rows:
-            lines += [
-                "",
-                f"### {title}",
-                "",
-                *(f"- **{_inline(row.name)}**: {_inline(row.why or row.reason)}" for row in rows),
-            ]
+            lines += ["", f"### {title}", ""]
+            lines += [f"- **{_inline(row.name)}**: {_inline(row.why or row.reason)}" for row in rows]
     lines += ["", "| combination | status | against the baseline |", "|---|---|---|"]
-    lines += [f"| {_cell(row.name)} | {row.status} | {_SIGNS.get(row.standing, row.standing)} |" for row in gate.rows]
+    for row in gate.rows:
+        name = row.name if len(row.name) <= _CELL else f"{row.name[:_CELL]} …"
+        lines.append(f"| {_inline(name)} | {row.status} | {_SIGNS.get(row.standing, row.standing)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -108,8 +96,8 @@ def _add(case: ElementTree.Element, tag: str, message: str | None = None, text: 
 
 
 def _xml(text: object) -> str:
-    """Without characters that XML can't hold, redacted."""
-    return "".join(c for c in visible(redact(str(text))) if c in "\t\n\r" or (ord(c) >= 32 and ord(c) not in _NO_XML))
+    """Redacted, and without the two characters that `visible` leaves and XML can't hold."""
+    return visible(redact(str(text))).translate({0xFFFE: None, 0xFFFF: None})
 
 
 def _inline(text: str) -> str:
@@ -118,7 +106,3 @@ def _inline(text: str) -> str:
     for sign in "\\`*_[]<>|#":
         flat = flat.replace(sign, f"\\{sign}")
     return flat
-
-
-def _cell(text: str) -> str:
-    return _inline(text if len(text) <= _CELL else f"{text[:_CELL]} …")

@@ -1,58 +1,47 @@
 """An executed notebook as one HTML file: the verdict first, what went wrong above it, code and log at the end."""
 
 import base64
-import re
 from collections.abc import Mapping
 
 from markupsafe import Markup
+from nbconvert.filters.ansi import strip_ansi
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from diag.values.exits import Exit
 from diag.values.text import count_text
-from diag.views.markup import View, page, render
+from diag.views.markup import render
 from diag.views.report.ending import Ending
 from diag.views.report.verdict import VERDICT_MIME
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SHOWN = ("display_data", "execute_result", "error")
 # Of the forms of one output the first is shown, in JupyterLab's order. The first two need scripts: they leave a gap.
 _FORMS = (
-    "application/vnd.jupyter.widget-view+json",
-    "application/javascript",
-    "text/html",
-    "text/markdown",
-    "image/svg+xml",
-    "text/latex",
-    "image/png",
-    "image/jpeg",
-    "text/plain",
+    "application/vnd.jupyter.widget-view+json application/javascript text/html text/markdown image/svg+xml text/latex "
+    "image/png image/jpeg text/plain".split()
 )
 
 
 def to_html(nb: NotebookNode, title: str) -> str:
     """The page. `nb` says itself how its run ended, in `metadata.diag`; without that it is taken as finished."""
-    first = [cell for cell in nb.cells if _leads(cell) and _has_output(cell)]
-    rest = [cell for cell in nb.cells if cell not in first and not _tags(cell) & {"notebook-only", "diag-banner"}]
-    body = [cell for cell in rest if cell.cell_type == "markdown" or _has_output(cell)]
-    cells = [_drawn(cell) for cell in first + _without_empty_sections(body)]
-    machinery = [_code_block(number, cell) for number, cell in enumerate(nb.cells, start=1) if _is_code(cell)]
-    content = render(
-        "report/body",
-        ending=death_notice(Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))).html,
-        cells=cells,
-        machinery=machinery,
-        cell_count=count_text(len(machinery), "cell"),
-    )
-    return page(title, content)
-
-
-def death_notice(ended: Ending) -> View:
-    """What a reader must know first when a run did not finish; nothing when it did."""
-    if ended.ok:
-        return View(Markup(), "")
-    html = render("notice", tone="bad", title=ended.title, paragraphs=ended.sentences)
-    return View(html, "\n".join((ended.title, *ended.sentences)))
+    first: list[NotebookNode] = []
+    rest: list[NotebookNode] = []
+    for cell in nb.cells:
+        tags = set(cell.metadata.get("tags", []))
+        has_output = any(output["output_type"] in _SHOWN for output in cell.get("outputs", []))
+        if has_output and tags & {"headline", "diag-partial"}:
+            first.append(cell)
+        elif (has_output or cell.cell_type == "markdown") and not tags & {"notebook-only", "diag-banner"}:
+            rest.append(cell)
+    while rest and rest[-1].cell_type == "markdown":  # it only announced what never came: the run ended early
+        rest.pop()
+    code = ((number, cell) for number, cell in enumerate(nb.cells, start=1) if cell.cell_type == "code")
+    machinery = [_code_block(number, cell) for number, cell in code if cell.source.strip()]
+    counted = count_text(len(machinery), "cell")
+    ending = Ending.from_json(nb.metadata.get("diag", {}).get("ended", {}))
+    cells = [_drawn(cell) for cell in first + rest]
+    content = render("report/body", ending=ending, cells=cells, machinery=machinery, cell_count=counted)
+    return str(render("page", title=title, content=content))
 
 
 def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:
@@ -65,54 +54,28 @@ def kept_verdict(nb: NotebookNode) -> dict[str, object] | None:
     return None
 
 
-def _tags(cell: NotebookNode) -> set[str]:
-    return set(cell.metadata.get("tags", []))
-
-
-def _leads(cell: NotebookNode) -> bool:
-    return bool(_tags(cell) & {"headline", "diag-partial"})
-
-
-def _has_output(cell: NotebookNode) -> bool:
-    return any(output["output_type"] in _SHOWN for output in cell.get("outputs", []))
-
-
-def _is_code(cell: NotebookNode) -> bool:
-    return cell.cell_type == "code" and bool(cell.source.strip())
-
-
-def _without_empty_sections(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """Drops prose that only announced an output which never came (a run that ended early)."""
-    return [
-        cell
-        for position, cell in enumerate(cells)
-        if cell.cell_type != "markdown" or any(later.cell_type == "code" for later in cells[position + 1 :])
-    ]
-
-
 def _drawn(cell: NotebookNode) -> list[tuple[str, str]]:
-    """What is shown of a cell: each part as its form, a mime type or `error`, and what the template puts there."""
+    """What is shown of a cell: each part as its form, a mime type or `error`, and what the template puts there.
+
+    HTML of a notebook's own outputs and prose is taken as it is, the rest as text.
+    """
     if cell.cell_type == "markdown":
         return [("text/markdown", _prose(cell.source, cell.get("attachments")))]
-    parts = []
+    parts: list[tuple[str, str]] = []
     for output in cell.get("outputs", []):
         if output["output_type"] == "error":
-            parts.append(("error", _without_colours("\n".join(output["traceback"]))))
+            parts.append(("error", strip_ansi("\n".join(output["traceback"]))))
         elif output["output_type"] in _SHOWN:
             form = next((form for form in _FORMS if form in output["data"]), "")
-            parts.append((form, _content(form, output["data"].get(form, ""))))
+            data = output["data"].get(form, "")
+            if form == "text/html":
+                data = Markup(data.removeprefix(render("style")))  # the page has the sheet once
+            elif form == "text/markdown":
+                data = _prose(data)
+            elif form == "image/svg+xml":
+                data = base64.b64encode(data.encode()).decode()
+            parts.append((form, data))
     return parts
-
-
-def _content(form: str, data: str) -> str:
-    """The content of one output; HTML of a notebook's own outputs and prose is taken as it is, the rest as text."""
-    if form == "text/html":
-        return Markup(data.removeprefix(render("style")))  # the page has the sheet once
-    if form == "text/markdown":
-        return _prose(data)
-    if form == "image/svg+xml":
-        return base64.b64encode(data.encode()).decode()
-    return data
 
 
 def _prose(source: str, attachments: dict[str, dict[str, str]] | None = None) -> Markup:
@@ -125,8 +88,4 @@ def _code_block(number: int, cell: NotebookNode) -> dict[str, str]:
     printed = "".join(output["text"] for output in cell.get("outputs", []) if output["output_type"] == "stream")
     state = cell.metadata.get("papermill", {}).get("status", "")
     title = f"Cell {number}, {state}" if state else f"Cell {number}"
-    return {"title": title, "source": cell.source, "printed": _without_colours(printed).strip("\n")}
-
-
-def _without_colours(text: str) -> str:
-    return _COLOUR.sub("", text)
+    return {"title": title, "source": cell.source, "printed": strip_ansi(printed).strip("\n")}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 
+from nbformat import NotebookNode
+
 from diag.errors import DiagError, SpecError
 from diag.sweep.results.gate import GateFailed
 from diag.sweep.results.rows import NO_ACCESS
 from diag.values.exits import Exit
+from diag.values.redact import redact
 from diag.values.text import first_line
 from diag.views.report.notebooks import NotebookError
 
@@ -94,6 +97,32 @@ class Ending:
         """The ending that a notebook says of itself in its metadata; one that says nothing is taken as finished."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: found for name, found in value.items() if name in names})  # type: ignore[arg-type]
+
+
+def how_it_ended(nb: NotebookNode) -> Ending:
+    """From the outputs alone: an error in a cell, or cells that were never begun, or the end.
+
+    A kernel that dies leaves no error, and papermill marks every cell as completed. What shows it is that the cells
+    after it have no execution count; where it was the last, that it has no output though it always gives one.
+    """
+    numbered = enumerate(nb.cells, start=1)
+    code = [(position, cell) for position, cell in numbered if cell.cell_type == "code" and cell.source.strip()]
+    begun = [position for position, cell in code if cell.get("execution_count") is not None]
+    if not begun:
+        advice = "run it with papermill first, or let diag report run it."
+        raise NotebookError("this notebook was never run: no cell has been executed.", next_step=advice)
+    for position, cell in code:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                name = str(output.get("ename"))
+                why = redact(f"{name}: {output.get('evalue')}".strip())
+                return Ending(ERROR, position, len(nb.cells), first_line(cell.source), why, name)
+    last = nb.cells[begun[-1] - 1]
+    is_silent_gate = GATE_TAG in last.metadata.get("tags", []) and not last.get("outputs")
+    if is_silent_gate or any(position > begun[-1] for position, _ in code):
+        why = "the run stopped there without an error: the kernel died, or the run was killed"
+        return Ending(DIED, begun[-1], len(nb.cells), first_line(last.source), why)
+    return Ending(FINISHED, cells=len(nb.cells))
 
 
 def _class_names(error: type[Exception]) -> set[str]:

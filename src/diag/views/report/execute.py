@@ -29,6 +29,7 @@ from diag.values.text import last_line, visible
 from diag.views.files import RedactedFile, redacted_notebook
 from diag.views.report.ending import DIED, ERROR, FINISHED, INTERRUPTED, SILENT, TIMEOUT, Ending
 
+Say = Callable[[str], object]
 _SCHEME = "diag-report:"
 _ENGINE = "diag"
 
@@ -43,8 +44,12 @@ class _Watch:
     exit_code: int | None = None
 
     @property
+    def seconds_left(self) -> int | None:
+        return None if self.deadline is None else max(1, round(self.deadline - time.monotonic()))
+
+    @property
     def startup_seconds(self) -> int:
-        return 120 if self.deadline is None else max(1, min(120, round(self.deadline - time.monotonic())))
+        return min(120, self.seconds_left or 120)
 
     @property
     def is_late(self) -> bool:
@@ -60,12 +65,7 @@ class Run:
 
 
 def run_notebook(
-    notebook: Path,
-    output: Path,
-    parameters: Mapping[str, object],
-    *,
-    deadline: float | None = None,
-    say: Callable[[str], None] | None = None,
+    notebook: Path, output: Path, parameters: Mapping[str, Any], deadline: float | None = None, say: Say | None = None
 ) -> Run:
     """Executes `notebook` with this interpreter's kernel and writes it to `output` after every cell.
 
@@ -75,23 +75,19 @@ def run_notebook(
     watch = _Watch(None if deadline is None else time.monotonic() + deadline)
     lines = _Lines(say or (lambda line: None))
     error: BaseException | None = None
-    with _registered(output), _terminated_like_interrupted():
+    handler = (_SCHEME, RedactedFile(output))
+    papermill_io.register(*handler)
+    papermill_engines.register(_ENGINE, _Engine)
+    with _terminated_like_interrupted():
         try:
-            papermill.execute_notebook(
-                nbformat.read(notebook, as_version=4),
-                f"{_SCHEME}executed.ipynb",
-                parameters=dict(parameters),
-                engine_name=_ENGINE,
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                stdout_file=lines,
-                stderr_file=lines,
-                watch=watch,
-            )
+            source, target = nbformat.read(notebook, as_version=4), f"{_SCHEME}executed.ipynb"
+            kernel = {"engine_name": _ENGINE, "kernel_name": "python3", "language": "python", "progress_bar": False}
+            told = {"stdout_file": lines, "stderr_file": lines, "watch": watch}
+            papermill.execute_notebook(source, target, parameters=dict(parameters), **kernel, **told)
         except (Exception, KeyboardInterrupt) as e:
             error = e
         finally:
+            papermill_io._handlers.remove(handler)
             lines.close()
     nb = nbformat.read(notebook, as_version=4) if watch.nb is None else remove_error_markers(watch.nb)
     ended = _ending(error, watch, nb)
@@ -155,7 +151,7 @@ class _Client(PapermillNotebookClient):
         super().__init__(nb_man, **kw)
         self.watch = watch
         watch.nb = nb_man.nb
-        self.timeout_func = self._time_left if watch.deadline is not None else None
+        self.timeout_func = lambda cell: watch.seconds_left
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kw: Any) -> NotebookNode:
         self.watch.index = cell_index
@@ -166,34 +162,22 @@ class _Client(PapermillNotebookClient):
             self.watch.exit_code = None if process is None else process.poll()
             raise
 
-    def _time_left(self, cell: NotebookNode) -> int:
-        assert self.watch.deadline is not None
-        return max(1, round(self.watch.deadline - time.monotonic()))
-
 
 class _Engine(Engine):
-    """Papermill's engine with our client and a kernel that is this interpreter, whatever kernels are installed."""
+    """Papermill's engine with our client and a kernel that is this interpreter, whatever kernels are installed.
+
+    Client and kernel talk through files where the system has such sockets: no port is opened, nobody can listen in.
+    """
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: NotebookExecutionManager, kernel_name: str, **kw: Any) -> None:
         with tempfile.TemporaryDirectory(prefix="diag-", ignore_cleanup_errors=True) as folder:
-            client = _Client(
-                nb_man,
-                kw["watch"],
-                km=_kernel(kernel_name, folder),
-                kernel_name=kernel_name,
-                stdout_file=kw.get("stdout_file"),
-                stderr_file=kw.get("stderr_file"),
-                startup_timeout=kw["watch"].startup_seconds,
-                shutdown_kernel="immediate",
-            )
-            client.execute(cleanup_kc=True)
-
-
-def _kernel(name: str, folder: str) -> AsyncKernelManager:
-    """Talks through files in `folder` where the system has such sockets: no port is opened, nobody can listen in."""
-    sockets = {"transport": "ipc", "ip": os.path.join(folder, "k")} if os.name == "posix" else {}
-    return AsyncKernelManager(kernel_name=name, kernel_spec_manager=_ThisInterpreter(), **sockets)
+            sockets = {"transport": "ipc", "ip": os.path.join(folder, "k")} if os.name == "posix" else {}
+            manager = AsyncKernelManager(kernel_name=kernel_name, kernel_spec_manager=_ThisInterpreter(), **sockets)
+            given = {name: kw.get(name) for name in ("stdout_file", "stderr_file")}
+            given |= {"km": manager, "kernel_name": kernel_name, "shutdown_kernel": "immediate"}
+            watch: _Watch = kw["watch"]
+            _Client(nb_man, watch, startup_timeout=watch.startup_seconds, **given).execute(cleanup_kc=True)
 
 
 class _ThisInterpreter(KernelSpecManager):
@@ -206,7 +190,7 @@ class _ThisInterpreter(KernelSpecManager):
 class _Lines:
     """A file to papermill; passes whole lines on, plain and redacted."""
 
-    say: Callable[[str], None]
+    say: Say
     rest: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -222,17 +206,6 @@ class _Lines:
 
     def close(self) -> None:
         self.write("\n")
-
-
-@contextmanager
-def _registered(output: Path) -> Iterator[None]:
-    handler = (_SCHEME, RedactedFile(output))
-    papermill_io.register(*handler)
-    papermill_engines.register(_ENGINE, _Engine)
-    try:
-        yield
-    finally:
-        papermill_io._handlers.remove(handler)
 
 
 @contextmanager

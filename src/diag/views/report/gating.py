@@ -5,7 +5,7 @@ environment is named.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,12 @@ from diag.machine.processes import process_started, seconds_left
 from diag.sweep.results.baseline import Baseline, read_baseline, write_baseline
 from diag.sweep.results.gate import Gate, gate_of
 from diag.sweep.results.rows import rows_of
-from diag.values.fields import (
-    none_if_blank,
-    optional,
-    parse_count,
-    parse_file_name,
-    parse_filled_list,
-    parse_flag,
-    parse_list,
-    parse_machines,
-)
+from diag.values import fields
+from diag.values.fields import none_if_blank, optional
 from diag.values.spec import LoadSpec, grid
 from diag.values.units import parse_seconds, parse_size
 from diag.views.markup import View, render
 from diag.views.report.artefacts import write_summaries
-from diag.views.report.leftovers import loaded_of
 from diag.views.report.notebooks import check_kernel, check_names, injected_names
 
 # The names of report.ipynb's parameters; a test holds the two against each other.
@@ -42,11 +33,9 @@ PARAMETERS = (
 ).split()
 SPEC_OPTIONS = ("dtype", "max_memory", "offload_folder")
 _PARSERS: dict[str, Callable[[object, str], object]] = {
-    "workers": parse_count,
-    "retry_failed": parse_flag,
-    "fresh": parse_flag,
+    **dict.fromkeys(("yes", "fresh", "retry_failed"), fields.parse_flag),
+    "workers": fields.parse_count,
     "memory_limit": parse_size,
-    "yes": parse_flag,
 }
 RUN_OPTIONS = tuple(_PARSERS)
 
@@ -62,8 +51,8 @@ class Asked:
     write_baseline: str | None = None
 
     def loaded(self, frame: pd.DataFrame) -> list[LoadSpec]:
-        """The specs whose row in this run's frame has a placement."""
-        return loaded_of(self.specs, frame)
+        """The specs whose row in this run's frame has a placement; the results file may hold older ones."""
+        return [spec for spec, known in zip(self.specs, frame["n_resident"].notna()) if known]
 
 
 def read(names: Mapping[str, object]) -> Asked:
@@ -88,50 +77,42 @@ def asked_for(values: Mapping[str, object]) -> Asked:
     for name in ("probe", "loader", "adapter"):
         spec_values[name] = none_if_blank(values.get(name))
     model: Any = none_if_blank(values.get("model"))  # whatever it is, grid says what is wrong
-    specs = grid(
-        model,
-        parse_filled_list(values.get("device_maps"), "device_maps"),
-        parse_filled_list(values.get("quantizations"), "quantizations"),
-        parse_machines(values.get("hardware")) or None,
-        **spec_values,
-    )
+    maps, kinds = (fields.parse_filled_list(values.get(name), name) for name in ("device_maps", "quantizations"))
+    specs = grid(model, maps, kinds, fields.parse_machines(values.get("hardware")) or None, **spec_values)
     how: dict[str, Any] = {name: options[name] for name in RUN_OPTIONS if options.get(name) is not None}
     for name in ("timeout", "budget", "deadline"):
         how[name] = optional(parse_seconds, values.get(name), name)
-    how["max_loads"] = optional(parse_count, values.get("max_loads"), "max_loads")
+    how["max_loads"] = optional(fields.parse_count, values.get("max_loads"), "max_loads")
     old, new = baseline_files(values.get("baseline"), values.get("write_baseline"), "baseline.json")
     known = None if old is None else read_baseline(old)
-    results = optional(parse_file_name, values.get("results"), "results") or "results.sqlite"
+    results = optional(fields.parse_file_name, values.get("results"), "results") or "results.sqlite"
     return Asked(specs, results, how, known, new)
 
 
-def _options(value: object) -> dict[str, object]:
+def _options(given: object) -> dict[str, object]:
     """The further options as a dict, each read as what it is."""
-    value = none_if_blank(value)
+    value = none_if_blank(given)
     if isinstance(value, str):
-        found = parse_list(value, "options")
+        found = fields.parse_list(value, "options")
         value = found[0] if len(found) == 1 else value
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise SpecError(f"options={value!r} is not a JSON object.", next_step='write for example {"workers": 1}')
     check_names(map(str, value), (*SPEC_OPTIONS, *RUN_OPTIONS))
-    return {name: _PARSERS[name](given, name) if name in _PARSERS else given for name, given in value.items()}
+    return {name: _PARSERS[name](item, name) if name in _PARSERS else item for name, item in value.items()}
 
 
 def baseline_files(baseline: object, write: object, default: str) -> tuple[str | None, str | None]:
     """Which file to compare with and which to write. `write` true means the compared one, made if it is not there.
 
     Raises SpecError for what is no file's name.
-
-    >>> baseline_files("b.json", None, "d.json"), baseline_files(None, True, "d.json")
-    (('b.json', None), (None, 'd.json'))
     """
-    old = optional(parse_file_name, baseline, "baseline")
+    old = optional(fields.parse_file_name, baseline, "baseline")
     try:
-        wanted, named = optional(parse_flag, write, "write_baseline"), None
+        wanted, named = optional(fields.parse_flag, write, "write_baseline"), None
     except SpecError:
-        wanted, named = True, optional(parse_file_name, write, "write_baseline")
+        wanted, named = True, optional(fields.parse_file_name, write, "write_baseline")
     new = named or old or default
     if not wanted:
         return old, None
@@ -146,12 +127,17 @@ def hold(frame: pd.DataFrame, asked: Asked) -> Gate:
 def finish(frame: pd.DataFrame, gate: Gate, asked: Asked) -> View:
     """The last step: writes results as JSON, Markdown and JUnit beside the results file, and the baseline if asked.
 
-    Shows what was written, and then raises GateFailed unless the run came out as expected.
+    Shows what the gate says, each row that changed and what was written; then raises GateFailed unless the run came
+    out as expected.
     """
     written = [str(path) for path in write_summaries(Path(asked.results).with_suffix(""), gate, frame)]
     if asked.write_baseline is not None and keep_baseline(asked.write_baseline, frame, gate):
         written.append(asked.write_baseline)
-    view = _outcome(gate, written)
+    notable = [row for row in gate.rows if row.standing in ("worse", "unjudged", "changed", "new")]
+    lines = [f"{row.standing}: {row.name}: {row.why or row.reason}" for row in notable]
+    texts = [f"{gate.headline}. Exit code {int(gate.exit_code)}.", *gate.warnings, *lines]
+    files = f"Written: {', '.join(written)}."
+    view = View(render("report/outcome", texts=texts, files=files), "\n".join([*texts, files]))
     if gate.exit_code:
         from IPython.display import display
 
@@ -166,12 +152,3 @@ def keep_baseline(path: str | os.PathLike[str], frame: pd.DataFrame, gate: Gate)
         return False
     write_baseline(path, rows_of(frame), versions())
     return True
-
-
-def _outcome(gate: Gate, written: Iterable[str]) -> View:
-    """What the gate says, row by row where something changed, and the files that were written."""
-    notable = [row for row in gate.rows if row.standing in ("worse", "unjudged", "changed", "new")]
-    lines = [f"{row.standing}: {row.name}: {row.why or row.reason}" for row in notable]
-    texts = [f"{gate.headline}. Exit code {int(gate.exit_code)}.", *gate.warnings, *lines]
-    files = f"Written: {', '.join(written)}."
-    return View(render("report/outcome", texts=texts, files=files), "\n".join([*texts, files]))

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -27,7 +28,14 @@ def find_notebook(name: str | Path) -> Path:
     Diag's notebooks are in `notebooks/` of a checkout; an installed package has them as data files under
     `share/diag/notebooks`, wherever its installer put them. Raises NotebookError that lists where it looked.
     """
-    tried = [Path(name), *_checkout(Path(name).name), *_installed(Path(name).name)]
+    own, source = Path(name).name, Path(__file__).resolve().parents[3]
+    try:
+        files = metadata.files("diag") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    installed = [Path(str(file.locate())).resolve() for file in files if file.match(f"share/diag/notebooks/{own}")]
+    checkout = [source.parent / "notebooks" / own] if source.name == "src" else []
+    tried = [Path(name), *checkout, *installed]
     for path in tried:
         if path.is_file():
             return path
@@ -45,9 +53,8 @@ def declared_parameters(notebook: Path) -> set[str]:
     try:
         return set(papermill.inspect_notebook(str(notebook)))
     except (ValueError, KeyError, AttributeError) as e:
-        raise NotebookError(
-            f"{notebook} can't be read as a notebook.", why=str(e), next_step="open it in JupyterLab and save it again."
-        ) from e
+        hint = "open it in JupyterLab and save it again."
+        raise NotebookError(f"{notebook} can't be read as a notebook.", why=str(e), next_step=hint) from e
 
 
 def check_names(given: Iterable[str], valid: Iterable[str], notebook: str = "this notebook") -> None:
@@ -56,11 +63,9 @@ def check_names(given: Iterable[str], valid: Iterable[str], notebook: str = "thi
     for name in given:
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1)
-            raise NotebookError(
-                f"{notebook} has no parameter {name!r}.",
-                why=f"its parameters are: {', '.join(valid) or 'none'}.",
-                next_step=f"did you mean {close[0]!r}?" if close else "use one of those.",
-            )
+            hint = f"did you mean {close[0]!r}?" if close else "use one of those."
+            why = f"its parameters are: {', '.join(valid) or 'none'}."
+            raise NotebookError(f"{notebook} has no parameter {name!r}.", why=why, next_step=hint)
 
 
 def injected_names() -> list[str]:
@@ -77,13 +82,10 @@ def parameters_of(nb: NotebookNode) -> dict[str, object]:
     """The values of the parameters cell, and over them those that papermill put in. Literals only; nothing is run."""
     found: dict[str, object] = {}
     for tag in ("parameters", "injected-parameters"):
-        for cell in nb.cells:
-            if cell.cell_type == "code" and tag in cell.metadata.get("tags", []):
-                for name, value in assignments(cell.source):
-                    try:
-                        found[name] = ast.literal_eval(value)
-                    except ValueError:
-                        continue
+        cells = (cell for cell in nb.cells if cell.cell_type == "code" and tag in cell.metadata.get("tags", []))
+        for name, value in (pair for cell in cells for pair in assignments(cell.source)):
+            with suppress(ValueError):
+                found[name] = ast.literal_eval(value)
     return found
 
 
@@ -100,7 +102,14 @@ def assignments(source: str) -> Iterator[tuple[str, ast.expr]]:
 
 def check_kernel() -> None:
     """Raises CouldNotJudgeError where the papermill that runs this notebook belongs to another environment."""
-    theirs = _starter_prefix() if "IPython" in sys.modules else None
+    if "IPython" not in sys.modules:
+        return
+    try:
+        starter = psutil.Process().parent()
+        command, path = (starter.cmdline(), starter.environ().get("PATH", "")) if starter is not None else ([], "")
+    except psutil.Error:  # something else started this kernel, or it can't be told
+        return
+    theirs = environment_of(command[0], path) if any("papermill" in part for part in command) else None
     if theirs is not None and os.path.realpath(theirs) != os.path.realpath(sys.prefix):
         raise CouldNotJudgeError(
             "this kernel belongs to another environment than the papermill that runs it.",
@@ -116,27 +125,3 @@ def environment_of(program: str, path: str) -> str | None:
         return None
     prefix = Path(found).parent.parent
     return str(prefix) if (prefix / "pyvenv.cfg").exists() or (prefix / "conda-meta").exists() else None
-
-
-def _starter_prefix() -> str | None:
-    """The environment of the papermill that started this kernel; None where something else did, or it can't be told."""
-    try:
-        starter = psutil.Process().parent()
-        command = starter.cmdline() if starter is not None else []
-        path = starter.environ().get("PATH", "") if starter is not None else ""
-    except psutil.Error:
-        return None
-    return environment_of(command[0], path) if any("papermill" in part for part in command) else None
-
-
-def _checkout(name: str) -> list[Path]:
-    source = Path(__file__).resolve().parents[3]
-    return [source.parent / "notebooks" / name] if source.name == "src" else []
-
-
-def _installed(name: str) -> list[Path]:
-    try:
-        files = metadata.files("diag") or []
-    except metadata.PackageNotFoundError:
-        return []
-    return [Path(str(file.locate())).resolve() for file in files if file.match(f"share/diag/notebooks/{name}")]

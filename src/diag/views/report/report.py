@@ -16,10 +16,9 @@ from diag.machine.torch_devices import accelerators
 from diag.sweep.results.baseline import read_baseline
 from diag.values.spec import PRESETS, LoadSpec, grid
 from diag.values.units import format_exact
-from diag.views.report.afterwards import ReportResult, finish
+from diag.views.report.afterwards import ReportResult, Window, finish
 from diag.views.report.execute import run_notebook
-from diag.views.report.gating import SPEC_OPTIONS
-from diag.views.report.leftovers import Window
+from diag.views.report.gating import SPEC_OPTIONS, baseline_files
 from diag.views.report.notebooks import REPORT, check_names, declared_parameters, find_notebook
 from diag.views.wording import THIS_MACHINE
 
@@ -80,30 +79,16 @@ class Order:
             raise SpecError("no combination is asked for.", next_step="name at least one device map and quantization.")
         return found
 
-    def values(self, specs: list[LoadSpec], seconds: float | None) -> dict[str, object]:
+    def values(self, specs: list[LoadSpec], **further: object) -> dict[str, object]:
         """The parameters of the notebook, lists as text; those that only some notebooks take where they are given."""
         first = specs[0]
         lists = {"device_maps": "device_map_text", "quantizations": "quantization", "hardware": "hardware_text"}
         named = {name: list(dict.fromkeys(getattr(spec, field) for spec in specs)) for name, field in lists.items()}
-        optional = {
-            "loader": first.loader,
-            "adapter": first.adapter,
-            "budget": self.budget,
-            "max_loads": self.max_loads,
-            "deadline": seconds,
-            "options": dict(self.options) or None,
-            "baseline": self.baseline and os.fspath(self.baseline),
-            "write_baseline": self._baseline_to_write(),
-        }
+        optional = {"loader": first.loader, "adapter": first.adapter, "options": dict(self.options) or None, **further}
+        optional |= {"budget": self.budget, "max_loads": self.max_loads}
         given = {name: value for name, value in optional.items() if value is not None}
         fixed = {"model": first.model, "probe": first.probe, "timeout": self.timeout, "results": str(self.stored)}
         return {**fixed, **named, **given, **self.parameters}
-
-    def _baseline_to_write(self) -> str | None:
-        if self.write_baseline is None or self.write_baseline is False:
-            return None
-        by_default = self.baseline or self.page.with_suffix(".baseline.json")
-        return os.fspath(by_default if self.write_baseline is True else self.write_baseline)
 
 
 def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked: Any) -> ReportResult:
@@ -117,10 +102,12 @@ def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked:
     until = _until(order.deadline, order.started)
     source = find_notebook(os.fspath(order.notebook))
     specs = order.specs()
-    if order.baseline is not None and not order.write_baseline:
-        read_baseline(order.baseline)  # a wrong file is found now, and not after an hour
+    old, new = baseline_files(order.baseline, order.write_baseline, str(order.page.with_suffix(".baseline.json")))
+    if old is not None:
+        read_baseline(old)  # a wrong file is found now, and not after an hour
     declared = declared_parameters(source)
-    values = order.values(specs, _seconds_for_matrix(until) if "deadline" in declared else None)
+    seconds = _seconds_for_matrix(until) if "deadline" in declared else None
+    values = order.values(specs, deadline=seconds, baseline=old, write_baseline=new)
     check_names(values, declared, source.name)
     for file in (order.page, order.stored):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -132,9 +119,8 @@ def write_report(model: str, out: str | os.PathLike[str] | None = None, **asked:
 
 def _until(deadline: float | None, started: float | None) -> float | None:
     """When the notebook must be over, in seconds since the epoch, so that the page is written before the deadline."""
-    if deadline is None:
-        return None
-    return (time.time() if started is None else started) + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
+    begun = time.time() if started is None else started
+    return None if deadline is None else begun + deadline - min(_PAGE_SECONDS, 0.2 * deadline)
 
 
 def _seconds_for_matrix(until: float | None) -> float | None:
@@ -151,20 +137,16 @@ def default_hardware(model: str) -> list[str]:
     Each of the pair holds a little more than half of the checkpoint, so that one is not enough and both are.
     """
     try:
-        nbytes = _weights_size(model)
+        access = None if is_local(model) else hub.look(model)
+        if access is not None and access.folder is None:
+            nbytes = access.nbytes  # of what would be downloaded
+        else:
+            nbytes = find_checkpoint(model if access is None else str(access.folder)).nbytes
     except DiagError:  # the run itself will say what is wrong
         return [THIS_MACHINE]
     if accelerators() or not 0 < nbytes <= _SIMULATE_UP_TO:
         return [THIS_MACHINE]
     return [THIS_MACHINE, f"2x{_round_size(nbytes * _SHARE)}"]
-
-
-def _weights_size(model: str) -> int:
-    """Bytes of the checkpoint; of a hub model that is not in the cache, of what would be downloaded."""
-    if is_local(model):
-        return find_checkpoint(model).nbytes
-    access = hub.look(model)
-    return access.nbytes if access.folder is None else find_checkpoint(str(access.folder)).nbytes
 
 
 def _round_size(nbytes: float) -> str:
@@ -179,10 +161,6 @@ def _round_size(nbytes: float) -> str:
 
 
 def file_name(model: str) -> str:
-    """A model's name as a file name without folders.
-
-    >>> file_name("HuggingFaceTB/SmolLM2-135M"), file_name("../my model/")
-    ('SmolLM2-135M', 'my-model')
-    """
+    """A model's name as a file name without folders."""
     last = re.split(r"[/\\]+", model.rstrip("/\\"))[-1]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip(".-") or "model"

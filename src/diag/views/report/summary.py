@@ -12,7 +12,7 @@ from diag.sweep.results.gate import Gate
 from diag.values.text import capital, count_text, first_line, wrapped
 from diag.values.units import format_seconds, format_size, is_missing
 from diag.views.markup import View, render
-from diag.views.report.verdict import VERDICT_MIME, Advice, Verdict, status_counts_text, verdict_of
+from diag.views.report.verdict import VERDICT_MIME, verdict_of
 from diag.views.rows import Group, grouped, label, machine_text, simulated_text, together
 from diag.views.wording import THIS_MACHINE, Word, cell_text, map_text, number_text, status_word
 
@@ -32,36 +32,18 @@ def headline(frame: pd.DataFrame, gate: Gate | None = None) -> View:
         beside |= {"headline": said.headline, "exit_code": int(said.exit_code)}
     title = verdict.headline if said is None else said.headline
     unjudged = f"{verdict.unjudged}." if verdict.unjudged and (said is None or verdict.unjudged != title) else ""
-    html = render(
-        "report/headline",
-        title=title,
-        lead="" if said is None else f"{verdict.headline}.",
-        warnings=() if said is None else said.warnings,
-        tally=[(count, status_word(name)) for name, count in verdict.counts],
-        unjudged=unjudged,
-        best=verdict.best and _advised(verdict.best),
-        smallest=verdict.smallest,
-    )
-    counts = "" if verdict.unjudged else f" ({status_counts_text(verdict)})"  # what was not judged did not fail
-    words = filter(None, [f"{verdict.headline}{counts}.", unjudged, *_advice_lines(verdict)])
-    before = [] if said is None else [said.headline, *said.warnings]
-    return View(html, "\n".join([*before, *map(wrapped, words)]), {VERDICT_MIME: beside})
-
-
-def _advice_lines(verdict: Verdict) -> list[str]:
     best, smallest = verdict.best, verdict.smallest
-    if best is None:
-        return ["None works."]
-    lines = [f"Use {best.code} {_where(best)}: {best.because}."]
-    return lines if smallest is None else [*lines, f"Short of memory? {smallest.code} {smallest.because}."]
-
-
-def _advised(advice: Advice) -> dict[str, str]:
-    return {"code": advice.code, "where": _where(advice), "because": capital(advice.because)}
-
-
-def _where(advice: Advice) -> str:
-    return "here" if advice.hardware == THIS_MACHINE else f"on {machine_text(advice.hardware)}"
+    lead, warnings = ("", ()) if said is None else (f"{verdict.headline}.", said.warnings)
+    tally = [(count, status_word(name)) for name, count in verdict.counts]
+    outcome = {"title": title, "lead": lead, "warnings": warnings, "tally": tally, "unjudged": unjudged}
+    because = "" if best is None else capital(best.because)
+    html = render("report/headline", **outcome, best=best, because=because, smallest=smallest)
+    counts = "" if verdict.unjudged else f" ({verdict.counts_text})"  # what was not judged did not fail
+    words = [f"{verdict.headline}{counts}.", *([unjudged] if unjudged else [])]
+    words.append("None works." if best is None else f"Use {best.code} {best.where}: {best.because}.")
+    words += [] if smallest is None else [f"Short of memory? {smallest.code} {smallest.because}."]
+    before = [] if said is None else [said.headline, *warnings]
+    return View(html, "\n".join([*before, *map(wrapped, words)]), {VERDICT_MIME: beside})
 
 
 def overview(frame: pd.DataFrame) -> View:
@@ -73,7 +55,11 @@ def overview(frame: pd.DataFrame) -> View:
         lines = [(map_text(name), [cells.get((name, kind)) for kind in kinds]) for name in maps]
         caption = capital(machine_text(str(machine)))
         grids.append({"caption": caption, "kinds": kinds, "lines": lines})
-        texts.append("\n".join([caption, *_grid_text(kinds, lines)]))
+        width = max(len(name) for name, _ in lines) + 2
+        texts.append("\n".join([caption, " " * width + "".join(f"{map_text(kind, 16):<18}" for kind in kinds)]))
+        for name, found in lines:
+            words = ["" if cell is None else f"{cell[0].sign} {cell[0].text}" for cell in found]
+            texts[-1] += f"\n{name:<{width}}" + "".join(f"{word:<18}" for word in words)
     return View(render("report/overview", grids=grids), "\n\n".join(texts) or "There is no combination to show.")
 
 
@@ -94,8 +80,12 @@ def answers(frame: pd.DataFrame, probe: str | None = None) -> View:
 
 def failures(frame: pd.DataFrame) -> View:
     """Every combination that did not work, with what happened and its cause; equal ones together."""
-    lines, texts = [], []
-    for rows in _by_reason(frame[frame["status"] != "ok"]):
+    lines, texts, pairs = [], [], []
+    for rows in grouped(frame[frame["status"] != "ok"]):
+        said = (cell_text(rows[0][name]) for name in ("status", "error_text"))
+        pairs.append(((reason_text(rows[0]), *said), rows))
+    for alike in together(pairs):
+        rows = [row for shared in alike for row in shared]
         row, word, labels = rows[0], status_word(rows[0]["status"]), list(map(label, _by_kind(rows)))
         reason, cause, error = reason_text(row), cause_text(row), cell_text(row["error_text"]).strip()
         if error in reason:
@@ -146,24 +136,6 @@ def _grid_cell(row: pd.Series) -> tuple[Word, str]:
     if not facts and row["status"] == "ok":
         facts.append("all resident")
     return status_word(row["status"]), ", ".join(facts)
-
-
-def _grid_text(kinds: list[str], lines: list[tuple[str, list[tuple[Word, str] | None]]]) -> list[str]:
-    width = max(len(name) for name, _ in lines) + 2
-    texts = [" " * width + "".join(f"{map_text(kind, 16):<18}" for kind in kinds)]
-    for name, cells in lines:
-        words = ["" if cell is None else f"{cell[0].sign} {cell[0].text}" for cell in cells]
-        texts.append(f"{name:<{width}}" + "".join(f"{word:<18}" for word in words))
-    return texts
-
-
-def _by_reason(frame: pd.DataFrame) -> list[Group]:
-    """Groups of shared loads whose first rows failed alike, joined."""
-    keys = ("status", "error_text")
-    groups = together(
-        ((reason_text(rows[0]), *(cell_text(rows[0][key]) for key in keys)), rows) for rows in grouped(frame)
-    )
-    return [[row for rows in same for row in rows] for same in groups]
 
 
 def _by_kind(rows: Iterable[pd.Series]) -> list[Group]:

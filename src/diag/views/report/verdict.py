@@ -13,6 +13,7 @@ from diag.views.rows import machine_text
 from diag.views.wording import THIS_MACHINE, device_bytes, number_text, status_word
 
 VERDICT_MIME = "application/vnd.diag.verdict+json"
+_FIRST = "ok wrong_output forward_error load_error out_of_memory killed timeout".split()  # in this order
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,10 @@ class Advice:
     @property
     def code(self) -> str:
         return f"device_map={self.device_map!r}, quantization={self.quantization!r}"
+
+    @property
+    def where(self) -> str:
+        return "here" if self.hardware == THIS_MACHINE else f"on {machine_text(self.hardware)}"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,13 @@ class Verdict:
         parts = [f"{works} of {total} on {machine_text(machine)}" for machine, works, total in self.machines]
         return f"{self.works} of {self.total} combinations of {name} work: {list_text(parts)}"
 
+    @property
+    def counts_text(self) -> str:
+        """How many of each status, for example `2 work, 1 killed`."""
+        plural = {"works": "work", "wrong answer": "wrong answers"}
+        words = [(count, status_word(status).text) for status, count in self.counts]
+        return ", ".join(f"{count} {word if count == 1 else plural.get(word, word)}" for count, word in words)
+
     def to_json(self) -> dict[str, object]:
         """For programs: what is written beside the headline in the executed notebook and by `--json`."""
         advice = {"best": self.best and asdict(self.best), "smallest": self.smallest and asdict(self.smallest)}
@@ -72,20 +84,16 @@ def verdict_of(frame: pd.DataFrame) -> Verdict:
     """The verdict of a matrix frame; an empty frame is one that could not judge."""
     gate = gate_of(frame)
     counts = {str(name): int(count) for name, count in frame["status"].value_counts().items()}
+    ordered = tuple((name, counts[name]) for name in dict.fromkeys([*_FIRST, *counts]) if name in counts)
     machines = frame["status"].eq("ok").groupby(frame["hardware"], sort=False)
-    works_by_machine = [(str(machine), int(works.sum()), len(works)) for machine, works in machines]
+    works_by_machine = tuple((str(machine), int(works.sum()), len(works)) for machine, works in machines)
     working = [row for _, row in frame.iterrows() if row["status"] == "ok"]
     best = min(working, key=_rank, default=None)
-    return Verdict(
-        models=tuple(dict.fromkeys(map(str, frame["model"]))),
-        total=len(frame),
-        counts=tuple(sorted(counts.items(), key=lambda item: _order(item[0]))),
-        machines=tuple(works_by_machine),
-        best=None if best is None else _advice(best, _why(best)),
-        smallest=None if best is None else _smaller(working, best),
-        exit_code=gate.exit_code,
-        unjudged=gate.headline if gate.exit_code is Exit.NOT_JUDGED else "",
-    )
+    advice = None if best is None else _advice(best, _why(best))
+    smallest = None if best is None else _smaller(working, best)
+    models = tuple(dict.fromkeys(map(str, frame["model"])))
+    unjudged = gate.headline if gate.exit_code is Exit.NOT_JUDGED else ""
+    return Verdict(models, len(frame), ordered, works_by_machine, advice, smallest, gate.exit_code, unjudged)
 
 
 def peaks_text(row: pd.Series) -> str:
@@ -107,86 +115,56 @@ def _scarce_bytes(row: pd.Series) -> tuple[str, int]:
     return "host", 0 if is_missing(row["peak_host_bytes"]) else int(row["peak_host_bytes"])
 
 
-def _order(status: str) -> int:
-    known = ["ok", "wrong_output", "forward_error", "load_error", "out_of_memory", "killed", "timeout"]
-    return known.index(status) if status in known else len(known)
-
-
 def _rank(row: pd.Series) -> tuple[bool | int, ...]:
     """Smaller is better: real before simulated, all resident before offloaded, exact before quantized, plain first."""
     quantization, device_map = str(row["quantization"]), str(row["device_map"])
-    kinds, maps = list(QUANTIZATIONS), list(PRESETS)
-    return (
-        row["hardware"] != THIS_MACHINE,
-        _count(row, "n_offloaded") > 0,
-        kinds.index(quantization) if quantization in kinds else len(kinds),
-        maps.index(device_map) if device_map in maps else len(maps),
-    )
+    kind, preset = [*QUANTIZATIONS, quantization].index(quantization), [*PRESETS, device_map].index(device_map)
+    return row["hardware"] != THIS_MACHINE, bool(_fetches(row)), kind, preset
 
 
 def _smaller(working: list[pd.Series], best: pd.Series) -> Advice | None:
     """The working combination on the same machine that needs least of the same memory, if it saves a quarter."""
     kind, limit = _scarce_bytes(best)
-    same = [row for row in working if row["hardware"] == best["hardware"]]
-    alike = [row for row in same if _scarce_bytes(row)[0] == kind and _scarce_bytes(row)[1]]
-    smallest = min(alike, key=lambda row: (_scarce_bytes(row)[1], _rank(row)), default=best)
-    if _scarce_bytes(smallest)[1] > 0.75 * limit:
+    here = [(row, *_scarce_bytes(row)) for row in working if row["hardware"] == best["hardware"]]
+    alike = [(nbytes, _rank(row), row) for row, own, nbytes in here if own == kind and nbytes]
+    nbytes, _, smallest = min(alike, key=lambda found: found[:2], default=(0, (), best))
+    if not 0 < nbytes <= 0.75 * limit:
         return None
     price = f"peaks at {peaks_text(smallest)} instead of {peaks_text(best)}"
-    return _advice(smallest, "; ".join([price, *_fetches(smallest), *_costs(smallest)]))
+    return _advice(smallest, "; ".join(filter(None, (price, _fetches(smallest), _costs(smallest)))))
 
 
 def _why(row: pd.Series) -> str:
-    place = _fetches(row) or ["every tensor is resident, nothing is fetched during a forward"]
-    return "; ".join([*place, _agreement(row), *_figures(row), *_costs(row)])
-
-
-def _fetches(row: pd.Series) -> list[str]:
-    """What offloading costs."""
-    count = _count(row, "n_offloaded")
-    if not count:
-        return []
-    took = format_seconds(row["forward_seconds"])
-    fetched = f"{count_text(count, 'offloaded tensor')} fetched for every forward"
-    return [f"{fetched}, which then takes {took}" if took else fetched]
-
-
-def _agreement(row: pd.Series) -> str:
-    difference = row["max_abs_diff"]
+    """Where its weights are, how exact its answer is, and what it takes."""
+    fetches, difference = _fetches(row), row["max_abs_diff"]
     if is_missing(difference):
-        return "its answer equals its reference's"
-    if float(difference) == 0:
-        return "its logits equal its reference's bit for bit, twice"
-    return f"its logits are within {number_text(difference)} of its reference's, twice"
+        exact = "its answer equals its reference's"
+    elif float(difference) == 0:
+        exact = "its logits equal its reference's bit for bit, twice"
+    else:
+        exact = f"its logits are within {number_text(difference)} of its reference's, twice"
+    load, forward = format_seconds(row["load_seconds"]), "" if fetches else format_seconds(row["forward_seconds"])
+    figures = (("loads in", load), ("a forward takes", forward), ("peaks at", peaks_text(row)))
+    takes = [f"{words} {figure}" for words, figure in figures if figure]
+    place = fetches or "every tensor is resident, nothing is fetched during a forward"
+    return "; ".join(filter(None, (place, exact, *takes, _costs(row))))
 
 
-def _figures(row: pd.Series) -> list[str]:
-    forward = "" if _count(row, "n_offloaded") else format_seconds(row["forward_seconds"])
-    load, peaks = format_seconds(row["load_seconds"]), peaks_text(row)
-    said = (("loads in", load), ("a forward takes", forward), ("peaks at", peaks))
-    return [f"{words} {figure}" for words, figure in said if figure]
+def _fetches(row: pd.Series) -> str:
+    """What offloading costs; empty where nothing is offloaded."""
+    count = 0 if is_missing(row["n_offloaded"]) else int(row["n_offloaded"])
+    took = format_seconds(row["forward_seconds"])
+    then = f", which then takes {took}" if took else ""
+    return f"{count_text(count, 'offloaded tensor')} fetched for every forward{then}" if count else ""
 
 
-def _costs(row: pd.Series) -> list[str]:
+def _costs(row: pd.Series) -> str:
+    """What quantization costs; empty where that is nothing, or not known."""
     quality = row["quality_kl"]
     if str(row["quantization"]) == "none" or is_missing(quality) or float(quality) == 0:
-        return []
-    return [f"differs from the unquantized model by a KL divergence of {number_text(quality)}"]
+        return ""
+    return f"differs from the unquantized model by a KL divergence of {number_text(quality)}"
 
 
 def _advice(row: pd.Series, because: str) -> Advice:
     return Advice(str(row["device_map"]), str(row["quantization"]), str(row["hardware"]), because)
-
-
-def _count(row: pd.Series, column: str) -> int:
-    return 0 if is_missing(row[column]) else int(row[column])
-
-
-def status_counts_text(verdict: Verdict) -> str:
-    """
-    >>> status_counts_text(Verdict((), 3, (("ok", 2), ("killed", 1)), (), None, None, Exit.AS_EXPECTED))
-    '2 work, 1 killed'
-    """
-    plural = {"works": "work", "wrong answer": "wrong answers"}
-    words = [(count, status_word(status).text) for status, count in verdict.counts]
-    return ", ".join(f"{count} {word if count == 1 else plural.get(word, word)}" for count, word in words)
