@@ -7,19 +7,12 @@ import types
 import pandas as pd
 import pytest
 import torch
+from broken_models import offloaded, plain, without_hooks, without_key
 from torch import nn
 
 from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
 from diag.models.table import PLACEMENT_COLUMNS
-
-
-def _offloaded(sample: str) -> nn.Module:
-    return load(LoadSpec(sample, device_map="offload")).model
-
-
-def _plain(sample: str) -> nn.Module:
-    return load(LoadSpec(sample, device_map="none")).model
 
 
 def _stranded(model: nn.Module) -> set[str]:
@@ -31,20 +24,16 @@ def _owners_on_meta(model: nn.Module) -> list[str]:
 
 
 def test_removed_hooks_are_named_with_every_stranded_weight(any_sample):
-    from accelerate.hooks import remove_hook_from_module
-
-    model = _offloaded(any_sample)
-    remove_hook_from_module(model, recurse=True)
+    model = without_hooks(offloaded(any_sample))
     found = diagnose(model)
-    assert found[0].cause == "hooks-removed"
-    assert found[0].certainty == "shown"
+    assert (found[0].cause, found[0].certainty) == ("hooks-removed", "shown")
     assert _stranded(model) <= set(found[0].tensors)
 
 
 def test_one_removed_hook_is_found_among_many(any_sample):
     from accelerate.hooks import remove_hook_from_module
 
-    model = _offloaded(any_sample)
+    model = offloaded(any_sample)
     path = _owners_on_meta(model)[2]
     remove_hook_from_module(model.get_submodule(path))
     found = diagnose(model)
@@ -52,7 +41,7 @@ def test_one_removed_hook_is_found_among_many(any_sample):
 
 
 def test_an_overwritten_forward_is_found(any_sample):
-    model = _offloaded(any_sample)
+    model = offloaded(any_sample)
     path = _owners_on_meta(model)[3]
     module = model.get_submodule(path)
     module.forward = types.MethodType(type(module).forward, module)
@@ -63,7 +52,7 @@ def test_an_overwritten_forward_is_found(any_sample):
 def test_a_model_without_data_is_found(any_sample):
     from accelerate import init_empty_weights
 
-    model_class, name = type(_plain(any_sample)), str(_plain(any_sample).config._name_or_path)
+    model_class, name = type(plain(any_sample)), str(plain(any_sample).config._name_or_path)
     with init_empty_weights():
         model = model_class.from_pretrained(name)
     found = diagnose(model)
@@ -72,7 +61,7 @@ def test_a_model_without_data_is_found(any_sample):
 
 
 def test_a_layer_with_random_values_is_found(any_sample):
-    model = _plain(any_sample)
+    model = plain(any_sample)
     name, parameter = [(n, p) for n, p in model.named_parameters() if p.dim() == 2 and "emb" not in n][2]
     torch.manual_seed(0)
     with torch.no_grad():
@@ -82,29 +71,21 @@ def test_a_layer_with_random_values_is_found(any_sample):
 
 
 def test_scaled_rotary_frequencies_are_found():
-    model = _plain("tiny")
+    model = plain()
     model.model.rotary_emb.inv_freq.mul_(0.5)
     assert diagnose(model)[0].tensors == ("model.rotary_emb.inv_freq",)
 
 
 def test_plain_attributes_left_on_meta_are_found():
-    model = _plain("tiny")
+    model = plain()
     model.model.layers[0].extra = torch.ones(3, device="meta")
     found = diagnose(model)
     assert (found[0].cause, found[0].tensors) == ("never-materialised", ("model.layers.0.extra",))
 
 
 def test_a_key_that_the_checkpoint_lacks_is_called_newly_initialised(tiny_copy):
-    import json
-
-    from safetensors.torch import load_file, save_file
-
     key = "model.layers.2.self_attn.q_proj.weight"
-    index = json.loads((tiny_copy / "model.safetensors.index.json").read_text())
-    shard = tiny_copy / index["weight_map"].pop(key)
-    save_file({k: v for k, v in load_file(shard).items() if k != key}, shard, {"format": "pt"})
-    (tiny_copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    found = diagnose(load(LoadSpec(str(tiny_copy), device_map="none")).model)
+    found = diagnose(plain(without_key(tiny_copy, key)))
     assert (found[0].cause, found[0].certainty, found[0].tensors) == ("uninitialised-values", "likely", (key,))
 
 
@@ -112,8 +93,8 @@ def test_an_adapter_that_changes_nothing_is_found(tmp_path):
     import peft
 
     config = peft.LoraConfig(r=2, target_modules=["q_proj"])
-    peft.get_peft_model(_plain("tiny"), config).save_pretrained(tmp_path)
-    found = diagnose(peft.PeftModel.from_pretrained(_plain("tiny"), str(tmp_path)))
+    peft.get_peft_model(plain(), config).save_pretrained(tmp_path)
+    found = diagnose(peft.PeftModel.from_pretrained(plain(), str(tmp_path)))
     assert found[0].cause == "uninitialised-values"
     assert all("lora_B" in name for name in found[0].tensors)
 
@@ -123,8 +104,8 @@ def test_the_active_adapter_is_judged_when_another_one_is_right(tmp_path):
 
     for name, zero in (("right", False), ("dead", True)):
         config = peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=zero)
-        peft.get_peft_model(_plain("tiny"), config).save_pretrained(tmp_path / name)
-    model = peft.PeftModel.from_pretrained(_plain("tiny"), str(tmp_path / "right"))
+        peft.get_peft_model(plain(), config).save_pretrained(tmp_path / name)
+    model = peft.PeftModel.from_pretrained(plain(), str(tmp_path / "right"))
     model.load_adapter(str(tmp_path / "dead"), "second")
     assert diagnose(model).healthy
     model.set_adapter("second")
@@ -143,16 +124,17 @@ def _table(**values) -> pd.DataFrame:
     return pd.DataFrame([{**row, **values}], columns=list(PLACEMENT_COLUMNS))
 
 
-def test_a_table_whose_map_meant_disk_says_that_the_hooks_are_gone():
-    assert diagnose(placement=_table(mapped_device="disk"))[0].cause == "hooks-removed"
-
-
-def test_a_table_without_a_map_says_that_nothing_was_filled():
-    assert diagnose(placement=_table())[0].cause == "never-materialised"
-
-
-def test_a_table_of_offloaded_tensors_is_healthy():
-    assert list(diagnose(placement=_table(backing="offloaded", mapped_device="disk", execution_device="cuda:0"))) == []
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"mapped_device": "disk"}, ["hooks-removed"]),
+        ({}, ["never-materialised"]),
+        ({"backing": "offloaded", "mapped_device": "disk", "execution_device": "cuda:0"}, []),
+    ],
+    ids=["its map meant disk: the hooks are gone", "no map: nothing was filled", "offloaded: healthy"],
+)
+def test_a_table_shows_by_its_map_what_was_lost(values, said):
+    assert [one.cause for one in diagnose(placement=_table(**values))] == said
 
 
 # --- devices that are not here ----------------------------------------------------------------------------------

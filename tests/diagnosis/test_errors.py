@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import broken_models
 import pytest
 import torch
 
 import diag
-from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
 
 WEIGHT = "model.layers.4.mlp.up_proj.weight"
 
 
-@pytest.fixture(scope="module")
-def offloaded():
-    return load(LoadSpec("tiny", device_map="offload")).model
+@pytest.fixture(scope="module", name="offloaded")
+def offloaded_model():
+    return broken_models.offloaded()
 
 
 def _first(found) -> tuple:
@@ -74,7 +74,7 @@ def test_the_placeholder_at_hand_is_named(offloaded):
 
 
 def test_placeholders_as_the_source_of_a_load_are_told_from_what_is_wrong_with_its_target(offloaded):
-    healthy = load(LoadSpec("tiny", device_map="none")).model
+    healthy = broken_models.plain()
     error = _raised(lambda: healthy.load_state_dict(offloaded.state_dict()))
     cause, certainty, tensors = _first(diagnose(healthy, error=error))
     assert (cause, certainty) == ("saving-offloaded-model", "likely")
@@ -94,7 +94,7 @@ def test_a_state_dict_that_lies_around_is_not_taken_for_what_was_read(offloaded)
 
 def test_a_weight_on_meta_right_after_its_hook_is_an_overlapping_call():
     """As a second thread leaves it: the hook has run, and somebody put the weight back on meta."""
-    model = load(LoadSpec("tiny", device_map="offload")).model
+    model = broken_models.offloaded()
     layer = model.model.layers[4].input_layernorm
     hook = layer._hf_hook
     hook.pre_forward = lambda module, *args, **kwargs: (args, kwargs)
@@ -104,7 +104,7 @@ def test_a_weight_on_meta_right_after_its_hook_is_an_overlapping_call():
 
 
 def test_an_error_of_something_else_is_not_explained_by_what_the_model_shows_beside_it():
-    model = load(LoadSpec("tiny-gpt2", device_map="none")).model
+    model = broken_models.plain("tiny-gpt2")
     model.lm_head.weight = torch.nn.Parameter(model.transformer.wte.weight.detach() * 3)
     found = diagnose(model, error=ValueError("Invalid API key"))
     assert [one.cause for one in found] == ["unknown", "tied-weights-split"]
@@ -131,7 +131,7 @@ def test_a_tied_state_dict_that_safetensors_refuses_is_not_a_fault_of_offloading
 def test_a_tied_and_offloaded_state_dict_that_safetensors_refuses_is_told_for_both(tmp_path):
     from safetensors.torch import save_file
 
-    model = load(LoadSpec("tiny-gpt2", device_map="offload")).model
+    model = broken_models.offloaded("tiny-gpt2")
     one = diagnose(model, error=_raised(lambda: save_file(model.state_dict(), tmp_path / "out")))[0]
     assert (one.cause, one.certainty) == ("saving-offloaded-model", "likely")
     assert "share memory" in str(one)

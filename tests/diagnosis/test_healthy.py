@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from broken_models import offloaded, plain
 from torch import nn
 
 from diag import LoadSpec, load
@@ -32,42 +33,33 @@ def test_no_simulated_gpus_raise_an_alarm(device_map):
     assert list(diagnose(load(LoadSpec("tiny", device_map=device_map, hardware="2x300MiB+8GiB")).model)) == []
 
 
-def _offloaded() -> nn.Module:
-    return load(LoadSpec("tiny", device_map="offload")).model
-
-
 def _cpu_offload() -> nn.Module:
     from accelerate import cpu_offload
 
-    model = load(LoadSpec("tiny", device_map="none")).model
-    return cpu_offload(model, execution_device="cpu")
+    return cpu_offload(plain(), execution_device="cpu")
 
 
 def _logging_wrapper() -> nn.Module:
-    model = _offloaded()
+    def logged(forward):
+        return lambda *args, **kwargs: forward(*args, **kwargs)
+
+    model = offloaded()
     for module in model.modules():
         if "forward" in module.__dict__:
-            module.forward = _logged(module.forward)
+            module.forward = logged(module.forward)
     return model
-
-
-def _logged(forward):
-    def wrapper(*args, **kwargs):
-        return forward(*args, **kwargs)
-
-    return wrapper
 
 
 def _second_hook() -> nn.Module:
     from accelerate.hooks import ModelHook, add_hook_to_module
 
-    model = _offloaded()
+    model = offloaded()
     add_hook_to_module(model.model.layers[5].mlp.up_proj, ModelHook(), append=True)
     return model
 
 
 def _trained() -> nn.Module:
-    model = load(LoadSpec("tiny", device_map="none")).model
+    model = plain()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -78,27 +70,23 @@ def _trained() -> nn.Module:
 def _with_adapter() -> nn.Module:
     import peft
 
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
-    return peft.get_peft_model(load(LoadSpec("tiny", device_map="none")).model, config)
+    return peft.get_peft_model(plain(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
 
 
-def _half() -> nn.Module:
-    return load(LoadSpec("tiny", device_map="none")).model.half()
+_VARIANTS = {
+    "half": lambda: plain().half(),
+    "custom": lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)),
+    **{make.__name__: make for make in (_cpu_offload, _logging_wrapper, _second_hook, _trained, _with_adapter)},
+}
 
 
-def _custom() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
-
-
-@pytest.mark.parametrize(
-    "make", [_cpu_offload, _logging_wrapper, _second_hook, _trained, _with_adapter, _half, _custom]
-)
+@pytest.mark.parametrize("make", _VARIANTS.values(), ids=_VARIANTS)
 def test_healthy_variants_raise_no_alarm(make):
     assert list(diagnose(make())) == []
 
 
 def test_the_model_is_left_as_it_was_found():
-    model = _offloaded()
+    model = offloaded()
     before = placement(model)
     state = copy.deepcopy({k: v for k, v in model.state_dict().items() if not v.is_meta})
     diagnose(model)
@@ -107,7 +95,7 @@ def test_the_model_is_left_as_it_was_found():
 
 
 def test_a_model_is_freed_after_its_findings_are_dropped():
-    model = _offloaded()
+    model = offloaded()
     alive = weakref.ref(model)
     found = diagnose(model)
     one = list(found)
@@ -118,7 +106,7 @@ def test_a_model_is_freed_after_its_findings_are_dropped():
 
 
 def test_the_random_state_of_the_caller_is_left_alone():
-    model = load(LoadSpec("tiny", device_map="none")).model
+    model = plain()
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -135,15 +123,15 @@ class _Wrapper(nn.Module):
 
 
 def test_an_own_layer_beside_an_offloaded_model_is_no_exchanged_module():
-    assert list(diagnose(_Wrapper(_offloaded(), nn.Linear(4, 4)))) == []
+    assert list(diagnose(_Wrapper(offloaded(), nn.Linear(4, 4)))) == []
 
 
 def test_an_own_head_added_to_an_offloaded_model_is_no_exchanged_module():
-    model = _offloaded()
+    model = offloaded()
     model.value_head = nn.Linear(4, 1)
     assert "submodule-replaced" not in [one.cause for one in diagnose(model)]
 
 
 def test_an_own_layer_left_on_meta_was_never_filled():
-    found = diagnose(_Wrapper(load(LoadSpec("tiny-bert", device_map="none")).model, nn.Linear(4, 4, device="meta")))
+    found = diagnose(_Wrapper(plain("tiny-bert"), nn.Linear(4, 4, device="meta")))
     assert [(one.cause, one.tensors) for one in found] == [("never-materialised", ("own.weight", "own.bias"))]

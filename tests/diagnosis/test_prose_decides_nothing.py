@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
+from operator import attrgetter
 
 import pytest
 import torch
+from broken_models import offloaded, plain, without_hooks
 from places import TESTS
 
-from diag import LoadSpec, load
+from diag import LoadSpec
 from diag.diagnosis import causes
 from diag.diagnosis.cause import Cause
 from diag.diagnosis.engine import diagnose
@@ -52,15 +54,9 @@ def nonsense(monkeypatch):
 
 def _decided(found) -> list[tuple]:
     spec = LoadSpec("tiny", device_map="auto")
-    return [(*_named(one), [_acts(way) for way in (*one.fixes, *plan(one, spec))]) for one in found]
-
-
-def _named(one) -> tuple:
-    return one.cause, one.certainty, one.severity, one.tensors, one.module, one.situation
-
-
-def _acts(way) -> tuple:
-    return way.kind, way.action, way.situation, way.requires, way.spec, way.nbytes
+    named = attrgetter("cause", "certainty", "severity", "tensors", "module", "situation")
+    acts = attrgetter("kind", "action", "situation", "requires", "spec", "nbytes")
+    return [(*named(one), [acts(way) for way in (*one.fixes, *plan(one, spec))]) for one in found]
 
 
 def test_every_field_of_a_record_is_prose_or_decides():
@@ -79,22 +75,18 @@ def test_texts_are_ranked_alike(nonsense):
 
 
 def _without_hooks():
-    from accelerate.hooks import remove_hook_from_module
-
-    model = load(LoadSpec("tiny", device_map="offload")).model
-    remove_hook_from_module(model, recurse=True)
-    return diagnose(model)
+    return diagnose(without_hooks(offloaded()))
 
 
 def _with_a_random_layer():
-    model = load(LoadSpec("tiny", device_map="none")).model
+    model = plain()
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.normal_()
     return diagnose(model)
 
 
 def _weight_read_outside():
-    model = load(LoadSpec("tiny", device_map="offload")).model
+    model = offloaded()
     with pytest.raises(Exception) as caught:
         model.model.layers[4].mlp.up_proj.weight.norm().item()
     return diagnose(model, error=caught.value)
@@ -103,9 +95,8 @@ def _weight_read_outside():
 def _dead_adapter():
     import peft
 
-    base = load(LoadSpec("tiny", device_map="none")).model
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], inference_mode=True))
-    return diagnose(model)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], inference_mode=True)
+    return diagnose(peft.get_peft_model(plain(), config))
 
 
 def _out_of_memory():

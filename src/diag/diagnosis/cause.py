@@ -24,8 +24,6 @@ OUT_OF_MEMORY = "…out of memory…"
 
 NO_TO_EMPTY = "to_empty(): it silences the error and leaves uninitialised memory; the model then answers nonsense."
 
-Needs = Literal["", "orphans", "offloaded", "broken", "processes"]
-
 
 @dataclass(frozen=True)
 class Text:
@@ -121,7 +119,7 @@ class Cause:
     looks_at: tuple[str, ...] = ()
     # What a live model must show for a text to count (`orphans`: tensors without data; `offloaded`: those or offloaded
     # ones; `broken`: any finding; `processes`: several processes), and at how many points the text counts without it.
-    needs: Needs = ""
+    needs: Literal["", "orphans", "offloaded", "broken", "processes"] = ""
     enough: int = 1000
     # Something that a person did: its text at ten points goes before what the state shows.
     is_act: bool = False

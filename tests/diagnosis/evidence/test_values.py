@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from broken_models import plain, trained
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -15,10 +16,6 @@ from diag import LoadSpec, load
 from diag.diagnosis.engine import diagnose
 
 pytestmark = pytest.mark.usefixtures("real_machine")
-
-
-def _loaded(sample: str = "tiny") -> nn.Module:
-    return load(LoadSpec(sample, device_map="none")).model
 
 
 def _said(model) -> list[tuple[str, str]]:
@@ -55,7 +52,7 @@ def test_most_keys_renamed_are_found_as_well(tiny_copy):
 
 
 def test_a_model_filled_with_fresh_memory_is_found_before_its_lost_tie():
-    filled = _loaded("tiny-gpt2")
+    filled = plain("tiny-gpt2")
     with torch.device("meta"):
         model = type(filled)(copy.deepcopy(filled.config))
     model.config._name_or_path = ""
@@ -70,66 +67,52 @@ def test_a_model_filled_with_fresh_memory_is_found_before_its_lost_tie():
 
 
 def test_a_zeroed_expert_and_zeroed_rows_are_found():
-    model = _loaded("tiny-mixtral")
+    model = plain("tiny-mixtral")
     name, weight = [(n, p) for n, p in model.named_parameters() if ".experts." in n][-1]
     weight.data[: 1 if weight.dim() == 3 else weight.shape[0] // 4].zero_()
     found = diagnose(model)
     assert [(one.cause, one.certainty, one.tensors) for one in found] == [("uninitialised-values", "likely", (name,))]
-    model = _loaded("tiny-gpt2")
+    model = plain("tiny-gpt2")
     model.transformer.h[1].attn.c_attn.weight.data[:16].zero_()
     assert _said(model) == [("uninitialised-values", "likely")]
 
 
 def test_a_healthy_answer_says_that_values_were_sampled():
-    assert any("verify_weights compares every value" in text for text in diagnose(_loaded()).looked_at)
+    assert any("verify_weights compares every value" in text for text in diagnose(plain()).looked_at)
 
 
 # --- meant --------------------------------------------------------------------------------------------------------
 
 
-def _pruned() -> nn.Module:
-    model = _loaded()
-    prune.l1_unstructured(model.model.layers[0].mlp.up_proj, "weight", 0.3)
-    return model
-
-
-def _normed() -> nn.Module:
-    model = _loaded()
-    parametrizations.weight_norm(model.model.layers[0].mlp.up_proj)
-    return model
-
-
-def _parametrized() -> nn.Module:
-    model = _loaded()
-    nn.utils.parametrize.register_parametrization(model.model.layers[0].mlp.up_proj, "weight", nn.Identity())
-    return model
-
-
-def _layer_dropped() -> nn.Module:
-    model = _loaded()
-    del model.model.layers[1]
-    return model
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layers: prune.l1_unstructured(layers[0].mlp.up_proj, "weight", 0.3),
+        lambda layers: parametrizations.weight_norm(layers[0].mlp.up_proj),
+        lambda layers: nn.utils.parametrize.register_parametrization(layers[0].mlp.up_proj, "weight", nn.Identity()),
+        lambda layers: layers.__delitem__(1),
+    ],
+    ids=["pruned", "normed", "parametrized", "layer dropped"],
+)
+def test_what_the_user_did_to_a_layer_raises_no_alarm(change):
+    model = plain()
+    change(model.model.layers)
+    assert list(diagnose(model)) == []
 
 
 def _student() -> nn.Module:
-    model = _loaded("tiny-bert")
+    model = plain("tiny-bert")
     layers = model.base_model.encoder.layer
     model.base_model.encoder.layer = nn.ModuleList([layers[0], copy.deepcopy(layers[-1])])
     return model
 
 
 def _trained_far() -> nn.Module:
-    model, ids = _loaded("tiny-gpt2").train(), torch.tensor([[5, 17, 42, 99, 7, 23]])
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(12):
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model
+    return trained(plain("tiny-gpt2").train(), torch.tensor([[5, 17, 42, 99, 7, 23]]), steps=12, rate=1e-2)
 
 
 def _merged() -> nn.Module:
-    model = _loaded()
+    model = plain()
     weight = model.model.layers[0].self_attn.v_proj.weight
     torch.manual_seed(0)
     weight.data += torch.randn(weight.shape[0], 2) @ torch.randn(2, weight.shape[1]) * weight.std()
@@ -143,8 +126,7 @@ def _own_buffers() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("make", [_pruned, _normed, _parametrized, _layer_dropped, _student, _trained_far, _merged,
-                                  _own_buffers])  # fmt: skip
+@pytest.mark.parametrize("make", [_student, _trained_far, _merged, _own_buffers])
 def test_what_the_user_did_to_the_values_raises_no_alarm(make):
     assert list(diagnose(make())) == []
 
@@ -162,11 +144,11 @@ _METHODS = {
 
 
 @pytest.mark.parametrize("method", _METHODS)
-def test_no_kind_of_adapter_is_taken_for_values_that_were_not_loaded(method):
+def test_no_kind_of_adapter_is_taken_for_values_that_were_notplain(method):
     import peft
 
     name, options = _METHODS[method]
-    model = peft.get_peft_model(_loaded(), getattr(peft, name)(**{"target_modules": ["q_proj"], **options}))
+    model = peft.get_peft_model(plain(), getattr(peft, name)(**{"target_modules": ["q_proj"], **options}))
     assert list(diagnose(model)) == []
     assert diag.verify_weights(model).empty
 
@@ -174,21 +156,14 @@ def test_no_kind_of_adapter_is_taken_for_values_that_were_not_loaded(method):
 def test_a_new_head_is_likely_not_loaded_until_it_was_trained(bert_path):
     from transformers import BertForTokenClassification
 
-    ids = torch.tensor([[1, 2, 3]])
     model = BertForTokenClassification.from_pretrained(bert_path, num_labels=7, ignore_mismatched_sizes=True)
-    before = diagnose(model)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    for _ in range(8):
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert [(one.cause, one.certainty) for one in before] == [("uninitialised-values", "likely")]
-    assert list(diagnose(model)) == []
+    assert _said(model) == [("uninitialised-values", "likely")]
+    assert _said(trained(model, torch.tensor([[1, 2, 3]]), steps=8, rate=1e-3)) == []
 
 
 def test_a_model_built_from_the_config_alone_is_possible_and_not_shown(tiny_path):
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    found = diagnose(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_path)))
-    assert [(one.cause, one.certainty) for one in found] == [("uninitialised-values", "possible")]
-    assert "from the config alone" in found[0].because[0]
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_path))
+    assert _said(model) == [("uninitialised-values", "possible")]
+    assert "from the config alone" in diagnose(model)[0].because[0]

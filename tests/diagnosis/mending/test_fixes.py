@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 
+import accelerate
 import pytest
 import torch
+from broken_models import offloaded, plain, without_hooks, without_key
 from torch import nn
 
 from diag import LoadSpec, load
@@ -23,34 +25,22 @@ pytestmark = pytest.mark.usefixtures("real_machine")
 IDS = torch.tensor([[5, 17, 42]])
 
 
-def _offloaded(sample: str = "tiny") -> nn.Module:
-    return load(LoadSpec(sample, device_map="offload")).model
-
-
-def _without_hooks(model: nn.Module) -> nn.Module:
-    from accelerate.hooks import remove_hook_from_module
-
-    remove_hook_from_module(model, recurse=True)
-    return model
-
-
 def test_materialise_brings_every_sample_in_and_keeps_its_answer(any_sample):
-    model = materialise(_offloaded(any_sample))
+    model = materialise(offloaded(any_sample))
     assert not any(p.is_meta for p in model.parameters())
     assert not any("_hf_hook" in m.__dict__ for m in model.modules())
     assert prove(model, LoadSpec(any_sample, device_map="none")).proved is not False
 
 
-def test_materialise_keeps_ties():
-    model = materialise(_offloaded())
+def test_materialise_keeps_ties_and_the_model_can_be_moved():
+    model = materialise(offloaded())
     assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.to("cpu")(IDS).logits.shape == (1, 3, 512)
 
 
 def test_materialise_is_all_or_nothing():
-    model = _offloaded()
-    from accelerate.hooks import remove_hook_from_module
-
-    remove_hook_from_module(model.model.layers[5].mlp.up_proj)
+    model = offloaded()
+    without_hooks(model.model.layers[5].mlp.up_proj)
     before = dict(model.named_parameters())
     with pytest.raises(MetaWithoutDataError, match=r"model\.layers\.5\.mlp\.up_proj\.weight"):
         materialise(model)
@@ -58,15 +48,8 @@ def test_materialise_is_all_or_nothing():
     assert "_hf_hook" in model.model.layers[5].mlp.gate_proj.__dict__
 
 
-def test_after_materialise_the_model_can_be_moved():
-    assert materialise(_offloaded()).to("cpu")(IDS).logits.shape == (1, 3, 512)
-
-
 def test_input_device_is_real_where_model_device_is_meta():
-    from accelerate import cpu_offload
-
-    model = load(LoadSpec("tiny", device_map="none")).model
-    cpu_offload(model, execution_device="cpu")
+    model = accelerate.cpu_offload(plain(), execution_device="cpu")
     assert model.device.type == "meta"
     assert input_device(model) == torch.device("cpu")
 
@@ -77,42 +60,25 @@ def test_input_device_follows_the_first_hook_on_simulated_gpus():
 
 
 def test_the_guard_lets_offloaded_models_through_and_refuses_stranded_ones():
-    model = _offloaded()
+    model = offloaded()
     assert any(p.is_meta for p in model.parameters())  # the guard of the first analysis would refuse this one
     assert require_materialised(model) is model
     with pytest.raises(MetaWithoutDataError) as refused:
-        require_materialised(_without_hooks(model))
+        require_materialised(without_hooks(model))
     assert "Why:" in str(refused.value)
     assert "diag.diagnose(model)" in str(refused.value)
 
 
 def test_a_repaired_model_is_the_same_object_and_is_proved():
-    model = _without_hooks(_offloaded())
+    model = without_hooks(offloaded())
     fixed = fix(diagnose(model))
     assert fixed.model is model
     assert fixed.proof.proved is True
 
 
-def _without_key(folder, key: str, renamed: str = "") -> str:
-    """The checkpoint without one tensor, or with that tensor under another name."""
-    import json
-
-    from safetensors.torch import load_file, save_file
-
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    name = index["weight_map"].pop(key)
-    held = load_file(folder / name)
-    value = held.pop(key)
-    if renamed:
-        held[renamed], index["weight_map"][renamed] = value, name
-    save_file(held, folder / name, {"format": "pt"})
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return str(folder)
-
-
 @pytest.mark.parametrize("device_map", ["none", "disk"])
 def test_what_the_files_lack_is_not_read_from_them_again(tiny_copy, device_map):
-    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")
+    folder = without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")
     found = diagnose(load(LoadSpec(folder, device_map=device_map)).model)
     assert [one.action for one in found[0].fixes] == ["by-hand"]
     said = found[0].fixes[0].because
@@ -123,19 +89,18 @@ def test_what_the_files_lack_is_not_read_from_them_again(tiny_copy, device_map):
 
 
 def test_keys_that_fit_nothing_are_named_as_the_ones_to_rename(tiny_copy):
-    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight", "model.layers.2.mlp.upward.weight")
-    found = diagnose(load(LoadSpec(folder, device_map="none")).model)
+    folder = without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight", "model.layers.2.mlp.upward.weight")
+    found = diagnose(plain(folder))
     assert "model.layers.2.mlp.upward.weight: rename" in found[0].fixes[0].because
 
 
 def test_complete_files_elsewhere_are_a_fix(tiny_copy):
-    folder = _without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")
-    found = diagnose(load(LoadSpec(folder, device_map="none")).model)
+    found = diagnose(plain(without_key(tiny_copy, "model.layers.2.mlp.up_proj.weight")))
     assert fix(found, spec=LoadSpec("tiny", device_map="none")).proof.proved is True
 
 
 def test_hooks_lost_on_a_gpu_are_fixed_on_that_gpu_where_the_model_fits():
-    model = _without_hooks(load(LoadSpec("tiny", device_map="offload", hardware="3MiB+8GiB")).model)
+    model = without_hooks(load(LoadSpec("tiny", device_map="offload", hardware="3MiB+8GiB")).model)
     fixed = fix(diagnose(model))
     assert fixed.model is model
     assert {p.device.type for p in model.parameters()} == {"simgpu"}
@@ -145,7 +110,7 @@ def test_hooks_lost_on_a_gpu_are_fixed_on_that_gpu_where_the_model_fits():
 
 def test_where_a_fix_does_not_fit_the_next_is_applied_and_the_outcome_says_why():
     spec = LoadSpec("tiny", device_map="offload", hardware="1160KiB+8GiB")
-    model = _without_hooks(load(spec).model)
+    model = without_hooks(load(spec).model)
     before = dict(model.named_parameters())
     fixed = fix(diagnose(model))
     assert fixed.spec == spec and fixed.model is not model
@@ -155,11 +120,14 @@ def test_where_a_fix_does_not_fit_the_next_is_applied_and_the_outcome_says_why()
     assert all(before[name] is parameter for name, parameter in model.named_parameters())
 
 
-def test_where_the_broken_model_fills_the_device_the_reload_goes_to_the_cpu():
+def _blocks_on(device) -> dict:
     parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
-    blocks = {f"model.layers.{n}": "disk" if n == 5 else 0 for n in range(6)}
-    spec = LoadSpec("tiny", device_map={**dict.fromkeys(parts, 0), **blocks}, hardware="1200KiB+8GiB")
-    fixed = fix(diagnose(_without_hooks(load(spec).model)))
+    return {**dict.fromkeys(parts, 0), **{f"model.layers.{n}": device(n) for n in range(6)}}
+
+
+def test_where_the_broken_model_fills_the_device_the_reload_goes_to_the_cpu():
+    spec = LoadSpec("tiny", device_map=_blocks_on(lambda n: "disk" if n == 5 else 0), hardware="1200KiB+8GiB")
+    fixed = fix(diagnose(without_hooks(load(spec).model)))
     assert [note.split(",")[0] for note in fixed.notes[1:3]] == ["not applied: refill", "not applied: reload"]
     assert fixed.spec.device_map == "cpu"
     assert fixed.proof.proved is True
@@ -167,7 +135,7 @@ def test_where_the_broken_model_fills_the_device_the_reload_goes_to_the_cpu():
 
 def test_where_no_fix_can_be_applied_the_error_says_what_was_tried(tiny_copy):
     spec = LoadSpec(str(tiny_copy), device_map="offload")
-    model = _without_hooks(load(spec).model)
+    model = without_hooks(load(spec).model)
     found = diagnose(model)
     for file in tiny_copy.glob("*.safetensors"):
         file.unlink()
@@ -196,11 +164,11 @@ def test_findings_without_a_model_or_spec_say_what_to_pass():
 
 def test_nothing_to_fix_on_a_healthy_model():
     with pytest.raises(DiagError, match="nothing to fix"):
-        fix(diagnose(_offloaded()))
+        fix(diagnose(offloaded()))
 
 
 def test_a_plan_does_nothing_and_puts_what_a_person_does_last():
-    found = diagnose(_without_hooks(_offloaded()))
+    found = diagnose(without_hooks(offloaded()))
     fixes = plan(found[0], LoadSpec("tiny", device_map="auto"))
     assert [one.action for one in fixes] == ["refill", "reload", "by-hand"]
     assert fixes[1].spec == LoadSpec("tiny", device_map="auto")
@@ -208,7 +176,7 @@ def test_a_plan_does_nothing_and_puts_what_a_person_does_last():
 
 
 def test_a_reload_says_how_much_it_reads_again(tiny_path):
-    found = diagnose(_without_hooks(_offloaded()))
+    found = diagnose(without_hooks(offloaded()))
     reload = plan(found[0], LoadSpec(str(tiny_path)))[1]
     assert reload.nbytes > 1_000_000
     assert "MiB of weights again" in reload.because
@@ -221,13 +189,13 @@ def test_a_small_reload_has_a_readable_size_and_says_what_it_loads(tiny_copy):
     for file in (*tiny_copy.glob("*.safetensors"), tiny_copy / "model.safetensors.index.json"):
         file.unlink()
     save_file({key: value.contiguous() for key, value in small.items()}, tiny_copy / "model.safetensors")
-    found = diagnose(_without_hooks(_offloaded()))
+    found = diagnose(without_hooks(offloaded()))
     said = plan(found[0], LoadSpec(str(tiny_copy)))[1].because
     assert "KiB of weights again" in said and "nothing that was put in later" in said
 
 
 def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
-    model = load(LoadSpec("tiny", device_map="none")).model
+    model = plain()
     model.extra = nn.Parameter(torch.ones(2))
     with pytest.raises(CouldNotJudgeError, match="'extra'"):
         refill(take(model), ["extra"])
@@ -235,13 +203,13 @@ def test_a_refill_of_a_tensor_in_no_file_is_refused_and_changes_nothing():
 
 def test_the_files_are_never_written(tiny_copy):
     before = {f.name: (f.stat().st_mtime_ns, f.stat().st_size) for f in tiny_copy.iterdir()}
-    model = _without_hooks(load(LoadSpec(str(tiny_copy), device_map="offload")).model)
+    model = without_hooks(load(LoadSpec(str(tiny_copy), device_map="offload")).model)
     fix(diagnose(model))
     assert {f.name: (f.stat().st_mtime_ns, f.stat().st_size) for f in tiny_copy.iterdir()} == before
 
 
 def test_an_exception_is_explained_in_the_log_and_the_client_gets_an_id(caplog):
-    model = _without_hooks(_offloaded())
+    model = without_hooks(offloaded())
     with caplog.at_level(logging.ERROR, logger="diag"):
         try:
             model(IDS)
@@ -262,7 +230,7 @@ def test_a_base_on_disk_is_healthy_and_no_plan_puts_an_adapter_on_it():
     spec = LoadSpec("tiny", device_map="disk", adapter="some/adapter")
     model = load(LoadSpec("tiny", device_map="disk")).model
     assert diagnose(model).healthy
-    reloads = [one for one in plan(diagnose(_without_hooks(model))[0], spec) if one.spec is not None]
+    reloads = [one for one in plan(diagnose(without_hooks(model))[0], spec) if one.spec is not None]
     assert reloads and all(one.spec.device_map == "cpu" for one in reloads)
     assert "PEFT would write over" in reloads[0].because
     assert "PEFT would rewrite the base's own checkpoint files" in load(spec).error.why
@@ -271,18 +239,18 @@ def test_a_base_on_disk_is_healthy_and_no_plan_puts_an_adapter_on_it():
 # --- a fix keeps what the model is ----------------------------------------------------------------------------
 
 
-def _adapter(folder, **config) -> str:
+def _adapter(folder, **options) -> str:
     import peft
 
-    base = load(LoadSpec("tiny", device_map="none")).model
-    peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], **config)).save_pretrained(folder)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], **options)
+    peft.get_peft_model(plain(), config).save_pretrained(folder)
     return str(folder)
 
 
-def _adapted(folder: str, base: nn.Module | None = None) -> nn.Module:
+def _adapted(folder: str) -> nn.Module:
     import peft
 
-    return peft.PeftModel.from_pretrained(base or load(LoadSpec("tiny", device_map="none")).model, folder)
+    return peft.PeftModel.from_pretrained(plain(), folder)
 
 
 def test_an_adapter_that_changes_nothing_is_fixed_by_hand_not_by_leaving_it_out(tmp_path):
@@ -298,20 +266,16 @@ def test_an_adapter_that_changes_nothing_is_fixed_by_hand_not_by_leaving_it_out(
 def test_an_adapter_on_meta_is_not_fixed_by_loading_the_base():
     import peft
 
-    base = load(LoadSpec("tiny", device_map="none")).model
-    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"]), low_cpu_mem_usage=True)
-    found = diagnose(model)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+    found = diagnose(peft.get_peft_model(plain(), config, low_cpu_mem_usage=True))
     assert found[0].cause == "never-materialised"
     assert [one.action for one in found[0].fixes] == ["by-hand"]
     assert "low_cpu_mem_usage" in found[0].fixes[0].because
 
 
 def test_where_the_adapters_folder_is_given_the_fix_loads_base_and_adapter(tmp_path):
-    import peft
-
     folder = _adapter(tmp_path, init_lora_weights=False)
-    base = load(LoadSpec("tiny", device_map="none")).model
-    model = peft.PeftModel.from_pretrained(base, folder)
+    model = _adapted(folder)
     model.base_model.model.model.layers[0].self_attn.q_proj.lora_A.to("meta")
     fixed = fix(diagnose(model), spec=LoadSpec("tiny", device_map="none", adapter=folder))
     assert type(fixed.model).__name__ == "PeftModel"
@@ -321,18 +285,16 @@ def test_where_the_adapters_folder_is_given_the_fix_loads_base_and_adapter(tmp_p
 def test_a_repair_in_place_keeps_the_adapter_and_is_not_proved_without_its_files(tmp_path):
     model = _adapted(_adapter(tmp_path, init_lora_weights=False))
     weight = model.base_model.model.model.layers[0].mlp.up_proj.weight
-    with torch.no_grad():
-        weight.copy_(torch.randn_like(weight))
+    weight.data.normal_()
     fixed = fix(diagnose(model))
     assert fixed.model is model and fixed.notes[0].startswith("applied: refill")
     assert fixed.proof.proved is None and "adapter" in fixed.proof.reason
 
 
 def test_a_reload_of_another_class_is_not_called_proved(tiny_path):
-    from accelerate import init_empty_weights
     from transformers import LlamaModel
 
-    with init_empty_weights():
+    with accelerate.init_empty_weights():
         model = LlamaModel.from_pretrained(str(tiny_path))
     fixed = fix(diagnose(model))
     assert type(fixed.model).__name__ == "LlamaForCausalLM"
@@ -340,7 +302,7 @@ def test_a_reload_of_another_class_is_not_called_proved(tiny_path):
 
 
 def test_a_reload_says_which_values_of_the_broken_model_are_not_in_it(tiny_copy):
-    model = load(LoadSpec(str(tiny_copy), device_map="none")).model
+    model = plain(str(tiny_copy))
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight.add_(0.01)  # trained, say
     model.model.layers[1].to("meta")
@@ -352,15 +314,10 @@ def test_a_reload_says_which_values_of_the_broken_model_are_not_in_it(tiny_copy)
 # --- devices that do not fit ----------------------------------------------------------------------------------
 
 
-def _over_two_gpus() -> nn.Module:
-    parts = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
-    blocks = {f"model.layers.{n}": int(n > 2) for n in range(6)}
-    return load(LoadSpec("tiny", device_map={**dict.fromkeys(parts, 0), **blocks}, hardware="2x300MiB+8GiB")).model
-
-
 @pytest.mark.parametrize("move", [lambda m: m.to("simgpu:0"), lambda m: m.model.layers.cpu()], ids=["whole", "layers"])
 def test_a_model_moved_after_its_dispatch_is_found_by_state_and_put_back(move):
-    model = _over_two_gpus()
+    device_map = _blocks_on(lambda n: int(n > 2))
+    model = load(LoadSpec("tiny", device_map=device_map, hardware="2x300MiB+8GiB")).model
     assert diagnose(model).healthy
     move(model)
     found = diagnose(model)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,16 +40,14 @@ class CauseFile:
     fixes: Callable[[Finding, Situation], Fixes] | None = None
 
 
-_QUESTIONS = ("from_state", "from_error", "from_text", "behind", "fixes")
+def _read(name: str) -> CauseFile:
+    module = importlib.import_module(f"{__name__}.{name}")
+    questions = ("from_state", "from_error", "from_text", "behind", "fixes")
+    return CauseFile(module.CAUSE, **{question: getattr(module, question, None) for question in questions})
 
 
-def _read_files() -> Iterator[CauseFile]:
-    for found in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{found.name}")
-        yield CauseFile(module.CAUSE, **{question: getattr(module, question, None) for question in _QUESTIONS})
-
-
-FILES: tuple[CauseFile, ...] = tuple(sorted(_read_files(), key=lambda one: (one.cause.rank, one.cause.id)))
+_FOUND = [_read(found.name) for found in pkgutil.iter_modules(__path__)]
+FILES: tuple[CauseFile, ...] = tuple(sorted(_FOUND, key=lambda one: (one.cause.rank, one.cause.id)))
 CATALOGUE: dict[str, CauseFile] = {one.cause.id: one for one in FILES}
 
 

@@ -1,7 +1,6 @@
 """uninitialised-values: nothing is on meta, but some values were never loaded."""
 
 import re
-from collections.abc import Sequence
 
 from diag.diagnosis.cause import NO_TO_EMPTY, SILENT, Cause, Fixes, Found, cases_of, texts_of
 from diag.diagnosis.evidence import Evidence, ModelFacts
@@ -60,37 +59,32 @@ CAUSE = Cause(
 
 def from_state(e: Evidence) -> Found:
     """One finding for all values that were never loaded, with every kind of evidence for it."""
-    if e.facts is None:
+    facts = e.facts
+    if facts is None:
         return
     skip = {*e.new_names, *(name for pair in e.broken_ties for name in pair)}
-    added = tuple(name for name in e.facts.not_stored if name not in skip)
-    shown = _shown(e.facts, added, skip)
-    if shown:
-        names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
-        yield CAUSE.finding("shown", names, because=tuple(why for _, why in shown))
-    else:
-        yield from _not_proved(e.facts, added, skip)
-
-
-def _shown(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> list[tuple[Sequence[str], str]]:
-    wrong = [name for name in facts.wrong_values if name not in skip]
+    added, wrong, lost = (
+        tuple(name for name in names if name not in skip)
+        for names in (facts.not_stored, facts.wrong_values, facts.lost_rows)
+    )
     groups = (
         (facts.wrong_buffers, "are not saved, and differ from what the model computes when it is built"),
         (facts.not_finite, "hold values that no training gives: NaN, infinities or leftovers"),
         (wrong, "have nothing to do with the checkpoint's files"),
     )
-    shown: list[tuple[Sequence[str], str]] = [
-        (names, f"{_counted(len(names), why)}.") for names, why in groups if names
-    ]
+    shown = [(names, f"{_counted(len(names), why)}.") for names, why in groups if names]
     if added and facts.renamed:
         said = "The checkpoint holds such tensors only under other names, so that"
         shown.append((added, f"{said} {len(added)} were newly initialised at random."))
-    return shown
+    if shown:
+        names = tuple(dict.fromkeys(name for group, _ in shown for name in group))
+        yield CAUSE.finding("shown", names, because=tuple(why for _, why in shown))
+    else:
+        yield from _not_proved(facts, added, lost)
 
 
-def _not_proved(facts: ModelFacts, added: tuple[str, ...], skip: set[str]) -> Found:
+def _not_proved(facts: ModelFacts, added: tuple[str, ...], lost: tuple[str, ...]) -> Found:
     """What may be meant: the person knows whether a head is new on purpose, or a model was built from its config."""
-    lost = tuple(name for name in facts.lost_rows if name not in skip)
     likely = (
         (added, "The checkpoint has no such tensors: they were newly initialised at random."),
         (facts.dead_adapter, "Its outer matrices are all zero: the adapter changes nothing."),

@@ -35,6 +35,9 @@ CAUSE = Cause(
     is_ambiguous=True,
 )
 
+_WALKERS = ("llmcompressor", "auto_gptq", "gptqmodel", "/awq/", "transformer_lens", "auto_round")
+_READS_VALUES = re.compile(r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(")
+
 
 def from_error(e: Evidence) -> Found:
     if e.site and e.handling is Handling.READ_OUTSIDE:
@@ -44,32 +47,24 @@ def from_error(e: Evidence) -> Found:
 
 def from_text(trace: Trace) -> Points:
     if trace.meets_meta:
-        yield from _in_an_operation(trace)
+        if trace.weight_use is WeightUse.OF_ANOTHER_MODULE:
+            yield Point(7, f"{trace.order}; the failing line reads another module's weight: {trace.code}")
+        elif trace.weight_use is WeightUse.OUTSIDE_FORWARD and trace.site:
+            yield Point(3, f"{trace.order}; the failing line is in {trace.site.function}(), not in a forward")
+        elif trace.weight_use is WeightUse.OF_A_CONTAINER:
+            yield Point(5, f"{trace.order}; the line reads a parameter of a container: {trace.code}")
+        offloads = trace.offload_seen or trace.passes("accelerate/hooks.py")
+        if trace.site and trace.passes("/diffusers/") and offloads:
+            yield Point(3, "a diffusers model under sequential offload")
+        # `x + weight`, `where(mask, weight, x)`: the form that is reported most.
+        usual = trace.mixed is not None and trace.mixed.ordered and trace.mixed.expected != "meta"
+        yield Point(3 + usual + trace.dispatched, trace.order)
     if trace.copies_meta and (_READS_VALUES.search(trace.code) or trace.passes(*_WALKERS)):
         yield Point(6, "library code walked the parameters and read their values")
     if trace.value_asked:
         if trace.calls("resize_token_embeddings", "_resize_token_embeddings", "load_textual_inversion"):
             yield Point(12, "the embedding was resized while its weight is offloaded")
         yield Point(4 if trace.dispatched else 2, "the value of a meta tensor was asked for")
-
-
-_WALKERS = ("llmcompressor", "auto_gptq", "gptqmodel", "/awq/", "transformer_lens", "auto_round")
-_READS_VALUES = re.compile(r"param(?:eter)?s?\b.*\.(?:to|cpu|float|data|clone)|\.(?:tolist|numpy|norm|abs)\(")
-
-
-def _in_an_operation(trace: Trace) -> Points:
-    if trace.weight_use is WeightUse.OF_ANOTHER_MODULE:
-        yield Point(7, f"{trace.order}; the failing line reads another module's weight: {trace.code}")
-    elif trace.weight_use is WeightUse.OUTSIDE_FORWARD and trace.site:
-        yield Point(3, f"{trace.order}; the failing line is in {trace.site.function}(), not in a forward")
-    elif trace.weight_use is WeightUse.OF_A_CONTAINER:
-        yield Point(5, f"{trace.order}; the line reads a parameter of a container: {trace.code}")
-    offloads = trace.offload_seen or trace.passes("accelerate/hooks.py")
-    if trace.site and trace.passes("/diffusers/") and offloads:
-        yield Point(3, "a diffusers model under sequential offload")
-    # `x + weight`, `where(mask, weight, x)`: the form that is reported most.
-    usual = trace.mixed is not None and trace.mixed.ordered and trace.mixed.expected != "meta"
-    yield Point(3 + usual + trace.dispatched, trace.order)
 
 
 def fixes(finding: Finding, situation: Situation) -> Fixes:

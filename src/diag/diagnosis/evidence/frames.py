@@ -20,16 +20,7 @@ from diag.models.snapshot import Snapshot
 
 _PLUMBING = tuple(f"/torch/{part}" for part in "_ops.py _prims _decomp _refs utils/_ overrides.py".split())
 _FORWARDS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "new_forward")
-_CALLS_OF_A_MODEL = (
-    *_FORWARDS,
-    "generate",
-    "chat",
-    "encode",
-    "sample",
-    "predict",
-    "get_image_features",
-    "get_text_features",
-)
+_CALLS_OF_A_MODEL = (*_FORWARDS, *"generate chat encode sample predict get_image_features get_text_features".split())
 _CALLERS = ("_call_impl", "_wrapped_call_impl", "new_forward", "pre_forward", "init_hook", "detach_hook")
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model")
 
-__all__ = ["explain_exception", "fix", "materialise", "require_materialised"]
-
 _log = logging.getLogger("diag")
 
 
