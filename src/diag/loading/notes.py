@@ -16,10 +16,11 @@ _IN_ANY_ORDER = ("offloaded to the disk and cpu.", "offloaded to the cpu and dis
 
 
 @contextlib.contextmanager
-def collecting(notes: list[str]) -> Iterator[None]:
+def collecting(notes: list[str], show_bars: bool = True) -> Iterator[None]:
     """Adds warnings of the libraries to `notes`, each text once, while the block runs.
 
-    Where nobody watches, transformers' loading bars are off as well, and afterwards what they were before.
+    Without `show_bars`, and where nobody watches, transformers' loading bars are off as well; afterwards they are what they
+    were before.
     """
     from transformers.utils import logging as bars
 
@@ -33,7 +34,7 @@ def collecting(notes: list[str]) -> Iterator[None]:
     for logger in _LOGGERS:
         logger.addHandler(handler)
     had_bars = bars.is_progress_bar_enabled()
-    if not somebody_watches():
+    if not show_bars or not somebody_watches():
         bars.disable_progress_bar()
     with warnings.catch_warnings(record=True) as caught:
         try:

@@ -10,7 +10,6 @@ from torch import nn
 from diag.models.backing import Device
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot, take
-from diag.models.ties import embedding
 
 T = TypeVar("T")
 
@@ -70,7 +69,7 @@ def input_device(model: nn.Module | Snapshot) -> torch.device:
 
 
 def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
-    for path in (_embedding_path(snapshot), snapshot.paths.get(id(snapshot.root))):
+    for path in (snapshot.embedding_path, snapshot.paths.get(id(snapshot.root))):
         target = None if path is None else snapshot.hooks.execution_devices.get(path)
         if target is not None:
             yield as_device(target, snapshot.accelerator)
@@ -78,14 +77,6 @@ def _candidates(snapshot: Snapshot) -> Iterator[torch.device]:
             below = (e for e in snapshot.entries if e.module_path == path or e.module_path.startswith(f"{path}."))
             yield from (_where_it_runs(entry, snapshot) for entry in below)
     yield from (_where_it_runs(entry, snapshot) for entry in snapshot.entries)
-
-
-def _embedding_path(snapshot: Snapshot) -> str | None:
-    """None for a model without an embedding, or with several: the method is missing then, or it raises."""
-    try:
-        return snapshot.paths.get(id(embedding(snapshot.root, "input")))
-    except Exception:
-        return None
 
 
 def _where_it_runs(entry: Entry, snapshot: Snapshot) -> torch.device:

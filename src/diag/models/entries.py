@@ -81,7 +81,8 @@ class TensorReader:
         for at in visits:
             try:
                 unsaved = at.module._non_persistent_buffers_set
-                held = [(name, "parameter", tensor) for name, tensor in at.module._parameters.items()]
+                held: list[tuple[str, str, torch.Tensor | None]] = []
+                held += [(name, "parameter", tensor) for name, tensor in at.module._parameters.items()]
                 for name, buffer in at.module._buffers.items():
                     held.append((name, "non_persistent_buffer" if name in unsaved else "buffer", buffer))
             except Exception as error:
@@ -127,29 +128,14 @@ class TensorReader:
             self._failed(f"the size of {full}", error)
             shape, nbytes = None, 0
         is_plain = type(tensor) in _PLAIN or type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-        return Entry(
-            full,
-            kind,
-            name,
-            at.path,
-            at.module,
-            tensor,
-            shape,
-            tensor.dtype,
-            tensor.device,
-            is_meta,
-            math.prod(shape or ()) if numel is None else numel,
-            nbytes,
-            quantization,
-            backing(serving, name, kind) if is_meta else RESIDENT,
-            bool(serving) and not is_meta and is_sought_in_vain(serving, name, kind),
-            self._maps.get(full, at.mapped),
-            self._inner_maps.get(full, at.mapped_inside),
-            at.execution_device,
-            put_in,
-            is_plain and not is_meta and shape is not None,
-            is_packed,
-        )
+        named = (full, kind, name, at.path, at.module)
+        numel = math.prod(shape or ()) if numel is None else numel
+        held = (tensor, shape, tensor.dtype, tensor.device, is_meta, numel, nbytes, quantization)
+        verdict = backing(serving, name, kind) if is_meta else RESIDENT
+        in_vain = bool(serving) and not is_meta and is_sought_in_vain(serving, name, kind)
+        mapped = (self._maps.get(full, at.mapped), self._inner_maps.get(full, at.mapped_inside), at.execution_device)
+        can_be_sampled = is_plain and not is_meta and shape is not None
+        return Entry(*named, *held, verdict, in_vain, *mapped, put_in, can_be_sampled, is_packed)
 
 
 def _stored_bytes(tensor: torch.Tensor) -> int:

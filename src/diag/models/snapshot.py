@@ -5,15 +5,13 @@ be read is an `Unreadable`, and what depends on it is left out. A snapshot refer
 is thrown away with the question it was taken for; after the model was changed a new one has to be taken.
 """
 
-from collections.abc import Iterable
-
 import torch
 
 from diag.machine.accelerators import accelerator_name
 from diag.models import adapters
 from diag.models.entries import Entry, TensorReader, Unreadable
 from diag.models.hooks import HookIndex
-from diag.models.ties import read_ties, tied_groups
+from diag.models.ties import embedding_path, read_ties, tied_groups
 from diag.models.walk import Visit, parts_of, walk
 
 _KINDS = ("parameter", "buffer", "non_persistent_buffer", "quant_state")
@@ -30,9 +28,9 @@ class Snapshot:
     the second one of a shared module), `named_modules` each module under its first path, `paths` that path by the
     module's id. `entries` are in the order of the model, `in_table_order` has parameters first, `distinct` each tensor
     under its first name, by its id. Names of one tensor, and names declared tied, have the same number in
-    `tied_groups`; `ties` says which name follows which as declared. `hooked` are the paths of modules that carry a hook
-    of accelerate's, `accelerator` is what an integer in a device map means, `wrappers` are the classes that spread the
-    model over processes. All of it is read at once, and nobody changes it.
+    `tied_groups`; `ties` says which name follows which as declared. `embedding_path` is where tokens go in, `hooked` are
+    the paths of modules that carry a hook of accelerate's, `accelerator` is what an integer in a device map means,
+    `wrappers` are the classes that spread the model over processes. All is read at once, and nobody changes it.
     """
 
     def __init__(self, model: object) -> None:
@@ -69,11 +67,8 @@ class Snapshot:
         devices = [entry.device.type for entry in self.entries if entry.device.type not in ("cpu", "meta")]
         self.ties = read_ties(self.parts, self.paths, self.entries, self._failed)
         self.tied_groups = tied_groups(self.entries, self.ties)
+        self.embedding_path = embedding_path(self.root, self.paths)
         self.accelerator = devices[0] if devices else accelerator_name()
-
-    def named(self, names: Iterable[str]) -> list[Entry]:
-        """The tensors of these names, as far as the model has them."""
-        return [self.by_name[name] for name in names if name in self.by_name]
 
     def _failed(self, what: str, error: Exception) -> None:
         self.unreadable.append(Unreadable.because(what, error))

@@ -25,6 +25,14 @@ def read_ties(
     return found
 
 
+def embedding_path(root: nn.Module, paths: Mapping[int, str]) -> str | None:
+    """The path of the input embedding; None for a model without one, or whose method raises, as with several."""
+    try:
+        return paths.get(id(embedding(root, "input")))
+    except Exception:
+        return None
+
+
 def declared_ties(model: nn.Module, paths: Mapping[int, str], names: Iterable[str]) -> dict[str, str]:
     """Which name each tied name follows, as transformers declares it; empty where nothing is declared.
 

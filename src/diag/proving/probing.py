@@ -81,7 +81,7 @@ def ask(
     `device` is where inputs go, for a caller that knows it. Warnings are added to `notes`. Raises what the model
     raises, and CouldNotJudgeError where no input can be made.
     """
-    with _ready(model), collecting([] if notes is None else notes):
+    with _ready(model), collecting([] if notes is None else notes, show_bars=False):
         base, device = cast("PreTrainedModel", without_adapter(model)), device or input_device(model)
         if probe is not None and is_function_name(probe):
             function = import_function(probe, "probe")

@@ -13,11 +13,11 @@ from torch import nn
 from diag.errors import DiagError
 from diag.loading.footprint import packed_layers
 from diag.loading.origin import spec_for
-from diag.models.adapters import carries_adapter
+from diag.loading.planning import Plan
 from diag.models.devices import device_name, input_device
 from diag.models.snapshot import Snapshot, take
 from diag.proving.probing import Answer, ask, makes_ids_on_meta
-from diag.proving.twin import answer_of_twin, main_dtype, tokenizer_folder
+from diag.proving.twin import answer_of_twin, main_dtype, plan_of_twin, tokenizer_folder
 from diag.values.outcome import Proof
 from diag.values.spec import LoadSpec
 from diag.values.text import error_line
@@ -35,27 +35,31 @@ def prove(model: nn.Module, spec: LoadSpec | None = None) -> Proof:
     says `not proved` and why. The model is left as it was. The twin takes about as much host memory as its
     checkpoint.
     """
-    has_adapter = carries_adapter(model)
-    spec = spec or spec_for(model, has_adapter)
-    if has_adapter and (spec is None or spec.adapter is None):
+    try:
+        snapshot = take(model)
+    except DiagError as e:
+        return Proof(None, f"could not be judged: {e.what} {e.next_step}".rstrip())
+    spec = spec or spec_for(model, snapshot.carries_adapter)
+    if snapshot.carries_adapter and (spec is None or spec.adapter is None):
         why = "the model carries an adapter, and the spec names none; pass spec=diag.LoadSpec(…, adapter='…')."
         return Proof(None, f"could not be judged: {why}")
     if spec is None:
         return Proof(None, "could not be judged: it is not known which checkpoint this model should equal; pass spec=.")
+    packed, exact, dtype = packed_layers(model), runs_cpu_kernels(snapshot), main_dtype(model)
+    twin = plan_of_twin(spec, packed)
+    folder = str(twin.checkpoint.folder) if isinstance(twin, Plan) else tokenizer_folder(spec)
     try:
-        snapshot, folder = take(model), tokenizer_folder(spec)
         answer = _answer_of(model, spec, folder, input_device(snapshot))
     except DiagError as e:  # the probe is at fault, or there is none: that says nothing about the model
         return Proof(None, f"could not be judged: {e.what} {e.next_step}".rstrip())
     except Exception as e:
         return Proof(False, f"running it raised {error_line(e)}")
-    packed, exact, dtype = packed_layers(model), runs_cpu_kernels(snapshot), main_dtype(model)
-    reference = answer_of_twin(spec, packed)
+    reference = answer_of_twin(spec, packed, twin)
     if isinstance(reference, str):
         return Proof(None, reference, probes=(answer.probe,), repeatable=answer.repeatable, answer=answer.text)
     proof = proof_of(answer, reference, exact=exact, dtype=dtype)
     if proof.proved is False and exact and _may_be_rounding(answer, reference, dtype):
-        aligned = answer_of_twin(spec, packed, like=snapshot)
+        aligned = answer_of_twin(spec, packed, twin, like=snapshot)
         again = None if isinstance(aligned, str) else proof_of(answer, aligned, exact=True, dtype=dtype)
         if again is not None and again.proved:
             return replace(again, reason=f"{again.reason}, with its weights at addresses aligned as here")

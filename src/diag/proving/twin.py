@@ -25,18 +25,24 @@ from diag.values.spec import LoadSpec
 from diag.values.text import error_line
 
 
-def answer_of_twin(spec: LoadSpec, packed: Packed, like: Snapshot | None = None) -> Answer | str:
-    """The twin's answer to the spec's probe, or in a sentence why there is none.
-
-    `packed` are the modules that the model holds packed; with `like`, weights begin at addresses like that model's.
-    """
+def plan_of_twin(spec: LoadSpec, packed: Packed) -> Plan | str:
+    """How the twin is loaded, or in a sentence why not; `packed` are the modules that the model holds packed."""
     of_twin = spec.replace(device_map="none", hardware=None, max_memory=None, offload_folder=None, loader=None)
     try:
-        plan = _packed_alike(plan_load(of_twin), packed)
+        return _packed_alike(plan_load(of_twin), packed)
     except Exception as e:
         return f"no twin could be had: {error_line(e)}"
+
+
+def answer_of_twin(spec: LoadSpec, packed: Packed, plan: Plan | str, like: Snapshot | None = None) -> Answer | str:
+    """The twin's answer to the spec's probe, or in a sentence why there is none.
+
+    With `like`, its weights begin at addresses like that model's.
+    """
+    if isinstance(plan, str):
+        return plan
     if plan.checkpoint.nbytes * 1.1 > free_memory().get("cpu", 0) and not packed.names:
-        twin = load(of_twin.replace(device_map="disk"))
+        twin = load(plan.spec.replace(device_map="disk"))
     else:
         twin = load_planned(plan)
     if twin.model is None:

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from diag.errors import SpecError
@@ -124,8 +125,8 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "quantization": fields.parse_quantization,
     "dtype": fields.parse_dtype,
     "max_memory": fields.parse_max_memory,
-    "offload_folder": lambda value: fields.parse_path(value, "offload_folder"),
-    "adapter": lambda value: fields.parse_path(value, "adapter"),
+    "offload_folder": partial(fields.parse_path, field="offload_folder"),
+    "adapter": partial(fields.parse_path, field="adapter"),
 }
 # Environment variable: the field it sets, and the further words it takes.
 _VARIABLES: dict[str, tuple[str, dict[str, str]]] = {

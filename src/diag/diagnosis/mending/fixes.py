@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from diag.diagnosis.mending.plans import plan
 from diag.diagnosis.situation import reload_as
@@ -162,7 +162,7 @@ def _not_in_the_files(snapshot: Snapshot | None, finding: Finding, spec: LoadSpe
     return (f"{others}{names_in_words(names, 4)}: what was put in after its load is not in it",)
 
 
-def _prove(model: object, spec: LoadSpec | None) -> Proof:
+def _prove(model: Any, spec: LoadSpec | None) -> Proof:
     try:
         from diag.proving.proof import prove
 

@@ -42,7 +42,7 @@ def refill(snapshot: Snapshot, names: Iterable[str], checkpoint: LoadSpec | str 
     Ties and dtypes are kept, buffers that are not saved computed anew. Raises CouldNotJudgeError when a tensor is in no
     file.
     """
-    chosen = snapshot.named(names)
+    chosen = [snapshot.by_name[name] for name in names if name in snapshot.by_name]
     files, device = sources(snapshot, checkpoint), input_device(snapshot)
     unsaved = any(entry.kind == "non_persistent_buffer" for entry in chosen)
     fresh = fresh_buffers(snapshot.base) if unsaved else {}
@@ -80,7 +80,7 @@ def together(snapshot: Snapshot, target: torch.device) -> None:
 
 def put_back(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Moves these tensors to where their modules' hooks run them; raises the device's out-of-memory error."""
-    homes = {e.name: e.execution_device for e in snapshot.named(names) if not e.is_meta}
+    homes = {e.name: e.execution_device for name in names if (e := snapshot.by_name.get(name)) and not e.is_meta}
     devices = {name: as_device(home, snapshot.accelerator) for name, home in homes.items() if home is not None}
     _put(snapshot, {name: snapshot.by_name[name].tensor.detach().to(device) for name, device in devices.items()})
 
@@ -89,7 +89,7 @@ def restore_buffers(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Gives buffers that are not saved the values that the model's constructor computes."""
     fresh, device = fresh_buffers(snapshot.base), input_device(snapshot)
     values: dict[str, torch.Tensor] = {}
-    for entry in snapshot.named(names):
+    for entry in (snapshot.by_name[name] for name in names if name in snapshot.by_name):
         new = fresh.get(plain_name(entry.name))
         if new is None or tuple(new.shape) != entry.shape:
             why = "the model's constructor does not make them."

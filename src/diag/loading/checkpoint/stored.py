@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from diag.errors import CheckpointError, CouldNotJudgeError
 from diag.loading.checkpoint.find import find_checkpoint
-from diag.loading.origin import Checkpointed, checkpoint_name
+from diag.loading.origin import Checkpointed, checkpoint_name, made_from
 from diag.loading.transformers_private import Converter, Renamed, key_renamer
 from diag.models.entries import Entry
 from diag.models.snapshot import Snapshot
@@ -99,7 +99,9 @@ def sources(snapshot: Snapshot, checkpoint: Checkpointed = None) -> dict[str, So
     A file's tensor that the model has no place for keeps its own name. Raises CouldNotJudgeError where the files are
     not to be found.
     """
-    name = checkpoint_name(snapshot.root, checkpoint)
+    made, name = made_from(snapshot.root), checkpoint_name(snapshot.root, checkpoint)
+    if made is not None and made.spec.model == name and (known := readable_sources(made.checkpoint.files, snapshot)):
+        return known
     if not name:
         raise CouldNotJudgeError(
             "it is not known which checkpoint this model should equal.",

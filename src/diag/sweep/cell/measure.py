@@ -17,7 +17,7 @@ from diag.models.snapshot import take
 from diag.models.table import placement
 from diag.proving.probing import Answer, ask
 from diag.proving.proof import distance, runs_cpu_kernels
-from diag.proving.twin import answer_of_twin, main_dtype, missing_from_body, tokenizer_folder
+from diag.proving.twin import answer_of_twin, main_dtype, missing_from_body, plan_of_twin, tokenizer_folder
 from diag.sweep.cell import neighbours
 from diag.sweep.cell.ownfiles import where_raised
 from diag.sweep.cell.records import Failure, Measured, Request, failure_of
@@ -48,7 +48,8 @@ def measure(request: Request) -> Measured:
 def twin_answer(request: Request) -> bytes | str:
     """The twin's answer as bytes, or in a sentence why there is none."""
     pin(request.folders)
-    answer = answer_of_twin(request.specs[0], request.packed)
+    spec, packed = request.specs[0], request.packed
+    answer = answer_of_twin(spec, packed, plan_of_twin(spec, packed))
     return answer if isinstance(answer, str) else answer.to_bytes()
 
 
