@@ -19,8 +19,7 @@ _IN_ANY_ORDER = ("offloaded to the disk and cpu.", "offloaded to the cpu and dis
 def collecting(notes: list[str], show_bars: bool = True) -> Iterator[None]:
     """Adds warnings of the libraries to `notes`, each text once, while the block runs.
 
-    Without `show_bars`, and where nobody watches, transformers' loading bars are off as well; afterwards they are what they
-    were before.
+    Without `show_bars`, and where nobody watches, transformers' bars are off as well, and afterwards as they were.
     """
     from transformers.utils import logging as bars
 

@@ -135,7 +135,8 @@ class TensorReader:
         in_vain = bool(serving) and not is_meta and is_sought_in_vain(serving, name, kind)
         mapped = (self._maps.get(full, at.mapped), self._inner_maps.get(full, at.mapped_inside), at.execution_device)
         can_be_sampled = is_plain and not is_meta and shape is not None
-        return Entry(*named, *held, verdict, in_vain, *mapped, put_in, can_be_sampled, is_packed)
+        fields = (*named, *held, verdict, in_vain, *mapped, put_in, can_be_sampled, is_packed)
+        return Entry(*fields)
 
 
 def _stored_bytes(tensor: torch.Tensor) -> int:

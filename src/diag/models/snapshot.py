@@ -28,8 +28,8 @@ class Snapshot:
     the second one of a shared module), `named_modules` each module under its first path, `paths` that path by the
     module's id. `entries` are in the order of the model, `in_table_order` has parameters first, `distinct` each tensor
     under its first name, by its id. Names of one tensor, and names declared tied, have the same number in
-    `tied_groups`; `ties` says which name follows which as declared. `embedding_path` is where tokens go in, `hooked` are
-    the paths of modules that carry a hook of accelerate's, `accelerator` is what an integer in a device map means,
+    `tied_groups`; `ties` says which name follows which as declared. `embedding_path` is where tokens go in, `hooked`
+    are the paths of modules that carry a hook of accelerate's, `accelerator` is what an integer in a device map means,
     `wrappers` are the classes that spread the model over processes. All is read at once, and nobody changes it.
     """
 
