@@ -126,7 +126,7 @@ def _explained(e: Evidence, raised: bool) -> list[Finding]:
 
 
 def _from_error(e: Evidence) -> list[Finding]:
-    from diag.diagnosis.evidence.meeting import meeting_of
+    from diag.diagnosis.evidence.handling import meeting_of
 
     elsewhere = any(one.tensors and causes.get(one.cause).puts_elsewhere for one in e.state)
     e = replace(e, meeting=None if elsewhere else meeting_of(e))
@@ -230,7 +230,8 @@ def _unknown(e: Evidence, beside: bool = False) -> Finding:
 def _with_fixes(found: list[Finding], snapshot: Snapshot | None, spec: LoadSpec | None) -> list[Finding]:
     if not found:
         return []
-    from diag.diagnosis.mending.plans import with_fixes
+    from diag.diagnosis.mending.plans import fixes_for
     from diag.diagnosis.situation import Situation
 
-    return with_fixes(found, Situation(snapshot, spec))
+    situation = Situation(snapshot, spec)
+    return [replace(one, fixes=fixes_for(one, situation)) for one in found]

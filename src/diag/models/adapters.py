@@ -97,8 +97,10 @@ def mark_what_was_put_in(visits: Sequence[Visit], failed: OnFailure) -> bool:
 
 def _names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
     is_list = _is_parametrization(module)
+    # Pruning, and the older weight and spectral norms, compute the weight in a hook before each forward.
+    is_computed = any(type(one).__module__.startswith("torch.nn.utils.") for one in module._forward_pre_hooks.values())
     is_layer = is_of_peft(type(module)) and "base_layer" in module._modules
-    if not (inside_added or is_list or is_layer or _is_reparametrized(module)):
+    if not (inside_added or is_list or is_layer or is_computed):
         return ()
     names = (*module._parameters.keys(), *module._buffers.keys())
     if inside_added or is_layer:
@@ -111,8 +113,3 @@ def _names_put_in(module: nn.Module, inside_added: bool) -> tuple[str, ...]:
 def _is_parametrization(module: nn.Module) -> bool:
     """torch's list of parametrizations of one weight, which holds the weight itself as `original`."""
     return type(module).__name__ == "ParametrizationList"
-
-
-def _is_reparametrized(module: nn.Module) -> bool:
-    """Pruning, and the older weight and spectral norms, compute the weight in a hook before each forward."""
-    return any(type(hook).__module__.startswith("torch.nn.utils.") for hook in module._forward_pre_hooks.values())

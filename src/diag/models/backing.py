@@ -167,17 +167,11 @@ class WeightStore:
             return Absence.NOT_IN_STORE
         if key in self.tensors:
             return Absence.STORE_IS_META if getattr(self.tensors[key], "is_meta", False) else None
-        path = self.file(key)
-        return None if path is None or self._file_exists(path) else Absence.FILE_MISSING
-
-    def file(self, key: str) -> str | None:
-        """The file that backs a key on disk, or None where it can't be told."""
-        info = self.index.get(key)
+        info, path = self.index.get(key), None
         if isinstance(info, Mapping) and info.get("safetensors_file"):
-            return os.fspath(info["safetensors_file"])
-        return None if self.folder is None else os.path.join(os.fspath(self.folder), f"{key}.dat")
-
-    def _file_exists(self, path: str) -> bool:
-        if path not in self._exists:
+            path = os.fspath(info["safetensors_file"])
+        elif self.folder is not None:
+            path = os.path.join(os.fspath(self.folder), f"{key}.dat")
+        if path is not None and path not in self._exists:
             self._exists[path] = os.path.exists(path)
-        return self._exists[path]
+        return None if path is None or self._exists[path] else Absence.FILE_MISSING

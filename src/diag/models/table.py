@@ -65,7 +65,8 @@ def by_device(table: pd.DataFrame) -> pd.DataFrame:
 
     Bytes on `meta` are sizes of what is elsewhere or nowhere, not memory held.
     """
-    return _sums(table, ["device", "backing"])
+    groups = table.drop_duplicates("tied_group").groupby(["device", "backing"], sort=True)
+    return groups.agg(n_tensors=("name", "size"), numel=("numel", "sum"), nbytes=("nbytes", "sum")).reset_index()
 
 
 def by_layer(table: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +74,8 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
 
     A layer is a numbered module (`model.layers.3`) or, outside of those, the module itself.
     """
-    once = table.drop_duplicates("tied_group").assign(layer=lambda t: [_layer(m) for m in t.module])
+    once = table.drop_duplicates("tied_group")
+    once = once.assign(layer=[found[1] if (found := _NUMBERED.match(name)) else name for name in once.module])
     groups = once.groupby("layer", sort=False)
     frame = groups.agg(n_tensors=("name", "size"), nbytes=("nbytes", "sum"), numel=("numel", "sum"))
     frame["device"] = groups.device.agg(_distinct)
@@ -83,19 +85,6 @@ def by_layer(table: pd.DataFrame) -> pd.DataFrame:
         frame[column] = counts.get(backing, pd.Series(0, index=frame.index))
     frame["quantization"] = groups.quantization.agg(lambda values: _distinct(v for v in values if v != "none"))
     return frame.reset_index()
-
-
-def _sums(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    once = table.drop_duplicates("tied_group")
-    sums = once.groupby(keys, sort=True).agg(
-        n_tensors=("name", "size"), numel=("numel", "sum"), nbytes=("nbytes", "sum")
-    )
-    return sums.reset_index()
-
-
-def _layer(module: str) -> str:
-    match = _NUMBERED.match(module)
-    return match[1] if match else module
 
 
 def _distinct(values: Iterable[object]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from places import ROOT
 
 from diag.diagnosis import causes
+from diag.diagnosis.evidence import Evidence, ModelFacts
 from diag.diagnosis.explain import explain_text
 from diag.errors import DiagError
 
@@ -75,3 +77,16 @@ def test_the_troubleshooting_page_is_the_catalogue():
 @pytest.mark.parametrize("text", sorted({text for entry in ENTRIES for text in entry.seen_as}))
 def test_a_symptom_on_the_page_is_read_as_one_of_its_causes(text):
     assert explain_text(text.replace("…", " cuda:0 "))[0].cause in (*causes.by_symptom()[text], "unknown")
+
+
+@pytest.mark.parametrize("file", [one for one in causes.FILES if one.cause.looks_at], ids=lambda one: one.cause.id)
+def test_a_state_rule_finds_nothing_without_what_it_looks_at(file):
+    """So the engine may leave it out then; everything else is there."""
+    names = [field.name for field in dataclasses.fields(ModelFacts) if field.type == tuple[str, ...]]
+    facts = ModelFacts(**{name: ("model.norm.weight",) for name in names if name not in file.cause.looks_at})
+    e = Evidence(rows=(), facts=facts, inputs_on_meta=("input_ids",), new_names=frozenset({"model.norm.weight"}))
+    held = {"inputs_on_meta": (), "new_names": frozenset()}
+    e = dataclasses.replace(e, **{name: held[name] for name in file.cause.looks_at if name in held})
+    assert list(file.from_state(e)) == []
+    known = {field.name for of in (Evidence, ModelFacts) for field in dataclasses.fields(of)}
+    assert set(file.cause.looks_at) <= known

@@ -1,8 +1,8 @@
 """Everything a diagnosis may use, as one frozen value: `Evidence` is what a rule of `causes/` reads. Standard library.
 
 Read for it: a model by `facts.py`, a live exception by `frames.py`, a text by `report.py` and `trace.py`. What several
-causes need is worked out once: `lacking.py` sorts the tensors without data, `meeting.py` the devices that met,
-`handling.py` what a failing call did with weights that are healthy.
+causes need is worked out once: `lacking.py` sorts the tensors without data,
+`handling.py` says what a failing call did with healthy weights, and which devices met.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,6 @@ class Row:
     numel: int
     nbytes: int
     reason: str = ""
-    undecided: bool = False
 
     @property
     def local_name(self) -> str:
@@ -59,7 +58,6 @@ class ModelFacts:
     are offloaded. `unserved` are here, and a hook will look for them in a store without them.
     """
 
-    class_name: str = ""
     is_adapter: bool = False
     stripped: tuple[str, ...] = ()
     newcomers: tuple[str, ...] = ()
@@ -149,7 +147,6 @@ class CallSite:
     """
 
     module: str = ""
-    module_class: str = ""
     tensors: tuple[str, ...] = ()
     own_forward: bool = True
     inputs_on_meta: tuple[str, ...] = ()

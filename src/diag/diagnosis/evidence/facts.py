@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from diag.diagnosis.evidence import ModelFacts, Row
-from diag.diagnosis.evidence.values import value_facts
+from diag.diagnosis.evidence.values import dead_adapter, is_marked, rewritten, value_facts
 from diag.models import quantizers
 from diag.models.adapters import is_adapter_module
 from diag.models.devices import ancestors, device_texts
 from diag.models.entries import Unreadable
 from diag.models.snapshot import Snapshot
 from diag.models.ties import embedding, ties_of_config
+from diag.proving.buffers import wrong_buffers
 
 T = TypeVar("T")
 Source = tuple[str, Sequence[Path]] | Unreadable
@@ -46,7 +47,6 @@ def rows_of_snapshot(snapshot: Snapshot) -> tuple[Row, ...]:
             numel=e.numel,
             nbytes=e.nbytes,
             reason=e.backing.reason or "",
-            undecided=e.backing.undecided,
         )
         for e in snapshot.in_table_order
     )
@@ -64,11 +64,14 @@ def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], source: Source) -> Model
             skipped.append(Unreadable.because(what, error))
             return ()
 
-    values = value_facts(snapshot, name, files, skipped)
+    values = value_facts(snapshot, files, skipped)
     packed = read("layers of a packed class", _packed_layers)
     facts = replace(
         values,
         is_adapter=any(type(module).__module__.startswith("peft.tuners") for module in snapshot.modules.values()),
+        wrong_buffers=read("buffers that are not saved", wrong_buffers),
+        dead_adapter=read("the adapter's matrices", dead_adapter),
+        rewritten=read("the names in the checkpoint's files", lambda _: rewritten(snapshot, name)),
         stripped=read("hooks that were taken off", stripped),
         newcomers=read("modules put in after the load", newcomers),
         lost_ties=read("whether tied tensors are alike", lost_ties),
@@ -103,15 +106,11 @@ def newcomers(snapshot: Snapshot) -> Iterator[str]:
     """
     for path, module in snapshot.named_modules:
         parent = snapshot.modules.get(path.rpartition(".")[0]) if path else None
-        if parent is None or _is_marked(module) or not _is_marked(parent):
+        if parent is None or is_marked(module) or not is_marked(parent):
             continue
         of_peft = is_adapter_module(path) or type(module).__module__.startswith("peft")
         if not of_peft and (module._modules or _owns_parameters(module)):
             yield path
-
-
-def _is_marked(module: nn.Module) -> bool:
-    return bool(module.__dict__.get("_is_hf_initialized"))
 
 
 def _owns_parameters(module: nn.Module) -> bool:
@@ -134,7 +133,7 @@ def strays(snapshot: Snapshot) -> Iterator[str]:
 
 def _is_dispatched(snapshot: Snapshot, path: str) -> bool:
     module = snapshot.modules[path]
-    return path in snapshot.hooked or "hf_device_map" in module.__dict__ or _is_marked(module)
+    return path in snapshot.hooked or "hf_device_map" in module.__dict__ or is_marked(module)
 
 
 def lost_ties(snapshot: Snapshot) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ Only samples of each tensor are read (some kilobytes), so this stays fast on lar
 compares everything. What the user did to the values is not wrong: training, moved or copied layers, merged adapters.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,31 +16,19 @@ from diag.models.adapters import adapter_configs
 from diag.models.entries import Entry, Unreadable
 from diag.models.snapshot import Snapshot
 from diag.proving import sampling
-from diag.proving.buffers import wrong_buffers
 from diag.values.finding import names_in_words
 
 _CONVERTED_LIMIT = 64 * 2**20
 _STEPS = 6  # changes in place: more than any initialisation makes, so an optimizer was at work
 
 
-def value_facts(snapshot: Snapshot, name: str, files: Sequence[Path], skipped: list[Unreadable]) -> ModelFacts:
-    """The value-related fields of ModelFacts; what could not be read is added to `skipped`.
-
-    `name` is the model's checkpoint, `files` its weight files as far as they are on this machine.
-    """
+def value_facts(snapshot: Snapshot, files: Sequence[Path], skipped: list[Unreadable]) -> ModelFacts:
+    """What samples of the values show, compared with `files`; what could not be read is added to `skipped`."""
     found = _FoundValues(snapshot, files)
     skipped += found.unreadable()
     wrong, never = found.unrelated()
     missing, renamed = found.not_stored()
     unfilled, diverged = found.not_finite()
-
-    def read(what: str, find: Callable[[], Iterable[str]]) -> tuple[str, ...]:
-        try:
-            return tuple(find())
-        except Exception as error:
-            skipped.append(Unreadable.because(what, error))
-            return ()
-
     return ModelFacts(
         not_finite=unfilled,
         diverged=diverged,
@@ -49,9 +37,6 @@ def value_facts(snapshot: Snapshot, name: str, files: Sequence[Path], skipped: l
         lost_rows=found.names("lost rows"),
         not_stored=missing,
         renamed=renamed,
-        wrong_buffers=read("buffers that are not saved", lambda: wrong_buffers(snapshot)),
-        dead_adapter=read("the adapter's matrices", lambda: dead_adapter(snapshot)),
-        rewritten=read("the names in the checkpoint's files", lambda: rewritten(snapshot, name)),
         examined=found.examined,
     )
 
@@ -153,7 +138,7 @@ class _FoundValues:
         left_over = {name: source.shape for name, source in self._files.items() if name not in placed}
         renamed = 2 * sum(_has_namesake(e, left_over) for e in missing) > len(missing)
         says_something = any(not sampling.is_constant(sampling.sample(e.tensor)) for e in missing)
-        is_plain = any(_is_marked(e.tensor) for e in own) or known > 2 * len(missing) or (renamed and says_something)
+        is_plain = any(is_marked(e.tensor) for e in own) or known > 2 * len(missing) or (renamed and says_something)
         return (tuple(e.name for e in missing), renamed) if is_plain else ((), False)
 
     def not_finite(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -178,10 +163,10 @@ def _has_namesake(entry: Entry, left_over: Mapping[str, tuple[int, ...] | None])
 
 def _should_be_filled(entry: Entry) -> bool:
     """Whether it is part of a loaded module, and neither the loader nor an optimizer has touched it."""
-    return _is_marked(entry.owner) and not _is_marked(entry.tensor) and not _was_updated(entry.tensor)
+    return is_marked(entry.owner) and not is_marked(entry.tensor) and not _was_updated(entry.tensor)
 
 
-def _is_marked(of: torch.Tensor | nn.Module) -> bool:
+def is_marked(of: torch.Tensor | nn.Module) -> bool:
     """The mark that transformers leaves on what it loaded: modules (always) and parameters (from version 5)."""
     return bool(getattr(of, "_is_hf_initialized", False))
 
@@ -197,7 +182,7 @@ def _was_updated(tensor: torch.Tensor) -> bool:
 
 def _is_untouched(tensor: torch.Tensor) -> bool:
     """Neither loaded by transformers nor written to since it was allocated."""
-    return not _is_marked(tensor) and _version(tensor) == 0
+    return not is_marked(tensor) and _version(tensor) == 0
 
 
 def rewritten(snapshot: Snapshot, name: str) -> list[str]:

@@ -1,7 +1,5 @@
 """Which fixes there are for a finding, safest first: values, not actions. `diag.fix` carries them out."""
 
-from dataclasses import replace
-
 from diag.diagnosis import causes
 from diag.diagnosis.situation import Situation, put_the_adapter_on_again
 from diag.values.finding import Finding, Fix
@@ -36,10 +34,6 @@ def fixes_for(finding: Finding, situation: Situation) -> tuple[Fix, ...]:
         if one.kind == "reload" and can_reload(last, one.spec):
             reloads.setdefault(one.spec, one)
     return (*in_place, *reloads.values(), last)
-
-
-def with_fixes(findings: list[Finding], situation: Situation) -> list[Finding]:
-    return [replace(one, fixes=fixes_for(one, situation)) for one in findings]
 
 
 def can_reload(last: Fix, spec: LoadSpec | None) -> bool:
