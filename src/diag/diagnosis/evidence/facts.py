@@ -6,6 +6,7 @@ out is empty, and `examined` says why.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from diag.diagnosis.evidence import ModelFacts, Row
-from diag.diagnosis.evidence.values import dead_adapter, is_marked, rewritten, value_facts
+from diag.diagnosis.evidence.values import MARK, dead_adapter, rewritten, value_facts
 from diag.models import quantizers
 from diag.models.adapters import is_adapter_module
 from diag.models.devices import ancestors, device_texts
@@ -64,14 +65,14 @@ def facts_of(snapshot: Snapshot, rows: tuple[Row, ...], source: Source) -> Model
             skipped.append(Unreadable.because(what, error))
             return ()
 
-    values = value_facts(snapshot, files, skipped)
     packed = read("layers of a packed class", _packed_layers)
+    values = value_facts(snapshot, files, skipped)
     facts = replace(
         values,
-        is_adapter=any(type(module).__module__.startswith("peft.tuners") for module in snapshot.modules.values()),
-        wrong_buffers=read("buffers that are not saved", wrong_buffers),
         dead_adapter=read("the adapter's matrices", dead_adapter),
-        rewritten=read("the names in the checkpoint's files", lambda _: rewritten(snapshot, name)),
+        rewritten=read("the names in the checkpoint's files", partial(rewritten, name=name)),
+        wrong_buffers=read("buffers that are not saved", wrong_buffers),
+        is_adapter=any(type(module).__module__.startswith("peft.tuners") for module in snapshot.modules.values()),
         stripped=read("hooks that were taken off", stripped),
         newcomers=read("modules put in after the load", newcomers),
         lost_ties=read("whether tied tensors are alike", lost_ties),
@@ -106,7 +107,7 @@ def newcomers(snapshot: Snapshot) -> Iterator[str]:
     """
     for path, module in snapshot.named_modules:
         parent = snapshot.modules.get(path.rpartition(".")[0]) if path else None
-        if parent is None or is_marked(module) or not is_marked(parent):
+        if parent is None or module.__dict__.get(MARK) or not parent.__dict__.get(MARK):
             continue
         of_peft = is_adapter_module(path) or type(module).__module__.startswith("peft")
         if not of_peft and (module._modules or _owns_parameters(module)):
@@ -133,7 +134,7 @@ def strays(snapshot: Snapshot) -> Iterator[str]:
 
 def _is_dispatched(snapshot: Snapshot, path: str) -> bool:
     module = snapshot.modules[path]
-    return path in snapshot.hooked or "hf_device_map" in module.__dict__ or is_marked(module)
+    return path in snapshot.hooked or "hf_device_map" in module.__dict__ or bool(module.__dict__.get(MARK))
 
 
 def lost_ties(snapshot: Snapshot) -> Iterator[tuple[str, str]]:

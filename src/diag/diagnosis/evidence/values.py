@@ -18,6 +18,7 @@ from diag.models.snapshot import Snapshot
 from diag.proving import sampling
 from diag.values.finding import names_in_words
 
+MARK = "_is_hf_initialized"  # transformers leaves it on what it loaded: modules, and from version 5 parameters
 _CONVERTED_LIMIT = 64 * 2**20
 _STEPS = 6  # changes in place: more than any initialisation makes, so an optimizer was at work
 
@@ -138,7 +139,7 @@ class _FoundValues:
         left_over = {name: source.shape for name, source in self._files.items() if name not in placed}
         renamed = 2 * sum(_has_namesake(e, left_over) for e in missing) > len(missing)
         says_something = any(not sampling.is_constant(sampling.sample(e.tensor)) for e in missing)
-        is_plain = any(is_marked(e.tensor) for e in own) or known > 2 * len(missing) or (renamed and says_something)
+        is_plain = any(_is_marked(e.tensor) for e in own) or known > 2 * len(missing) or (renamed and says_something)
         return (tuple(e.name for e in missing), renamed) if is_plain else ((), False)
 
     def not_finite(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -163,12 +164,11 @@ def _has_namesake(entry: Entry, left_over: Mapping[str, tuple[int, ...] | None])
 
 def _should_be_filled(entry: Entry) -> bool:
     """Whether it is part of a loaded module, and neither the loader nor an optimizer has touched it."""
-    return is_marked(entry.owner) and not is_marked(entry.tensor) and not _was_updated(entry.tensor)
+    return _is_marked(entry.owner) and not _is_marked(entry.tensor) and not _was_updated(entry.tensor)
 
 
-def is_marked(of: torch.Tensor | nn.Module) -> bool:
-    """The mark that transformers leaves on what it loaded: modules (always) and parameters (from version 5)."""
-    return bool(getattr(of, "_is_hf_initialized", False))
+def _is_marked(of: torch.Tensor | nn.Module) -> bool:
+    return bool(getattr(of, MARK, False))
 
 
 def _version(tensor: torch.Tensor) -> int:
@@ -182,7 +182,7 @@ def _was_updated(tensor: torch.Tensor) -> bool:
 
 def _is_untouched(tensor: torch.Tensor) -> bool:
     """Neither loaded by transformers nor written to since it was allocated."""
-    return not is_marked(tensor) and _version(tensor) == 0
+    return not _is_marked(tensor) and _version(tensor) == 0
 
 
 def rewritten(snapshot: Snapshot, name: str) -> list[str]:
