@@ -91,7 +91,7 @@ def _read_once(model: object) -> Snapshot | None:
 
 def _judged(e: Evidence) -> list[Finding]:
     """The findings of the state and of the error, the cause that explains the error first."""
-    state = sorted(_from_state(e), key=_order)
+    state = sorted(_from_state(e), key=lambda one: (CERTAINTIES.index(one.certainty), causes.get(one.cause).rank))
     e = replace(e, state=tuple(state))
     found = _explained(e, e.trace.report.raised != ()) if e.trace is not None else state
     return _with_what_is_behind(found, e)
@@ -140,10 +140,6 @@ def _with_what_is_behind(found: list[Finding], e: Evidence) -> list[Finding]:
     e = replace(e, memory_ran_short=causes.get(found[0].cause).memory_ran_short)
     behind = [one for file in causes.FILES if file.behind and (one := file.behind(found[0], e)) is not None]
     return [*(one for one in behind if all(one.cause != other.cause for other in found)), *found]
-
-
-def _order(finding: Finding) -> tuple[int, int]:
-    return CERTAINTIES.index(finding.certainty), causes.get(finding.cause).rank
 
 
 def _once(findings: Sequence[Finding]) -> list[Finding]:

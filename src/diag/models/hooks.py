@@ -5,8 +5,6 @@ Source: accelerate `hooks.py` (AlignDevicesHook, SequentialHook, add_hook_to_mod
 the model is enough, so this works beside any version of it, and on models it never touched.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterator, MutableMapping
 from typing import TypeVar
 
-from torch import nn
-
 from diag.models.snapshot import Snapshot
 
 V = TypeVar("V")
@@ -20,7 +18,10 @@ def all_or_nothing(snapshot: Snapshot | None) -> Iterator[None]:
     pipeline, nothing is kept.
     """
     modules = () if snapshot is None or snapshot.is_bundle else tuple(module for _, module in snapshot.named_modules)
-    before = [(module, dict(module._parameters), dict(module._buffers), _attributes(module)) for module in modules]
+    before = [
+        (m, dict(m._parameters), dict(m._buffers), {name: vars(m)[name] for name in _ATTRIBUTES if name in vars(m)})
+        for m in modules
+    ]
     try:
         yield
     except BaseException:
@@ -31,10 +32,6 @@ def all_or_nothing(snapshot: Snapshot | None) -> Iterator[None]:
                 module.__dict__.pop(name, None)
             module.__dict__.update(attributes)
         raise
-
-
-def _attributes(module: nn.Module) -> dict[str, object]:
-    return {name: module.__dict__[name] for name in _ATTRIBUTES if name in module.__dict__}
 
 
 def _restore(now: MutableMapping[str, V], before: dict[str, V]) -> None:

@@ -60,13 +60,9 @@ def _lost(lack: Lack, rows: list[Row], e: Evidence) -> Lost:
     are = "is" if len(rows) == 1 else "are"
     said = f"{len(rows)} of {len(e.rows)} tensors {are} on meta, and nobody has the data."
     plain = e.facts is not None or lack in (Lack.NEVER_FILLED, Lack.HOOK_LOST)  # a table alone shows these, too
-    silent = e.trace is None and _raises_nothing(rows)
+    # A Linear or convolution without bias computes with random memory and raises nothing.
+    silent = e.trace is None and all("Norm" not in r.module_class and r.local_name == "weight" for r in rows)
     return Lost(names_of(rows), said, "shown" if plain else "likely", rows[0].reason, silent)
-
-
-def _raises_nothing(rows: Iterable[Row]) -> bool:
-    """A Linear or convolution without bias computes with random memory and raises nothing."""
-    return all("Norm" not in row.module_class and row.local_name == "weight" for row in rows)
 
 
 def _why_orphaned(row: Row, e: Evidence, facts: ModelFacts) -> Lack:

@@ -132,7 +132,11 @@ class _FoundValues:
             return (), False
         own = [e for e in self._entries if e.name in self._own]
         parameters = [e for e in own if e.kind == "parameter"]
-        unfilled = [e for e in parameters if self._own[e.name] is None and _should_be_filled(e)]
+        loaded = [
+            e for e in parameters if _is_marked(e.owner)
+        ]  # and neither the loader nor an optimizer touched these:
+        untouched = [e for e in loaded if not (_is_marked(e.tensor) or _was_updated(e.tensor))]
+        unfilled = [e for e in untouched if self._own[e.name] is None]
         missing = [e for e in unfilled if not self._is_elsewhere(e, sampling.sample(e.tensor))]
         known = sum(self._own[e.name] is not None for e in parameters)
         placed = {source.name for source in self._own.values() if source is not None}
@@ -160,11 +164,6 @@ def _has_namesake(entry: Entry, left_over: Mapping[str, tuple[int, ...] | None])
     """Whether the files hold a tensor with the same last names and shape that the model has no place for."""
     ending = f".{'.'.join(entry.name.split('.')[-2:])}"
     return any(name.endswith(ending) and shape == entry.shape for name, shape in left_over.items())
-
-
-def _should_be_filled(entry: Entry) -> bool:
-    """Whether it is part of a loaded module, and neither the loader nor an optimizer has touched it."""
-    return _is_marked(entry.owner) and not _is_marked(entry.tensor) and not _was_updated(entry.tensor)
 
 
 def _is_marked(of: torch.Tensor | nn.Module) -> bool:
