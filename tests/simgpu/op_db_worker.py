@@ -14,8 +14,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils._pytree import tree_map
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 DEVICE = "simgpu:1"
 SAMPLES = 12  # per operation: enough for its shapes, keywords and broadcasting

@@ -9,8 +9,7 @@ import torch
 from interpreter import python
 from transformers import AutoModelForCausalLM
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 
 def run(code: str) -> str:

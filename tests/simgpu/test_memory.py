@@ -7,9 +7,8 @@ import gc
 import pytest
 import torch
 
-from diag import simgpu
+from diag import Hardware, simgpu
 from diag.errors import DiagError
-from diag.values.hardware import Hardware
 
 MIB = 2**20
 
