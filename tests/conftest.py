@@ -89,38 +89,13 @@ def tiny_copy(tiny_path, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpt2_path() -> Path:
-    return samples.path("tiny-gpt2")
-
-
-@pytest.fixture(scope="session")
 def bert_path() -> Path:
     return samples.path("tiny-bert")
 
 
 @pytest.fixture(scope="session")
-def t5_path() -> Path:
-    return samples.path("tiny-t5")
-
-
-@pytest.fixture(scope="session")
 def mixtral_path() -> Path:
     return samples.path("tiny-mixtral")
-
-
-@pytest.fixture(scope="session")
-def gemma3_path() -> Path:
-    return samples.path("tiny-gemma3")
-
-
-@pytest.fixture(scope="session")
-def qwen2_path() -> Path:
-    return samples.path("tiny-qwen2")
-
-
-@pytest.fixture(scope="session")
-def llava_path() -> Path:
-    return samples.path("tiny-llava")
 
 
 @pytest.fixture(scope="session")
@@ -136,10 +111,8 @@ def chromium() -> str:
 
 
 def pytest_collection_modifyitems(items):
-    for marker, is_there, reason in (
-        ("gpu", _accelerator, "no accelerator here"),
-        ("browser", _browser, "no Chromium here"),
-    ):
+    needs = (("gpu", _accelerator, "no accelerator here"), ("browser", _browser, "no Chromium here"))
+    for marker, is_there, reason in needs:
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and not is_there():
             for item in marked:

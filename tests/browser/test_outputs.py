@@ -10,7 +10,7 @@ from notebook_page import LONG, ROOT, NotebookPage
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SETUP = f"""
 import sys
-sys.path.append({str(ROOT / "tests" / "views")!r})
+sys.path.append({str(ROOT / "tests" / "helpers")!r})
 from typed_frames import SIMULATED, failed, frame, worked
 import diag
 from diag.views.notebook import lessons

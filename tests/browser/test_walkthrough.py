@@ -88,17 +88,16 @@ def test_02_rows_arrive_one_is_opened_a_run_is_cancelled_and_one_interrupted(lab
     notebook.shot("matrix-panel-dark")
     notebook.theme("JupyterLab Light")
 
-    panel.get_by_label("results").fill("other.sqlite")
-    panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text(re.compile("[1-9] of 8 rows")).wait_for(timeout=LONG)
-    panel.get_by_role("button", name="Cancel").click()
-    panel.get_by_text(re.compile("Cancelled at .* They are kept")).wait_for(timeout=LONG)
+    def run_and_stop(results, stop):
+        panel.get_by_label("results").fill(results)
+        panel.get_by_role("button", name="Run", exact=True).click()
+        panel.get_by_text(re.compile("[1-9] of 8 rows")).wait_for(timeout=LONG)
+        stop()
+        panel.get_by_text(re.compile("Cancelled at .* They are kept")).wait_for(timeout=LONG)
+
+    run_and_stop("other.sqlite", panel.get_by_role("button", name="Cancel").click)
     notebook.shot("matrix-cancelled")
-    panel.get_by_label("results").fill("third.sqlite")
-    panel.get_by_role("button", name="Run", exact=True).click()
-    panel.get_by_text(re.compile("[1-9] of 8 rows")).wait_for(timeout=LONG)
-    notebook.menu("Kernel", "Interrupt Kernel")
-    panel.get_by_text(re.compile("Cancelled at .* They are kept")).wait_for(timeout=LONG)
+    run_and_stop("third.sqlite", lambda: notebook.menu("Kernel", "Interrupt Kernel"))
 
 
 def _check_controls(notebook, panel):

@@ -47,8 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, json.dumps(tree if "/tree/" in self.path else info).encode(), {}, body)
         file = self.server.folder / self.path.rsplit("/", 1)[-1]
         if "/resolve/" in self.path and file.is_file():
-            headers = {"ETag": f'"{file.name}"', "X-Repo-Commit": SHA}
-            return self._send_file(file, headers, body)
+            return self._send_file(file, {"ETag": f'"{file.name}"', "X-Repo-Commit": SHA}, body)
         return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound"}, body)
 
     def _send_file(self, file, headers, body):

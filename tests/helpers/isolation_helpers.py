@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from interpreter import python
 
 from diag.machine import processes as posix
 from diag.sweep.isolate.pool import Task, run
@@ -55,8 +54,5 @@ def run_script(code, folder, *how, **options):
     script = Path(folder) / "script.py"
     script.write_text(textwrap.dedent(code))
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    command = [sys.executable, *(how or [str(script)])]
     with open(script) as stdin:
-        return subprocess.run(
-            command, cwd=folder, env=environment, stdin=stdin, capture_output=True, text=True, timeout=120, **options
-        )
+        return python(*(how or [str(script)]), cwd=folder, env=environment, stdin=stdin, timeout=120, **options)

@@ -13,7 +13,7 @@ import transformers
 from diag.loading import samples
 
 
-def _load(device_map=None, **_):
+def good(device_map=None, **_):
     return transformers.LlamaForCausalLM.from_pretrained(samples.path("tiny"), device_map=device_map)
 
 
@@ -44,26 +44,22 @@ def raises(**request):
 
 
 def randomises_one_layer(**request):
-    model = _load(**request)
+    model = good(**request)
     with torch.no_grad():
         model.model.layers[2].self_attn.v_proj.weight.normal_(std=0.02)
     return model
 
 
 def leaves_a_weight_on_meta(**request):
-    model = _load(**request)
+    model = good(**request)
     model.model.layers[1].self_attn.q_proj.weight = torch.nn.Parameter(torch.empty(64, 64, device="meta"))
     return model
 
 
 def leaves_a_norm_on_meta(**request):
-    model = _load(**request)
+    model = good(**request)
     model.model.norm.weight = torch.nn.Parameter(torch.empty(64, device="meta"))
     return model
-
-
-def good(**request):
-    return _load(**request)
 
 
 def probe_that_counts_calls(model):

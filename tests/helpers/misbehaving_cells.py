@@ -123,9 +123,8 @@ def leave_processes_behind(_):
     """Process ids of one in this process's group, one in a session of its own, and one whose parent has ended."""
     here = subprocess.Popen(["sleep", "600"])
     away = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    code = (
-        "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3, stderr=-3).pid)"
-    )
+    start = "subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3, stderr=-3)"
+    code = f"import subprocess; print({start}.pid)"
     orphan = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [here.pid, away.pid, int(orphan.stdout)]
 
@@ -139,9 +138,13 @@ def leave_a_writer_behind(_):
 def note_and_hang(path):
     """Write down every process of this cell, with one it started itself, then hang."""
     started = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    Path(path + ".part").write_text(f"{os.getpid()} {os.getppid()} {started.pid}")
-    os.rename(path + ".part", path)
+    _note_whole(path, f"{os.getpid()} {os.getppid()} {started.pid}")
     hang(None)
+
+
+def _note_whole(path, text):
+    Path(path + ".part").write_text(text)
+    os.rename(path + ".part", path)
 
 
 def leave_temporary_files(note):
@@ -158,8 +161,7 @@ def kill_parent(_):
 
 
 def kill_parent_from_a_folder(note):
-    Path(note + ".part").write_text(tempfile.mkdtemp())
-    os.rename(note + ".part", note)
+    _note_whole(note, tempfile.mkdtemp())
     kill_parent(None)
 
 

@@ -86,28 +86,26 @@ class NotebookPage:
 
     def run(self, code: str) -> Any:
         """Runs the cell with this code, waits until it is done, and returns its outputs."""
-        cell = self.cell(code)
+        self._start(self.cell(code))
+        return self.outputs(code)
+
+    def _start(self, cell: Any) -> None:
         cell.locator(".cm-content").first.click()
         self.page.keyboard.press("Control+Enter")
-        return self.outputs(code)
 
     def run_exactly(self, code: str) -> Any:
         """Runs the cell whose whole code this is."""
         content = self.page.locator(".cm-content", has_text=re.compile(rf"^{re.escape(code)}$"))
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").filter(has=content).last
-        cell.locator(".cm-content").first.click()
-        self.page.keyboard.press("Control+Enter")
+        self._start(cell)
         self._done(cell)
         return cell.locator(".jp-OutputArea").first
 
     def run_to(self, code: str) -> Any:
         """Runs every cell from the first to the one with this code, one after another as Shift+Enter does."""
-        cells = self.page.locator(".jp-Notebook .jp-CodeCell")
         target = self.cell(code).element_handle()
-        for position in range(cells.count()):
-            cell = cells.nth(position)
-            cell.locator(".cm-content").first.click()
-            self.page.keyboard.press("Control+Enter")
+        for cell in self.page.locator(".jp-Notebook .jp-CodeCell").all():
+            self._start(cell)
             self._done(cell)
             if cell.evaluate("(one, other) => one === other", target):
                 break

@@ -17,44 +17,25 @@ from types import SimpleNamespace
 GPUS = {gpus!r}
 nvmlMemory_v2 = 2
 
-
 class NVMLError(Exception):
     pass
-
 
 def nvmlInit():
     {init}
 
-
-def nvmlShutdown():
-    pass
-
-
-def nvmlDeviceGetCount():
-    return len(GPUS)
-
-
-def nvmlDeviceGetHandleByIndex(index):
-    return GPUS[index]
-
-
-def nvmlDeviceGetUUID(gpu):
-    return gpu["uuid"]
-
-
-def nvmlDeviceGetComputeMode(gpu):
-    return gpu["mode"]
-
+nvmlShutdown = lambda: None
+nvmlDeviceGetCount = lambda: len(GPUS)
+nvmlDeviceGetHandleByIndex = GPUS.__getitem__
+nvmlDeviceGetUUID = lambda gpu: gpu["uuid"]
+nvmlDeviceGetComputeMode = lambda gpu: gpu["mode"]
 
 def nvmlDeviceGetMemoryInfo(gpu, version=None):
     if gpu["used"] is None:
         raise NVMLError("Not Supported")
     return SimpleNamespace(used=gpu["used"] if version else gpu["used"] + 500 * 2**20)  # with what the driver keeps
 
-
 def nvmlDeviceGetComputeRunningProcesses(gpu):
     return [SimpleNamespace(pid=pid, usedGpuMemory=nbytes) for pid, _, nbytes in gpu["processes"]]
-
 
 def nvmlSystemGetProcessName(pid):
     for gpu in GPUS:

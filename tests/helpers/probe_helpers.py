@@ -16,9 +16,8 @@ def _load(device_map=None, **values):
 
 
 def good(device_map=None, quantization_config=None, max_memory=None, offload_folder=None):
-    return _load(
-        device_map, quantization_config=quantization_config, max_memory=max_memory, offload_folder=offload_folder
-    )
+    request = {"quantization_config": quantization_config, "max_memory": max_memory, "offload_folder": offload_folder}
+    return _load(device_map, **request)
 
 
 def to_disk(offload_folder=None, **_):
@@ -45,7 +44,7 @@ def fills_with_to_empty(**_):
 
 
 def removes_the_hooks(offload_folder=None, **_):
-    model = _load({"": "disk"}, offload_folder=offload_folder)
+    model = to_disk(offload_folder)
     accelerate.hooks.remove_hook_from_module(model, recurse=True)
     return model
 
@@ -53,12 +52,11 @@ def removes_the_hooks(offload_folder=None, **_):
 def moves_after_dispatch(offload_folder=None, **_):
     layers = {f"model.layers.{i}": "disk" for i in range(1, 6)}
     rest = {"model.embed_tokens": "cpu", "lm_head": "cpu", "model.layers.0": "cpu", "model.norm": "cpu"}
-    model = _load({**rest, **layers, "model.rotary_emb": "cpu"}, offload_folder=offload_folder)
-    return model.to("cpu")
+    return _load({**rest, **layers, "model.rotary_emb": "cpu"}, offload_folder=offload_folder).to("cpu")
 
 
 def replaces_a_forward(offload_folder=None, **_):
-    model = _load({"": "disk"}, offload_folder=offload_folder)
+    model = to_disk(offload_folder)
     layer = model.model.layers[2].self_attn.q_proj
     layer.forward = lambda x: torch.nn.functional.linear(x, layer.weight)
     return model
@@ -69,8 +67,7 @@ def not_a_model(**_):
 
 
 def hidden(model):
-    ids = torch.tensor([[1, 2, 3, 4]])
-    return model.model(input_ids=ids).last_hidden_state
+    return model.model(input_ids=torch.tensor([[1, 2, 3, 4]])).last_hidden_state
 
 
 def text_of_nothing(model):

@@ -18,22 +18,9 @@ RULE = "bitsandbytes keeps no 4-bit weights on cpu or disk (transformers quantiz
 def worked(device_map: str, quantization: str = "none", hardware: str | None = None, **changes: Any) -> dict[str, Any]:
     """A row of a combination that loaded and gave its reference's answer; `changes` are columns."""
     row = blank_row(LoadSpec("smollm2", device_map, quantization, hardware), "ok", "Equal bit for bit, twice.")
-    row.update(
-        load_seconds=0.6,
-        forward_seconds=0.05,
-        peak_host_bytes=541 * 2**20,
-        n_resident=272,
-        n_offloaded=0,
-        n_missing=0,
-        n_quantized=0,
-        max_abs_diff=0.0,
-        kl_divergence=0.0,
-        top1_agreement=1.0,
-        repeatable=True,
-        quality_kl=0.0,
-        reference="twin",
-        answer=" Paris.",
-    )
+    row.update(load_seconds=0.6, forward_seconds=0.05, peak_host_bytes=541 * 2**20, reference="twin", answer=" Paris.")
+    row.update(n_resident=272, n_offloaded=0, n_missing=0, n_quantized=0)
+    row.update(max_abs_diff=0.0, kl_divergence=0.0, top1_agreement=1.0, repeatable=True, quality_kl=0.0)
     if hardware:
         row["peak_device_bytes"] = json.dumps({"simgpu:0": 270 * 2**20, "simgpu:1": 200 * 2**20})
     return {**row, **changes}

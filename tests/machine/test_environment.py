@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import nvidia_driver
 import psutil
 import pytest
+from interpreter import python
 
 from diag.machine import environment as env
 from diag.machine.accelerators import free_memory
@@ -20,12 +20,6 @@ from diag.machine.memory import HostMemory, host_memory
 from diag.machine.torch_devices import accelerators, ask_torch
 
 GIB = 2**30
-
-
-def run_python(code: str, **environ: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.fixture(scope="module")
@@ -117,44 +111,47 @@ BROKEN = {
 }
 
 
+@pytest.fixture
+def put_first(tmp_path, monkeypatch):
+    """Gives a module with this code to every Python that is started from here."""
+
+    def put(file: str, code: str) -> None:
+        monkeypatch.setenv("PYTHONPATH", str(tree(tmp_path, {file: code})))
+
+    return put
+
+
 @pytest.mark.parametrize("breakage", BROKEN)
-def test_a_broken_torch_is_named_and_everything_else_is_told(breakage, tmp_path, monkeypatch):
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text(breakage)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_a_broken_torch_is_named_and_everything_else_is_told(breakage, put_first):
+    put_first("torch/__init__.py", breakage)
     told = env.environment()
     assert BROKEN[breakage] in told.torch.error
-    assert told.host.free > 0
-    assert told.versions["transformers"]
+    assert told.host.free > 0 and told.versions["transformers"]
 
 
-def test_a_torch_that_hangs_is_given_up(tmp_path, monkeypatch):
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("import time; time.sleep(600)")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+def test_a_torch_that_hangs_is_given_up(put_first):
+    put_first("torch/__init__.py", "import time; time.sleep(600)")
     assert ask_torch(seconds=1).error == "torch did not answer within 1 s."
 
 
-def test_a_torch_that_talks_while_it_is_imported_is_still_understood(tmp_path, monkeypatch):
+def test_a_torch_that_talks_while_it_is_imported_is_still_understood(put_first):
     import torch
 
-    (tmp_path / "sitecustomize.py").write_text("print('hello from the site')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    put_first("sitecustomize.py", "print('hello from the site')")
     assert ask_torch().version == torch.__version__
 
 
 def test_the_module_can_be_imported_and_asked_where_no_library_can_be():
     absent = ["torch", "transformers", "pandas", "numpy", "psutil", "filelock"]
     code = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
-    done = run_python(f"{code}from diag.machine.environment import environment; print(environment())")
+    done = python("-c", f"{code}from diag.machine.environment import environment; print(environment())")
     assert done.returncode == 0, done.stderr
     assert "memory   host" in done.stdout
 
 
 def test_asking_torch_leaves_it_unimported_in_this_process():
-    code = "from diag.machine.torch_devices import ask_torch; ask_torch()"
-    done = run_python(f"import sys; {code}; print('torch' in sys.modules)")
-    assert done.stdout.strip() == "False"
+    code = "import sys; from diag.machine.torch_devices import ask_torch; ask_torch(); print('torch' in sys.modules)"
+    assert python("-c", code).stdout.strip() == "False"
 
 
 # The container's limit
@@ -194,10 +191,6 @@ def test_a_version_2_limit_counts_less_what_is_used_and_not_given_back(tmp_path)
     assert limited(tmp_path, V2, files) == HostMemory(GIB // 4 * 3, GIB, "cgroup")
 
 
-def test_memory_high_is_a_limit_too(tmp_path):
-    assert limited(tmp_path, V2, {"memory.max": "max", "memory.high": GIB, "memory.current": 0}).free == GIB
-
-
 def test_the_tightest_of_the_enclosing_groups_counts(tmp_path):
     files = {"job/memory.max": GIB, "job/memory.current": GIB - 100}
     files |= {"job/step/memory.max": GIB // 2, "job/step/memory.current": 0}
@@ -217,15 +210,15 @@ def test_version_1s_number_for_no_limit_changes_nothing(tmp_path):
     assert (found.total, found.limited_by) == (psutil.virtual_memory().total, "machine")
 
 
-def test_a_group_over_its_limit_has_nothing_free(tmp_path):
+def test_memory_high_is_a_limit_too_and_a_group_over_its_limit_has_nothing_free(tmp_path):
+    assert limited(tmp_path, V2, {"memory.max": "max", "memory.high": GIB, "memory.current": 0}).free == GIB
     assert limited(tmp_path, V2, {"memory.max": GIB, "memory.current": 2 * GIB}).free == 0
 
 
 @pytest.mark.parametrize("file", ["proc/self/cgroup", "proc/self/mountinfo"])
 @pytest.mark.parametrize("text", ["", "nonsense", "0::/../../..\n", "4:memory:\n", " - ", "a b c d e - cgroup2"])
 def test_odd_system_files_are_survived(tmp_path, file, text):
-    root = tree(tmp_path, {**V2, file: text})
-    assert host_memory(root).limited_by == "machine"
+    assert host_memory(tree(tmp_path, {**V2, file: text})).limited_by == "machine"
 
 
 def test_a_real_limit_around_this_process_is_seen():
@@ -245,7 +238,7 @@ def test_a_real_limit_around_this_process_is_seen():
             f"import os; open({str(group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
             "from diag.machine.memory import host_memory as h; m = h(); print(m.total, m.free, m.limited_by)"
         )
-        total, free, limited_by = run_python(code).stdout.split()
+        total, free, limited_by = python("-c", code).stdout.split()
     finally:
         group.rmdir()
     assert (int(total), limited_by) == (3 * GIB, "cgroup")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from interpreter import python
 
 from diag.machine import processes as posix
 from diag.machine.memory import oom_kills
@@ -14,10 +15,6 @@ from diag.values.exits import death_name
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 MIB = 2**20
-
-
-def python(code, **options):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, **options)
 
 
 NAMES = {0: "exit 0", 3: "exit 3", -9: "SIGKILL", -11: "SIGSEGV", -6: "SIGABRT", None: "unknown"}
@@ -56,7 +53,7 @@ print([(e.value, e.death and e.death.status) for e in run(tasks)])
 
 
 def test_cells_run_where_there_is_no_posix():
-    done = python(WITHOUT_POSIX)
+    done = python("-c", WITHOUT_POSIX)
     assert done.stdout.splitlines() == ["spawn False None True", "[('b', None), (None, 'timeout')]"], done.stderr
 
 
@@ -87,7 +84,7 @@ except MemoryError:
 posix.lift_memory_limit()
 print(len(bytearray(100 * 2**20)) // 2**20)
 """
-    assert python(code).stdout.split() == ["refused", "100"]
+    assert python("-c", code).stdout.split() == ["refused", "100"]
 
 
 @linux
@@ -100,7 +97,7 @@ posix.limit_memory(20 * 2**20)
 with open("weights", "rb") as file:
     print(sum(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)[:10]))
 """
-    done = python(code, cwd=tmp_path)
+    done = python("-c", code, cwd=tmp_path)
     assert done.stdout.strip() == "0", done.stderr
 
 
@@ -109,25 +106,19 @@ def test_the_kernels_count_of_out_of_memory_kills_is_a_number():
     assert isinstance(oom_kills(), int)
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
-def test_killing_a_group_reaches_what_its_leader_started():
-    code = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
-    leader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    leader.stdout.readline()
-    posix.kill_group(leader.pid)
-    assert leader.wait() == -signal.SIGKILL
-    assert leader.stdout.read() == ""  # the other process held this pipe open
-    posix.kill_group(leader.pid)  # a group that is gone is no error
-    leader.stdout.close()
+needs_groups = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 
 
-def test_killing_a_tree_reaches_sessions_of_their_own():
-    child = "subprocess.Popen(['sleep', '600'], start_new_session=True)"
+@pytest.mark.parametrize(
+    ("kill", "session"), [pytest.param("kill_group", False, marks=needs_groups), ("kill_tree", True)]
+)
+def test_a_group_is_killed_with_what_its_leader_started_and_a_tree_with_sessions_of_their_own(kill, session):
+    child = f"subprocess.Popen(['sleep', '600'], start_new_session={session})"
     code = f"import subprocess, time; print({child}.pid, flush=True); time.sleep(600)"
     root = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     root.stdout.readline()
-    posix.kill_tree(root.pid)
+    getattr(posix, kill)(root.pid)
     assert root.wait() == -signal.SIGKILL
-    assert root.stdout.read() == ""
-    posix.kill_tree(root.pid)
+    assert root.stdout.read() == ""  # the other process held this pipe open
+    getattr(posix, kill)(root.pid)  # what is gone is no error
     root.stdout.close()

@@ -7,8 +7,7 @@ import gc
 import pytest
 import torch
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 
 @pytest.fixture

@@ -21,8 +21,7 @@ import weakref
 import numpy as np
 import torch
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 D = "simgpu:1"
 FOLDER = tempfile.gettempdir()
@@ -92,8 +91,7 @@ def memory_of_a_dead_owner():
 
 
 def weakly():
-    x = new()
-    reference = weakref.ref(x)
+    reference = weakref.ref(x := new())
     assert reference() is x
     del x
     assert reference() is None

@@ -1,6 +1,6 @@
 """Runs PyTorch's operator database on simulated tensors and on the CPU; one JSON line per operation.
 
-Started by test_operators.py as its own process: `python op_db_worker.py START STOP`. The line that
+Started by test_operators.py as its own process: `python op_db_worker.py START`. The line that
 begins an operation is written before it runs, so the reader knows what a dead process died of.
 """
 
@@ -14,18 +14,16 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.utils._pytree import tree_map
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 DEVICE = "simgpu:1"
 SAMPLES = 12  # per operation: enough for its shapes, keywords and broadcasting
 
 
-def main(start: int, stop: int) -> None:
+def main(start: int) -> None:
     warnings.simplefilter("ignore")
     simgpu.activate(Hardware.parse("2x2GiB"))
-    for number in range(start, min(stop, len(op_db))):
-        info = op_db[number]
+    for number, info in enumerate(op_db[start:], start):
         name = f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
         say(number=number, name=name)
         outcome, text = compare(info)
@@ -42,8 +40,7 @@ def compare(info) -> tuple[str, str]:
     dtype = next((d for d in (torch.float32, torch.int64, torch.bool, torch.complex64) if d in dtypes), None)
     seen = 0
     try:
-        samples = iter(info.sample_inputs("cpu", dtype, requires_grad=False))
-        for sample in samples:
+        for sample in info.sample_inputs("cpu", dtype, requires_grad=False):
             here, error = attempt(info.op, sample, "cpu")
             if error is None:
                 there, error = attempt(info.op, sample, DEVICE)
@@ -62,10 +59,11 @@ def compare(info) -> tuple[str, str]:
 
 def attempt(op, sample, device):
     """The operation's answer, or its error; both places get copies and the same seed."""
-    arguments = tree_map(lambda value: moved(value, device), (sample.input, list(sample.args), sample.kwargs))
+    given = (sample.input, *sample.args), sample.kwargs
+    arguments, keywords = tree_map(lambda value: moved(value, device), given)
     torch.manual_seed(0)
     try:
-        return op(arguments[0], *arguments[1], **arguments[2]), None
+        return op(*arguments, **keywords), None
     except Exception as error:
         return None, error
 
@@ -80,10 +78,9 @@ def moved(value, device):
 
 def difference(here, there) -> str:
     """Empty, or the first way in which two answers differ; uninitialised memory is not compared."""
+    exactly = {"rtol": 0, "atol": 0, "equal_nan": True, "check_stride": False}
     try:
-        torch.testing.assert_close(
-            tree_map(to_cpu, there), tree_map(to_cpu, here), rtol=0, atol=0, equal_nan=True, check_stride=False
-        )
+        torch.testing.assert_close(tree_map(to_cpu, there), tree_map(to_cpu, here), **exactly)
     except (AssertionError, ValueError) as error:
         return str(error)[:300]
     return ""
@@ -94,4 +91,4 @@ def to_cpu(value):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]))

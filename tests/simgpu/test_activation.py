@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
+from interpreter import python
 from transformers import AutoModelForCausalLM
 
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 
 
 def run(code: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300, check=False
-    )
+    done = python("-c", textwrap.dedent(code))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
 
 
-HOME = "from diag import simgpu; from diag.values.hardware import Hardware\n"
-ACTIVATE = HOME + "simgpu.activate(Hardware.parse('2x1GiB'))\n"
+ACTIVATE = "from diag import Hardware, simgpu; simgpu.activate(Hardware.parse('2x1GiB'))\n"
 
 
 def test_importing_the_package_loads_no_torch():
@@ -46,13 +41,9 @@ def test_libraries_may_be_imported_after_activation_and_before_it(code):
 
 def test_an_availability_check_does_not_lose_the_hook_on_bitsandbytes():
     """Once it did: asking for a module's spec counted as its import, and 4-bit answers had other last bits."""
-    code = """
-    import importlib.util
-    importlib.util.find_spec("bitsandbytes")
-    import bitsandbytes, torch
-    print(torch._C._dispatch_has_kernel_for_dispatch_key("bitsandbytes::dequantize_4bit", "PrivateUse1"))
-    """
-    assert run(ACTIVATE + textwrap.dedent(code)) == "True"
+    code = "import importlib.util; importlib.util.find_spec('bitsandbytes'); import bitsandbytes, torch\n"
+    code += "print(torch._C._dispatch_has_kernel_for_dispatch_key('bitsandbytes::dequantize_4bit', 'PrivateUse1'))"
+    assert run(ACTIVATE + code) == "True"
 
 
 def test_a_process_forked_from_one_without_simulation_can_activate_it():
@@ -61,8 +52,7 @@ def test_a_process_forked_from_one_without_simulation_can_activate_it():
     torch.ones(2) @ torch.ones(2)
     pid = os.fork()
     if not pid:
-        from diag import simgpu
-        from diag.values.hardware import Hardware
+        from diag import Hardware, simgpu
         simgpu.activate(Hardware.parse("2x1GiB"))
         os._exit(int((torch.ones(3, device="simgpu:1") * 2).sum().item()))
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "diag.simgpu" in __import__("sys").modules)
@@ -71,8 +61,7 @@ def test_a_process_forked_from_one_without_simulation_can_activate_it():
 
 
 def test_active_hardware_is_the_current_accelerator(two_gpus):
-    assert simgpu.is_active()
-    assert torch.accelerator.is_available()
+    assert simgpu.is_active() and torch.accelerator.is_available()
     assert torch.accelerator.current_accelerator() == torch.device("simgpu")
     assert torch.accelerator.device_count() == 2
     assert torch.get_device_module("simgpu") is torch.simgpu
@@ -93,10 +82,8 @@ def test_after_park_the_process_has_no_accelerator_and_auto_plans_for_the_cpu(ti
     machine("2x1GiB")
     held = torch.arange(3.0, device="simgpu:1")
     simgpu.park()
-    assert not simgpu.is_active()
-    assert not torch.accelerator.is_available()
-    assert torch.accelerator.device_count() == 0
-    assert torch.accelerator.current_accelerator() == before
+    assert not simgpu.is_active() and not torch.accelerator.is_available()
+    assert (torch.accelerator.device_count(), torch.accelerator.current_accelerator()) == (0, before)
     model = AutoModelForCausalLM.from_pretrained(tiny_path, device_map="auto")
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert (held + 1).tolist() == [1, 2, 3]
@@ -108,8 +95,7 @@ def test_a_device_type_that_another_library_registered_is_one_error():
     code = """
     import torch
     torch.utils.rename_privateuse1_backend("npu")
-    from diag import simgpu
-    from diag.values.hardware import Hardware
+    from diag import Hardware, simgpu
     try:
         simgpu.activate(Hardware.parse("1GiB"))
     except Exception as error:

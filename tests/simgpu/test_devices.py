@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -38,23 +40,15 @@ def test_an_operation_over_two_devices_fails_with_pytorchs_own_text(act, text, t
     assert str(caught.value).startswith(text)
 
 
-@pytest.mark.parametrize(
-    ("run", "method"),
-    [
-        (lambda: on(A, 2, 2) @ on("cpu", 2, 2), "wrapper_simgpu_mm)"),
-        (lambda: F.embedding(torch.tensor([0]), on(A, 2, 2)), "wrapper_simgpu__index_select)"),
-    ],
-)
-def test_the_method_in_the_text_is_named_as_pytorch_names_it(run, method, two_gpus):
-    with pytest.raises(RuntimeError) as caught:
-        run()
-    assert str(caught.value).endswith(method)
+def test_the_method_in_the_text_is_named_as_pytorch_names_it(two_gpus):
+    with pytest.raises(RuntimeError, match=r"wrapper_simgpu_mm\)$"):
+        on(A, 2, 2) @ on("cpu", 2, 2)
+    with pytest.raises(RuntimeError, match=r"wrapper_simgpu__index_select\)$"):
+        F.embedding(torch.tensor([0]), on(A, 2, 2))
 
 
 def test_the_texts_are_still_the_ones_in_this_pytorch():
-    library = torch.__file__.replace("__init__.py", "lib/libtorch_cpu.so")
-    with open(library, "rb") as file:
-        content = file.read()
+    content = Path(torch.__file__).with_name("lib").joinpath("libtorch_cpu.so").read_bytes()
     for text in (PAIR, ARGUMENT, ", different from other tensors on ", " (when checking argument in method "):
         assert text.encode() in content
 
@@ -181,7 +175,7 @@ def test_a_view_grows_and_keeps_what_its_base_holds(two_gpus):
 def test_the_tensor_in_the_way_is_named_and_not_an_index_that_may_be_there(two_gpus):
     target = torch.zeros(4, device=A)
     with pytest.raises(RuntimeError, match="at least two devices, simgpu:0 and simgpu:1"):
-        target[torch.tensor([0])] = torch.ones(1, device="simgpu:1")
+        target[torch.tensor([0])] = torch.ones(1, device=B)
 
 
 def test_streams_and_events_order_nothing(two_gpus):

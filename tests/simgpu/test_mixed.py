@@ -16,10 +16,10 @@ def on_first(two_gpus):
     return load(LoadSpec("tiny-gpt2", device_map="none", hardware="2x1GiB+8GiB")).model.to("simgpu:0")
 
 
-def _found(model, *args, **kwargs):
+def _found(model, *args, of=None, **kwargs):
     with pytest.raises(RuntimeError, match="same device") as caught:
         model(*args)
-    return diagnose(model, error=caught.value, **kwargs)[0]
+    return diagnose(of or model, error=caught.value, **kwargs)[0]
 
 
 def test_a_layer_parked_on_the_other_gpu_is_named(on_first):
@@ -45,18 +45,14 @@ def test_a_head_that_is_apart_from_its_embedding_is_a_split_tie(on_first):
 def test_of_a_pipeline_the_component_that_failed_is_named(on_first):
     other = torch.nn.Linear(4, 4).to("simgpu:1")
     on_first.transformer.h[1].mlp.to("simgpu:1")
-    with pytest.raises(RuntimeError, match="same device") as caught:
-        on_first(IDS.to("simgpu:0"))
-    one = diagnose({"unet": on_first, "vae": other}, error=caught.value)[0]
+    one = _found(on_first, IDS.to("simgpu:0"), of={"unet": on_first, "vae": other})
     assert one.cause == "device-mismatch"
-    assert {name.rpartition(".")[0] for name in one.tensors} <= {"unet.transformer.h.1.mlp.c_fc",
-                                                               "unet.transformer.h.1.mlp.c_proj"}  # fmt: skip
+    layers = {f"unet.transformer.h.1.mlp.{name}" for name in ("c_fc", "c_proj")}
+    assert {name.rpartition(".")[0] for name in one.tensors} <= layers
     assert one.module.startswith("unet.transformer.h.1.mlp")
 
 
 def test_a_message_alone_names_no_tensor_and_claims_no_state(two_gpus):
-    error = RuntimeError(
-        "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
-    )
-    one = diagnose(error=error)[0]
+    text = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+    one = diagnose(error=RuntimeError(text))[0]
     assert (one.cause, one.certainty, one.tensors) == ("device-mismatch", "likely", ())

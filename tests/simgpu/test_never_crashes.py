@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from interpreter import python
 
 HERE = Path(__file__).parent
 REFUSED = {  # the first words of the error; everything else works
@@ -33,13 +32,9 @@ REFUSED = {  # the first words of the error; everything else works
 }
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=500, check=False)
-
-
 @pytest.fixture(scope="module")
 def endings() -> dict[str, str]:
-    run = python(str(HERE / "crash_worker.py"))
+    run = python(HERE / "crash_worker.py", timeout=500)
     assert run.returncode == 0, run.stderr[-2000:]
     return {line["name"]: line["ended"] for line in map(json.loads, run.stdout.splitlines())}
 
@@ -57,8 +52,7 @@ def test_what_is_refused_is_refused_in_words_and_the_rest_works(endings):
 
 BEGIN = """
 import torch
-from diag import simgpu
-from diag.values.hardware import Hardware
+from diag import Hardware, simgpu
 simgpu.activate(Hardware.parse("2x1GiB"))
 x = torch.ones(3, device="simgpu:1")
 """
@@ -75,8 +69,7 @@ EXITS = {
 }
 
 
-@pytest.mark.parametrize("how", EXITS)
-def test_the_interpreter_exits_cleanly(how):
-    code, expected = EXITS[how]
+@pytest.mark.parametrize(("code", "expected"), EXITS.values(), ids=EXITS)
+def test_the_interpreter_exits_cleanly(code, expected):
     run = python("-c", BEGIN + code)
     assert run.returncode == expected, run.stderr[-2000:]

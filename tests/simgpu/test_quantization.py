@@ -26,10 +26,8 @@ KINDS = {
 
 def load(path, device_map, kind, folder, **options):
     config = BitsAndBytesConfig(**KINDS[kind], **options)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, device_map=device_map, quantization_config=config, offload_folder=str(folder)
-    )
-    return model.eval()
+    how = {"device_map": device_map, "quantization_config": config, "offload_folder": str(folder)}
+    return AutoModelForCausalLM.from_pretrained(path, **how).eval()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ pytestmark = pytest.mark.usefixtures("real_machine")
 
 PRESETS = ("auto", "balanced", "balanced_low_0", "sequential", "single", "none", "cpu", "disk", "offload")
 MACHINE = "2x4MiB+8GiB"
-
-
 MAPS = [{"device_map": preset} for preset in PRESETS]
 QUANTIZED = [{"device_map": "balanced", "quantization": kind} for kind in ("int8", "nf4", "fp4", "nf4-double")]
 
@@ -33,16 +31,15 @@ def test_every_sample_equals_its_twin_on_every_map_and_quantized_on_two_devices(
 @pytest.mark.parametrize(
     ("hardware", "dtype", "places"),
     [
-        ("2x300MiB+8GiB", None, {"0", "1"}),
-        ("2x150MiB+8GiB", None, {"0", "1", "cpu"}),
+        ("2x300MiB+8GiB", "auto", {"0", "1"}),
+        ("2x150MiB+8GiB", "auto", {"0", "1", "cpu"}),
         ("1x100MiB+100MiB", "bfloat16", {"0", "cpu", "disk"}),
     ],
 )
 def test_smollm2_spreads_as_the_sizes_say_and_still_knows_paris(hardware, dtype, places, smollm2_path):
     from transformers import AutoTokenizer
 
-    chosen = {} if dtype is None else {"dtype": dtype}
-    outcome = diag.load(diag.LoadSpec("smollm2", hardware=hardware, **chosen))
+    outcome = diag.load(diag.LoadSpec("smollm2", hardware=hardware, dtype=dtype))
     assert outcome.error is None
     assert {str(place) for place in outcome.model.hf_device_map.values()} == places
     tokenizer = AutoTokenizer.from_pretrained(smollm2_path)
@@ -61,12 +58,9 @@ def test_smollm2_on_one_small_device_is_out_of_memory_as_an_outcome(smollm2_path
 def placements(specs, results) -> list[dict[str, str] | None]:
     """Device of every tensor name, with every accelerator called `gpu`; None where the load failed."""
     kind = torch.accelerator.current_accelerator().type
-    rows = []
-    for spec in specs:
-        table = diag.placement_of(results, spec)
-        devices = None if table is None else table.set_index("name").device
-        rows.append(None if devices is None else devices.str.replace(f"simgpu|{kind}", "gpu", regex=True).to_dict())
-    return rows
+    tables = [diag.placement_of(results, spec) for spec in specs]
+    devices = [None if table is None else table.set_index("name").device for table in tables]
+    return [one if one is None else one.str.replace(f"simgpu|{kind}", "gpu", regex=True).to_dict() for one in devices]
 
 
 @pytest.mark.gpu

@@ -11,10 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from diag import simgpu
+from diag import Hardware, simgpu
 from diag.errors import DiagError
 from diag.loading import samples
-from diag.values.hardware import Hardware
 
 IDS = torch.tensor([[1, 5, 9, 33, 7]])
 

@@ -6,17 +6,14 @@ import pytest
 
 from diag.values.finding import Finding, Findings, Fix, Subject, names_in_words
 
-ONE = Finding(
-    "hooks-removed", "shown", "error", "a <b>title</b>", ("a.weight",), "a", ("because",), (Fix("edit", because="do"),)
-)
+FIX = Fix("edit", because="do")
+ONE = Finding("hooks-removed", "shown", "error", "a <b>title</b>", ("a.weight",), "a", ("because",), (FIX,))
 
 
 def test_no_findings_means_healthy_and_says_what_was_looked_at():
     healthy = Findings(looked_at=["59 tensors"])
-    assert len(healthy) == 0
-    assert healthy.healthy
-    assert "Healthy" in str(healthy)
-    assert "59 tensors" in str(healthy)
+    assert len(healthy) == 0 and healthy.healthy
+    assert "Healthy" in str(healthy) and "59 tensors" in str(healthy)
 
 
 def test_a_notice_alone_is_still_healthy():
@@ -31,8 +28,8 @@ def test_a_frame_has_one_row_per_finding():
 
 
 def test_html_is_escaped():
-    assert "<b>title</b>" not in Findings([ONE])._repr_html_()
-    assert "&lt;b&gt;title" in Findings([ONE])._repr_html_()
+    html = Findings([ONE])._repr_html_()
+    assert "<b>title</b>" not in html and "&lt;b&gt;title" in html
 
 
 def test_a_finding_can_be_sent_to_another_process():
