@@ -10,22 +10,13 @@ from house import DEFINED_ONCE, ROOMS, RULES
 from house_reader import House
 from places import ROOT, TESTS
 
-# Rules that don't hold yet. Each leaves this list as soon as it holds; the list ends empty.
-BEING_MOVED = {
-    "files_and_functions_are_short",
-    "lines_in_all",
-}
-being_moved = pytest.mark.xfail(strict=False, reason="being moved")
-
 
 @pytest.fixture(scope="module")
 def house() -> House:
     return House(ROOT / "src" / "diag", TESTS)
 
 
-@pytest.mark.parametrize(
-    "rule", [pytest.param(rule, marks=being_moved) if rule in BEING_MOVED else rule for rule in RULES]
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_the_house_keeps_the_rule(house, rule):
     broken = [str(place) for place in RULES[rule](house)]
     assert broken == [], RULES[rule].__doc__

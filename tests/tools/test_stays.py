@@ -12,7 +12,6 @@ MOST = {"load": 22, "diagnose": 47, "fix": 88}
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="being moved")
 def test_load_diagnose_and_fix_take_half_of_the_stays_that_they_took():
     counted = stays.stays_of(stays.HERE)
     assert {call: len(counted[call]) for call in MOST if len(counted[call]) > MOST[call]} == {}
