@@ -7,28 +7,11 @@ import sys
 
 import pytest
 
-HEAVY = (
-    "torch",
-    "transformers",
-    "pandas",
-    "numpy",
-    "accelerate",
-    "safetensors",
-    "bitsandbytes",
-    "matplotlib",
-    "papermill",
-)
+HEAVY = "torch transformers pandas numpy accelerate safetensors bitsandbytes matplotlib papermill".split()
 LIGHT = (
-    "diag",
-    "diag.errors",
-    "diag.values.spec",
-    "diag.values.hardware",
-    "diag.values.outcome",
-    "diag.values.redact",
-    "diag.machine.environment",
-    "diag.loading.samples",
-    "diag.views.cli.main",
-)
+    "diag diag.errors diag.values.spec diag.values.hardware diag.values.outcome "
+    "diag.values.redact diag.machine.environment diag.loading.samples diag.views.cli.main"
+).split()
 
 
 def heavy_after(code: str) -> list[str]:

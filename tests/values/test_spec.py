@@ -46,36 +46,36 @@ def test_json_gives_the_same_spec_back(spec):
     assert LoadSpec.from_json(spec.to_json()) == spec
 
 
+WRONG = {
+    "model": {"": "non-empty", 3: "non-empty"},
+    "device_map": {"atuo": "did you mean 'auto'", "{not json": "not valid JSON"},
+    "quantization": {"nf5": "did you mean 'nf4'", 4: "int"},
+    "dtype": {"float8": "float32"},
+    "hardware": {"24": "[N x]SIZE", "0x24GiB": "at least one GPU", 3: "Hardware"},
+    "max_memory": {"20GiB": "maps devices to sizes"},
+    "loader": {"my_loader": "package.module:function"},
+    "probe": {" ": "probe"},
+    "offload_folder": {"": "folder"},
+}
+NO_DEVICE = ({"a": "GPU"}, {"": "banana"}, {"": "cuda:first"})
+ONE_GPU = {"hardware": "1x1GiB"}
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"model": ""}, "non-empty"),
-        ({"model": 3}, "non-empty"),
-        ({"device_map": "atuo"}, "did you mean 'auto'"),
-        ({"device_map": "{not json"}, "not valid JSON"),
+        *[({field: value}, says) for field, values in WRONG.items() for value, says in values.items()],
+        *[({"device_map": value}, "not a device") for value in NO_DEVICE],
         ({"device_map": {}}, "places nothing"),
         ({"device_map": {1: 0}}, "keys are module names"),
         ({"device_map": {"a": -1}}, "-1"),
         ({"device_map": {"a": True}}, "True"),
-        ({"device_map": {"a": "GPU"}}, "not a device"),
-        ({"device_map": {"": "banana"}}, "not a device"),
-        ({"device_map": {"": "cuda:first"}}, "not a device"),
         ({"device_map": ["a"]}, "list"),
-        ({"quantization": "nf5"}, "did you mean 'nf4'"),
-        ({"quantization": 4}, "int"),
-        ({"dtype": "float8"}, "float32"),
-        ({"hardware": "24"}, "[N x]SIZE"),
-        ({"hardware": "0x24GiB"}, "at least one GPU"),
-        ({"hardware": 3}, "Hardware"),
-        ({"hardware": "1x1GiB", "device_map": {"": 1}}, "numbered from 0"),
-        ({"hardware": "1x1GiB", "device_map": {"": "cuda:0"}}, "simgpu"),
-        ({"hardware": "1x1GiB", "max_memory": {3: "1GiB"}}, "numbered from 0"),
-        ({"max_memory": "20GiB"}, "maps devices to sizes"),
+        ({**ONE_GPU, "device_map": {"": 1}}, "numbered from 0"),
+        ({**ONE_GPU, "device_map": {"": "cuda:0"}}, "simgpu"),
+        ({**ONE_GPU, "max_memory": {3: "1GiB"}}, "numbered from 0"),
         ({"max_memory": {"gpu": "1GiB"}}, "not a device that max_memory knows"),
         ({"max_memory": {0: "much"}}, "not a size"),
-        ({"loader": "my_loader"}, "package.module:function"),
-        ({"probe": " "}, "probe"),
-        ({"offload_folder": ""}, "folder"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_right(values, says):
