@@ -30,21 +30,14 @@ def code_cells(path: Path) -> list:
     return cells
 
 
-def text_of(path: Path) -> str:
-    return "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
-
-
-def lines_of(cell) -> int:
-    return sum(bool(line.strip()) for line in cell.source.splitlines())
-
-
 def test_the_walkthrough_and_the_report_are_there():
     assert {path.name for path in NOTEBOOKS} == {*WALKTHROUGH, "report.ipynb"}
 
 
 @pytest.mark.parametrize(("name", "following"), list(itertools.pairwise(WALKTHROUGH)))
 def test_each_says_how_long_it_takes_and_leads_to_the_next(name, following):
-    text = text_of(NOTEBOOKS[0].parent / name)
+    cells = nbformat.read(NOTEBOOKS[0].parent / name, as_version=4).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     assert re.search(r"About \d+ minutes", text) and f"]({following})" in text
 
 
@@ -74,7 +67,7 @@ def test_it_defines_no_function_and_no_class(path):
 
 @every_notebook
 def test_its_cells_are_short(path):
-    sizes = [lines_of(cell) for cell in code_cells(path)]
+    sizes = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code_cells(path)]
     assert max(sizes) <= LINES
     assert statistics.median(sizes) <= 3
 

@@ -101,13 +101,9 @@ def test_each_card_line_carries_its_column_name():
     assert 'data-label="host peak"' in html
 
 
-def channel(value: int) -> float:
-    share = value / 255
-    return share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
-
-
 def luminance(colour: str) -> float:
-    red, green, blue = (channel(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

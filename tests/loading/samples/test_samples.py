@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from interpreter import python
 
 from diag.errors import CheckpointError, DiagError
 from diag.loading import samples
@@ -46,12 +47,6 @@ def answer(model, name: str, prompt: str = "The capital of France is") -> torch.
 
 def digest(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
-
-
-def run_python(code: str, **environ: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environ}, capture_output=True, text=True, timeout=300
-    )
 
 
 # What a sample is
@@ -210,7 +205,7 @@ def test_the_small_tokenizer_has_as_many_tokens_as_the_models_have_rows():
 
 def test_the_same_name_gives_the_same_bytes_in_another_cache_and_process(tmp_path):
     code = "from diag.loading import samples\nfor name in samples.names()[:-1]: print(samples.path(name))"
-    done = run_python(code, DIAG_CACHE=str(tmp_path), PYTHONHASHSEED="7")
+    done = python("-c", code, env={**os.environ, "DIAG_CACHE": str(tmp_path), "PYTHONHASHSEED": "7"})
     made = [Path(line) for line in done.stdout.split()]
     assert len(made) == len(MADE)
     for folder, name in zip(made, MADE):

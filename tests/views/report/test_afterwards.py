@@ -31,10 +31,6 @@ def executed(folder: Path, *outputs, source="1 + 1", parameters="", name="out.ip
     return path
 
 
-def failed(name: str, said: str):
-    return nbformat.v4.new_output("error", ename=name, evalue=said, traceback=[said])
-
-
 def all_written(folder: Path, code: Exit) -> dict:
     for suffix in SUFFIXES:
         assert (folder / f"out{suffix}").stat().st_size > 50
@@ -66,7 +62,8 @@ def test_a_verdict_decides_and_what_only_looks_like_one_does_not(tmp_path):
 def test_parameters_of_a_wrong_type_leave_every_file(tmp_path, wrong):
     """`-p device_maps 5` once left a traceback of diag itself and no file at all."""
     model = "model = 'tiny'\ndevice_maps = ['auto']\nquantizations = ['none']\n"
-    path = executed(tmp_path, failed("SpecError", "that is not valid."), parameters=model + wrong)
+    said = {"ename": "SpecError", "evalue": "that is not valid.", "traceback": ["that is not valid."]}
+    path = executed(tmp_path, nbformat.v4.new_output("error", **said), parameters=model + wrong)
     assert report_from(path).exit_code is Exit.WRONG_USAGE
     assert all_written(tmp_path, Exit.WRONG_USAGE)["headline"].startswith("Wrong usage: that is not valid")
 

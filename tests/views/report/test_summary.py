@@ -31,11 +31,6 @@ def mixed():
     )
 
 
-def unwrapped(view):
-    """A view's text with each entry on one line, however long."""
-    return re.sub(r"\n  +", " ", view.text)
-
-
 @pytest.mark.parametrize("view", ALL_VIEWS)
 def test_every_view_takes_an_empty_frame(view):
     assert view(frame()).text
@@ -63,7 +58,8 @@ def test_the_overview_shows_every_combination_once():
 
 
 def test_a_refusal_is_listed_once_with_its_rule_and_both_maps():
-    (line,) = [line for line in unwrapped(summary.failures(mixed())).splitlines() if "refused" in line]
+    unwrapped = re.sub(r"\n  +", " ", summary.failures(mixed()).text)
+    (line,) = [line for line in unwrapped.splitlines() if "refused" in line]
     assert line.startswith("– disk, offload · nf4: refused.")
     assert RULE in line
 
