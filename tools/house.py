@@ -26,7 +26,7 @@ SIMGPU_MAY_USE = ("diag.errors", "diag.values.hardware", "diag.simgpu")
 LISTS_OF_EQUALS = {"causes", "quantizers", "scenarios", "rules"}
 TESTS_ALONE = {"faults", "helpers", "fixtures", "tools", "browser"}
 DEFINED_ONCE = "Step Verdict Answer Run Trace Report Store Failure Task Ended Advice".split()
-MOST_FILES, MOST_LINES, MOST_COLUMNS = 12, 25_000, 120
+MOST_FILES, MOST_LINES, MOST_COLUMNS = 12, 22_000, 120
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 300, 40
 MOST_ANY, MOST_FMT_SKIP = 90, 20
 
@@ -234,10 +234,11 @@ def no_module_named_like_a_function(house: House) -> Iterator[Broken]:
 
 
 def lines_in_all(house: House) -> Iterator[Broken]:
-    """The package has at most 25,000 lines."""
-    total = sum(len(text.splitlines()) for text in house.text.values())
+    """Outside lists of equals the package has at most 22,000 lines; a cause more is not to be paid for elsewhere."""
+    files = {module: path for module, path in house.files.items() if not LISTS_OF_EQUALS.intersection(path.parts)}
+    total = sum(len(house.text[module].splitlines()) for module in files)
     if total > MOST_LINES:
-        yield Broken("whole package", f"has {total} lines, {MOST_LINES} at most")
+        yield Broken("whole package", f"has {total} lines outside lists of equals, {MOST_LINES} at most")
 
 
 def tests_are_the_same_tree(house: House) -> Iterator[Broken]:

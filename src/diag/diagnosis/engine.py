@@ -19,7 +19,7 @@ from diag.errors import DiagError
 from diag.values.finding import CERTAINTIES, UNKNOWN, Finding, Findings, Subject
 from diag.values.outcome import LoadOutcome
 from diag.values.spec import LoadSpec
-from diag.values.text import sentence
+from diag.values.text import first_line, sentence
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,7 +211,7 @@ def _said(one: Candidate, e: Evidence, among: Sequence[Candidate]) -> Finding:
 
 def _unknown(e: Evidence, beside: bool = False) -> Finding:
     last = e.trace.report.last if e.trace else None
-    said = f": {last.message.strip().splitlines()[0]}" if last and last.message.strip() else ""
+    said = f": {first_line(last.message)}" if last and last.message.strip() else ""
     seen = f"The error is {last.name}{said}" if last else "No error."
     state = "Every tensor of the model has its data." if e.rows and not e.orphans else "No model was given."
     if beside:

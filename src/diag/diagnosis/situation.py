@@ -204,15 +204,18 @@ class Situation:
         return set(readable_sources(files_on_this_machine(self._whole.root, self.spec)[1], self._whole))
 
     def _own_spec(self) -> LoadSpec | None:
-        """The spec to load a model again with that came from a local folder; None where it does not say."""
+        """The spec to load a model from a local folder again with; a config of its own may be at fault, so by name."""
         if self._whole is None:
             return None
         from diag.loading.origin import spec_for
+        from diag.models.quantizers import asked_for
 
         try:
-            return spec_for(self._whole.root, self._whole.carries_adapter)
+            spec, asked = spec_for(self._whole.root, self._whole.carries_adapter), asked_for(self._whole.root)
         except Exception:  # a config that can't be read
             return None
+        named = spec is not None and asked != "none" and spec.quantization != "as-stored"
+        return spec.replace(quantization=asked) if named and spec else spec
 
 
 def _may_use_disk(spec: LoadSpec) -> bool:

@@ -39,8 +39,7 @@ class Snapshot:
         self.root = self.parts[0][1]
         self.is_bundle = self.parts[0][0] != ""
         self.unreadable: list[Unreadable] = []
-        # A tensor class, or a mode that is on, gets no say in reading attributes.
-        with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():  # a tensor class, or a mode that is on, gets no say in reading attributes
             visits = walk(self.parts, self._failed)
             self.hooks = HookIndex(visits, self._failed)
             self.carries_adapter = adapters.mark_what_was_put_in(visits, self._failed)

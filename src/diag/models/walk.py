@@ -15,7 +15,7 @@ OnFailure = Callable[[str, Exception], None]  # what could not be read, and the 
 
 @dataclass(slots=True)
 class Visit:
-    """One module under one of its paths. The second line of fields is filled by hooks.py, the third by adapters.py.
+    """One module under one of its paths. hooks.py fills in `serving` to `mapped_inside`, adapters.py what follows.
 
     `prefix` stands before the names of its tensors, `name` is what its parent calls it. `serving` are the hooks that
     serve it, `execution_device` is where they run it; `mapped` and `mapped_inside` are what the device maps of the
@@ -28,12 +28,10 @@ class Visit:
     prefix: str
     name: str
     parent: Visit | None
-
     serving: tuple[Serving, ...] = ()
     execution_device: Device | None = None
     mapped: Device | None = None
     mapped_inside: Device | None = None
-
     put_in: bool = False
     names_put_in: tuple[str, ...] = ()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 from diag.values.showing import Shown
 from diag.values.spec import LoadSpec
@@ -147,7 +147,7 @@ class Findings(Shown, Sequence[Finding]):
     def __getitem__(self, index: int) -> Finding: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
         return self._items[index]
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ class Findings(Shown, Sequence[Finding]):
     def __repr__(self) -> str:
         return f"Findings({', '.join(item.cause for item in self._items) or 'healthy'})"
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """One row per finding, columns as text: cause, certainty, severity, title, module, tensors, because, fix."""
         import pandas as pd
 

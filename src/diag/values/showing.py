@@ -62,4 +62,4 @@ class Shown(ShownAsHtml):
 
     def _repr_pretty_(self, printer: RepresentationPrinter, cycle: bool) -> None:
         drawing = drawing_of(self)
-        printer.text(repr(self) if drawing is None else drawing.text)
+        printer.text(repr(self) if drawing is None else drawing.text)  # type: ignore[no-untyped-call]

@@ -51,11 +51,10 @@ def fix(found: Findings, *, spec: LoadSpec | None = None) -> LoadOutcome:
     ways = [one for one in planned if one.kind in ("in-place", "reload")]
     failed: list[str] = []
     for chosen in ways:
-        outcome = _tried(chosen, finding, snapshot, spec, failed, is_last=chosen is ways[-1])
+        outcome = _tried(chosen, finding, snapshot, spec, failed, ways)
         if outcome is not None:
             notes = (f"applied: {chosen.action} ({chosen.because})", *failed, *outcome.notes)
             return replace(outcome, notes=notes)
-        ways += _beside_the_broken_one(chosen, failed[-1])
     problem = _not_fixed(finding, planned[-1], failed)
     if not failed:
         raise problem
@@ -74,9 +73,9 @@ def _first_wrong(found: Findings) -> Finding:
 
 
 def _tried(
-    chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadSpec | None, failed: list[str], is_last: bool
+    chosen: Fix, finding: Finding, snapshot: Snapshot | None, spec: LoadSpec | None, failed: list[str], ways: list[Fix]
 ) -> LoadOutcome | None:
-    """The outcome with a model, or None and the reason in `failed`. Keeps no exception: its frames hold memory."""
+    """The outcome with a model, or None and the reason in `failed`; keeps no exception, whose frames hold memory."""
     from diag.models.undo import all_or_nothing
 
     try:
@@ -84,19 +83,20 @@ def _tried(
             outcome = _apply(chosen, finding, snapshot, spec)
             if outcome.error is not None:
                 raise outcome.error
-            if not is_last and outcome.proof is not None and outcome.proof.proved is False:
+            if chosen is not ways[-1] and outcome.proof is not None and outcome.proof.proved is False:
                 raise CouldNotJudgeError(f"its result was {outcome.proof}")
     except Exception as error:
         _log.debug("%s failed", chosen.action, exc_info=True)
         said = " ".join((str(error).strip() or "no further text").splitlines()[:3])
         failed.append(f"not applied: {chosen.action}, {type(error).__name__}: {said}")
+        ways += _beside_the_broken_one(chosen) if type(error).__name__ == "OutOfMemoryError" else []
         return None
     return outcome
 
 
-def _beside_the_broken_one(chosen: Fix, reason: str) -> list[Fix]:
+def _beside_the_broken_one(chosen: Fix) -> list[Fix]:
     """The broken model keeps its device's memory for as long as its owner keeps it: the CPU has room beside it."""
-    if chosen.spec is None or chosen.spec.device_map == "cpu" or "OutOfMemoryError" not in reason:
+    if chosen.spec is None or chosen.spec.device_map == "cpu":
         return []
     why = "on the CPU, since the broken model still takes the device's memory; without it, load the spec as it was"
     return [reload_as(chosen.spec.replace(device_map="cpu"), why)]
