@@ -33,19 +33,22 @@ CAUSE = Cause(
     fix="FILL IN the safe way out.",
     avoid=("FILL IN common advice that harms: and why.",),
     seen_as=("FILL IN the error's text as the library words it, … for what differs",),  # or shows_as, without an error
+    # A pattern is compared with the text in lower case without white space; what the points mean says `Text` in cause.py.
     texts=texts_of(r"""
         FILL IN what the text says
             10: FILL IN a pattern that this text matches
     """),
+    # Where an error has been raised, the state explains it only if it is about meta, mixes devices or names a tensor.
+    looks_at=(),  # fields of Evidence and ModelFacts without which from_state need not be asked
     cases=cases_of("""
-        FILL IN a number, what somebody reported: owner/repository#number owner/repository#number
+        FILL IN the next free number, what somebody reported: owner/repository#number owner/repository#number
     """),  # or none
 )
 
 
-def from_state(evidence: Evidence) -> Found:
+def from_state(e: Evidence) -> Found:
     """FILL IN what the model shows at rest; delete this function where it shows nothing."""
-    if names := tuple(row.name for row in evidence.rows if row.device == "FILL IN a condition on the rows"):
+    if names := tuple(row.name for row in e.rows if row.device == "FILL IN a condition on the rows"):
         yield CAUSE.finding("shown", names, because=("FILL IN how these tensors prove it.",))
 
 
@@ -66,7 +69,7 @@ from diag.diagnosis.explain import explain_text
 
 
 def test_its_text_is_read_as_this_cause():
-    text = "FILL IN the last lines of a real traceback"
+    text = "FILL IN the last lines of a real traceback: play the scenario once and copy what it raised"
     assert explain_text(text)[0].cause == "{id}"
 
 
