@@ -33,7 +33,7 @@ CAUSE = Cause(
     fix="FILL IN the safe way out.",
     avoid=("FILL IN common advice that harms: and why.",),
     seen_as=("FILL IN the error's text as the library words it, … for what differs",),  # or shows_as, without an error
-    # A pattern is compared with the text in lower case without white space; what the points mean says `Text` in cause.py.
+    # A pattern is compared with the text in lower case without white space; `Text` in cause.py says what points mean.
     texts=texts_of(r"""
         FILL IN what the text says
             10: FILL IN a pattern that this text matches
